@@ -1,0 +1,202 @@
+//! The custom resource `VmGroup`, `vm.codeconnect.vmworld.com/v1alpha1`.
+//!
+//! Must not know how a group is reconciled: only what its users write and read.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A group of virtual machines of the same kind.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "vm.codeconnect.vmworld.com",
+    version = "v1alpha1",
+    kind = "VmGroup",
+    plural = "vmgroups",
+    singular = "vmgroup",
+    shortname = "vg",
+    namespaced,
+    status = "VmGroupStatus",
+    derive = "PartialEq",
+    doc = "A group of virtual machines in vCenter: cloned from one template into a folder of their own, named, placed and chosen for scale-in by the policies in force.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.currentReplicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.currentReplicas"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas"),
+    printcolumn(name = "CPU", type_ = "integer", json_path = ".spec.cpu"),
+    printcolumn(name = "Memory", type_ = "integer", json_path = ".spec.memory"),
+    printcolumn(name = "Template", type_ = "string", json_path = ".spec.template"),
+    printcolumn(name = "Last_Message", type_ = "string", json_path = ".status.lastMessage"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VmGroupSpec {
+    /// Virtual CPUs of each member: 1 to 768.
+    #[x_kube(
+        validation = Rule::new("self >= 1 && self <= 768").message("cpu must be 1 to 768 virtual CPUs: change spec.cpu"),
+        validation = Rule::new("self == oldSelf").message("cpu of a standing group cannot be changed: create a new VmGroup with the new value, then delete this one")
+    )]
+    pub cpu: i32,
+
+    /// Memory of each member in GB: 1 to 24576.
+    #[x_kube(
+        validation = Rule::new("self >= 1 && self <= 24576").message("memory must be 1 to 24576 GB: change spec.memory (the unit is GB)"),
+        validation = Rule::new("self == oldSelf").message("memory of a standing group cannot be changed: create a new VmGroup with the new value, then delete this one")
+    )]
+    pub memory: i32,
+
+    /// How many virtual machines the group has: 0 to 1000.
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 1000").message("replicas must be 0 to 1000: split a larger group into several VmGroups"))]
+    pub replicas: i32,
+
+    /// The template that members are cloned from: its name, unique in the
+    /// datacenter, or its inventory path (`/DC0/vm/templates/small`).
+    #[schemars(length(max = 400))]
+    #[x_kube(
+        validation = Rule::new("size(self) >= 1").message("template must not be empty: give the name or the inventory path of a VM template in vCenter"),
+        validation = Rule::new("self == oldSelf").message("template of a standing group cannot be changed: create a new VmGroup with the new template, then delete this one")
+    )]
+    pub template: String,
+}
+
+/// Where the group stands. Written by the operator alone.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmGroupStatus {
+    /// The short form of the conditions: RUNNING when everything is as wished,
+    /// PENDING on the way there, ERROR when it cannot go on by itself.
+    #[serde(default)]
+    pub phase: Option<Phase>,
+
+    /// Members that exist in vCenter now, those about to leave included.
+    #[serde(default)]
+    pub current_replicas: Option<i32>,
+
+    /// The number of members that was last worked towards.
+    #[serde(default)]
+    pub desired_replicas: Option<i32>,
+
+    /// Members that are powered on and stay.
+    #[serde(default)]
+    pub ready_replicas: Option<i32>,
+
+    /// One sentence for people.
+    #[serde(default)]
+    pub last_message: Option<String>,
+
+    /// The `metadata.generation` that this status is about.
+    #[serde(default)]
+    pub observed_generation: Option<i64>,
+
+    /// The selector of the scale subresource: `vmgroup=<name>`.
+    #[serde(default)]
+    pub selector: Option<String>,
+
+    /// `Ready`, and while they hold `Reconciling` and `Stalled`, by kstatus's rules.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// The folder of the group in vCenter.
+    #[serde(default)]
+    pub folder: Option<FolderStatus>,
+
+    /// Members: in a small group all of them, in a large one those in motion
+    /// (being made, changed or removed), while the rest is counted.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+
+    /// The policies that the last pass asked or would have asked.
+    #[serde(default)]
+    pub policies: Option<PolicyStatus>,
+}
+
+/// The short form of a group's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Phase {
+    /// Everything is as wished.
+    Running,
+    /// On the way there.
+    Pending,
+    /// Needs a hand; the conditions say what to do.
+    Error,
+}
+
+/// The folder of a group in vCenter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FolderStatus {
+    /// Its name under the operator's root folder. Kept for the life of the group.
+    pub name: String,
+    /// Its managed object reference, once it exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// One member of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its name in vCenter.
+    pub name: String,
+    /// Its instance UUID: its identity from before it exists until after it is gone.
+    pub uuid: String,
+    /// What it is doing.
+    pub state: MemberState,
+    /// The host that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The datastore that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
+    /// The vCenter task that is working on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Why: the policy's words, or what went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a member is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum MemberState {
+    /// Named and written down; its clone has not been seen to begin.
+    Planned,
+    /// Being cloned.
+    Cloning,
+    /// Exists, and is being powered on.
+    Starting,
+    /// Exists and is powered on.
+    Ready,
+    /// Chosen to leave: being powered off and destroyed.
+    Leaving,
+}
+
+/// The policies that serve a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyStatus {
+    /// Gives names.
+    pub naming: PolicyInForce,
+    /// Chooses places.
+    pub placement: PolicyInForce,
+    /// Chooses who leaves.
+    pub scaling: PolicyInForce,
+}
+
+/// One policy, exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyInForce {
+    /// The plugin as the policy file names it.
+    pub plugin: String,
+    /// Its own version.
+    pub version: String,
+    /// `sha256:` and the hash of its bytes.
+    pub digest: String,
+}

@@ -1,0 +1,154 @@
+//! The command line: flags and environment in, one complete configuration out.
+//!
+//! Parses, prints and dispatches. Must not reconcile: what a command does is in
+//! the module that it calls.
+
+mod check;
+mod crd;
+mod run_args;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use check::{CheckArgs, Output};
+pub use crd::crd_yaml;
+pub use run_args::{ConfigError, RunArgs};
+
+/// The version of this binary.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Groups of vSphere virtual machines as a Kubernetes resource, with the
+/// decisions (what a VM is called, where it goes, which one leaves first) in
+/// WebAssembly policies that are swapped while the operator runs.
+#[derive(Debug, Parser)]
+#[command(name = "vmgroup", version, max_term_width = 100, after_help = "\
+Examples:
+  vmgroup crd | kubectl apply --server-side -f -
+  VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=… vmgroup run
+  vmgroup policy check target/plugins/ordered.wasm --config '{\"by\":\"oldest\"}'
+
+`vmgroup help COMMAND` explains each.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the operator, in a cluster or on a desk.
+    Run(Box<RunArgs>),
+    /// Prints the CustomResourceDefinition of VmGroup as YAML.
+    #[command(after_help = "Example:\n  vmgroup crd | kubectl apply --server-side -f -")]
+    Crd,
+    /// Tries policies out.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Prints the version.
+    Version,
+    /// Prints a completion script for a shell.
+    #[command(after_help = "Example:\n  source <(vmgroup completion bash)")]
+    Completion {
+        /// Whose.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Sends a plugin through the very checks that it meets in the cluster.
+    Check(CheckArgs),
+}
+
+/// Why a command failed. `Display` is one sentence for the terminal.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Logging(#[from] crate::logging::LoggingError),
+    #[error(transparent)]
+    Check(#[from] check::CheckFailure),
+    #[error("the CustomResourceDefinition could not be written as YAML")]
+    Crd(#[from] crd::CrdError),
+    #[error("the runtime could not be started")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Run(#[from] crate::run::RunError),
+    #[error("the output could not be written")]
+    Output(#[from] std::io::Error),
+}
+
+/// The whole program, from its arguments (the program's name first) to its exit
+/// code: 0, 1 when something failed, 2 for wrong usage.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(run_args::normalise(arguments)) {
+        Ok(cli) => cli,
+        // Help and version come this way too, and go to standard output.
+        Err(error) => {
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        // A closed pipe is how `vmgroup crd | head` ends.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, CliError> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Run(arguments) => {
+            drop(out);
+            let (format, level) = (arguments.log_format, arguments.log_level.clone());
+            let config = arguments.into_config()?;
+            crate::logging::init(format, &level)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+            runtime.block_on(crate::run::run(config))?;
+        }
+        Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
+        Command::Policy(PolicyCommand::Check(arguments)) => return Ok(check::run(&arguments, &mut out)?),
+        Command::Version => writeln!(out, "vmgroup {VERSION}")?,
+        Command::Completion { shell } => {
+            // Into memory first: the generator panics on a closed pipe.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vmgroup", &mut script);
+            out.write_all(&script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        // Some libraries repeat their source in their own words.
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,311 @@
+//! `vmgroup run`: its flags, the original operator's spelling of them, and what
+//! they amount to.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
+
+use crate::config::{RunConfig, VcenterConfig};
+use crate::logging::LogFormat;
+
+/// Where a pod's service account says which namespace it is in.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+const DEFAULT_NAMESPACE: &str = "vmgroup-system";
+
+/// Flags of `vmgroup run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The cluster is found as kubectl finds it ($KUBECONFIG, ~/.kube/config), or from the pod's
+service account.
+
+Examples:
+  # At the desk, against the current kubectl context
+  export VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=…
+  vmgroup run --vc-ca-file vcenter-ca.pem --log-format text
+
+  # A vCenter with several datacenters and clusters: say which
+  vmgroup run --datacenter Berlin --pool /Berlin/host/Cluster-A/Resources --datastore san-1
+
+  # Two replicas, one of which leads
+  vmgroup run --leader-elect")]
+pub struct RunArgs {
+    /// vCenter: a host name, with a port if need be, or a URL
+    #[arg(long = "vc-host", env = "VC_HOST", value_name = "HOST", help_heading = "vCenter")]
+    vc_host: Option<String>,
+
+    /// The user, such as operator@vsphere.local
+    #[arg(long = "vc-user", env = "VC_USER", value_name = "USER", help_heading = "vCenter")]
+    vc_user: Option<String>,
+
+    /// The password. Give it by the environment: flags are seen in the process list
+    #[arg(long = "vc-pass", env = "VC_PASS", value_name = "PASSWORD", hide_env_values = true, value_parser = password, help_heading = "vCenter")]
+    vc_pass: Option<Password>,
+
+    /// A PEM file with the certificate authority that signed vCenter's certificate
+    #[arg(long = "vc-ca-file", env = "VC_CA_FILE", value_name = "FILE", conflicts_with = "insecure", help_heading = "vCenter")]
+    vc_ca_file: Option<PathBuf>,
+
+    /// Accept any certificate. Whoever sits on the wire can read the password: prefer --vc-ca-file
+    #[arg(long, help_heading = "vCenter")]
+    insecure: bool,
+
+    /// The datacenter, by name or inventory path [default: the only one]
+    #[arg(long, env = "VC_DATACENTER", value_name = "NAME", help_heading = "Site")]
+    datacenter: Option<String>,
+
+    /// The resource pool or cluster, by name or inventory path [default: the only one]
+    #[arg(long, env = "VC_POOL", value_name = "NAME", help_heading = "Site")]
+    pool: Option<String>,
+
+    /// The datastore, by name or inventory path [default: left to vCenter, or the only one]
+    #[arg(long, env = "VC_DATASTORE", value_name = "NAME", help_heading = "Site")]
+    datastore: Option<String>,
+
+    /// The folder under which each group gets its own [default: vm-operator]
+    #[arg(long, env = "VC_FOLDER", value_name = "NAME", help_heading = "Site")]
+    root_folder: Option<String>,
+
+    /// How many tasks vCenter may be working on for us at the same time, shared fairly by all groups
+    #[arg(long, env = "VC_MAX_TASKS", value_name = "N", default_value = "8", help_heading = "Site")]
+    max_tasks: NonZeroUsize,
+
+    /// The operator's own namespace [default: the pod's, or vmgroup-system]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", help_heading = "Kubernetes")]
+    namespace: Option<String>,
+
+    /// The ConfigMap, in the operator's namespace, that names the policies
+    #[arg(long, value_name = "NAME", default_value = "vmgroup-policy", help_heading = "Kubernetes")]
+    policy_config_map: String,
+
+    /// Write only while holding a lease, so that several replicas can run
+    #[arg(long, alias = "enable-leader-election", help_heading = "Kubernetes")]
+    leader_elect: bool,
+
+    /// The name of that lease
+    #[arg(long, value_name = "NAME", default_value = "vmgroup-operator", help_heading = "Kubernetes")]
+    lease_name: String,
+
+    /// The name under which this process signs leases and events [default: the host's name]
+    #[arg(long, env = "POD_NAME", value_name = "NAME", help_heading = "Kubernetes")]
+    instance: Option<String>,
+
+    /// Where /livez, /readyz and /metrics are served; `0` for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", value_parser = address, help_heading = "Diagnosis")]
+    metrics_addr: Address,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Diagnosis")]
+    pub(super) log_format: LogFormat,
+
+    /// What is logged: a level or a filter such as `info,vmgroup_vsphere=debug`. `RUST_LOG` goes before it
+    #[arg(long, default_value = "info", value_name = "LEVEL", help_heading = "Diagnosis")]
+    pub(super) log_level: String,
+}
+
+/// Why the flags and the environment do not make a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Something has no default and was not given.
+    #[error("{}", missing(.0))]
+    Missing(Vec<(&'static str, &'static str, &'static str)>),
+    /// `VC_HOST` is no host and no URL.
+    #[error("VC_HOST `{host}` is not understood: give a host name (vcenter.example.com), host:port or https://host/sdk")]
+    Endpoint {
+        /// As it was given.
+        host: String,
+        /// What is wrong with it.
+        source: vmgroup_vsphere::Error,
+    },
+}
+
+fn missing(what: &[(&str, &str, &str)]) -> String {
+    let mut text = String::from("vCenter is not known:");
+    for (variable, meaning, example) in what {
+        text.push_str(&format!("\n  {variable} is not set: {meaning}, for instance  export {variable}={example}"));
+    }
+    text.push_str("\n`vmgroup run --help` lists the flags that stand for them.");
+    text
+}
+
+impl RunArgs {
+    /// The configuration that the flags and the environment amount to.
+    pub fn into_config(self) -> Result<RunConfig, ConfigError> {
+        let Self {
+            vc_host,
+            vc_user,
+            vc_pass,
+            vc_ca_file,
+            insecure,
+            datacenter,
+            pool,
+            datastore,
+            root_folder,
+            max_tasks,
+            namespace,
+            policy_config_map,
+            leader_elect,
+            lease_name,
+            instance,
+            metrics_addr,
+            log_format: _,
+            log_level: _,
+        } = self;
+        let (host, user, password) = match (given(vc_host), given(vc_user), vc_pass) {
+            (Some(host), Some(user), Some(password)) => (host, user, password),
+            (host, user, password) => {
+                let all = [
+                    (host.is_none(), ("VC_HOST", "the name of your vCenter", "vcenter.example.com")),
+                    (user.is_none(), ("VC_USER", "who logs in to it", "operator@vsphere.local")),
+                    (password.is_none(), ("VC_PASS", "that user's password", "'…'")),
+                ];
+                return Err(ConfigError::Missing(all.into_iter().filter(|(gone, _)| *gone).map(|(_, what)| what).collect()));
+            }
+        };
+        let endpoint = vmgroup_vsphere::endpoint(&host).map_err(|source| ConfigError::Endpoint { host, source })?;
+        let tls = match (insecure, vc_ca_file) {
+            (true, _) => Tls::Insecure,
+            (false, Some(file)) if !file.as_os_str().is_empty() => Tls::CaFile(file),
+            (false, _) => Tls::System,
+        };
+        Ok(RunConfig {
+            vcenter: VcenterConfig { endpoint, credentials: Credentials { user, password }, tls },
+            site: SiteSelection {
+                datacenter: given(datacenter),
+                pool_or_cluster: given(pool),
+                datastore: given(datastore),
+                root_folder: given(root_folder),
+            },
+            max_tasks,
+            namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            policy_config_map,
+            metrics_addr: metrics_addr.0,
+            leader_election: leader_elect.then_some(lease_name),
+            instance: given(instance).or_else(host_name).unwrap_or_else(|| "vmgroup".to_owned()),
+        })
+    }
+}
+
+/// An empty variable is one that is not set: manifests leave them behind.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.trim().is_empty())
+}
+
+fn namespace_of_pod() -> Option<String> {
+    given(std::fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned()))
+}
+
+fn host_name() -> Option<String> {
+    given(std::env::var("HOSTNAME").ok())
+        .or_else(|| given(std::fs::read_to_string("/etc/hostname").ok().map(|text| text.trim().to_owned())))
+}
+
+fn password(text: &str) -> Result<Password, String> {
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(Password::from(text.to_owned())) }
+}
+
+/// Where to listen; none for nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Address(Option<SocketAddr>);
+
+/// `host:port`, Go's `:port` for every address, and `0` for nowhere, as
+/// controller-runtime has it.
+fn address(text: &str) -> Result<Address, String> {
+    if text == "0" {
+        return Ok(Address(None));
+    }
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map(|it| Address(Some(it))).map_err(|_| "use ADDRESS:PORT such as 0.0.0.0:8080, or 0 for nowhere".to_owned())
+}
+
+/// The original operator was written in Go, whose flags have one dash and may
+/// give a boolean's value: its manifests keep working.
+pub(super) fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const SWITCHES: [&str; 2] = ["insecure", "enable-leader-election"];
+    let rewrite = |argument: OsString| -> Option<OsString> {
+        let Some(text) = argument.to_str() else { return Some(argument) };
+        let Some(bare) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else { return Some(argument) };
+        let (name, value) = bare.split_once('=').map_or((bare, None), |(name, value)| (name, Some(value)));
+        if SWITCHES.contains(&name) {
+            return match value {
+                None | Some("true") => Some(format!("--{name}").into()),
+                Some("false") => None,
+                Some(_) => Some(argument),
+            };
+        }
+        if name == "metrics-addr" { Some(format!("--{bare}").into()) } else { Some(argument) }
+    };
+    arguments.into_iter().filter_map(rewrite).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parse(arguments: &[&str]) -> RunArgs {
+        let all = ["vmgroup", "run"].iter().chain(arguments).map(OsString::from);
+        match Cli::try_parse_from(normalise(all)).unwrap().command {
+            Command::Run(arguments) => *arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const LOGIN: [&str; 6] = ["--vc-host", "vc.example", "--vc-user", "me", "--vc-pass", "hunter2"];
+
+    fn config(arguments: &[&str]) -> RunConfig {
+        parse(&[&LOGIN[..], arguments].concat()).into_config().unwrap()
+    }
+
+    #[test]
+    fn flags_become_a_configuration() {
+        let config = config(&["--pool", "A", "--leader-elect", "--max-tasks", "3", "--namespace", "ns"]);
+        assert_eq!(config.vcenter.endpoint.host(), Some("vc.example"));
+        assert_eq!(config.vcenter.tls, Tls::System);
+        assert_eq!(config.site.pool_or_cluster.as_deref(), Some("A"));
+        assert_eq!(config.max_tasks.get(), 3);
+        assert_eq!(config.namespace, "ns");
+        assert_eq!(config.leader_election.as_deref(), Some("vmgroup-operator"));
+        assert_eq!(config.metrics_addr, Some(SocketAddr::from(([0, 0, 0, 0], 8080))));
+    }
+
+    #[test]
+    fn the_originals_flags_work() {
+        let one = config(&["-insecure", "-metrics-addr=:9090", "-enable-leader-election"]);
+        assert_eq!(one.vcenter.tls, Tls::Insecure);
+        assert_eq!(one.metrics_addr.unwrap().port(), 9090);
+        assert!(one.leader_election.is_some());
+        let other = config(&["-insecure=false", "-metrics-addr", "0", "--enable-leader-election=true"]);
+        assert_eq!(other.vcenter.tls, Tls::System);
+        assert_eq!(other.metrics_addr, None);
+        assert!(other.leader_election.is_some());
+    }
+
+    #[test]
+    fn all_that_is_missing_is_named_at_once() {
+        let mut arguments = parse(&[]);
+        (arguments.vc_host, arguments.vc_user, arguments.vc_pass) = (Some(" ".to_owned()), None, None);
+        let message = arguments.into_config().unwrap_err().to_string();
+        for variable in ["VC_HOST", "VC_USER", "VC_PASS"] {
+            assert!(message.contains(&format!("export {variable}=")), "{message}");
+        }
+    }
+
+    #[test]
+    fn s9_the_password_is_in_no_debug_output() {
+        assert!(!format!("{:?}", parse(&LOGIN)).contains("hunter2"));
+        assert!(!format!("{:?}", config(&[])).contains("hunter2"));
+    }
+
+    #[test]
+    fn trust_is_one_of_three_and_not_two_at_once() {
+        assert_eq!(config(&["--vc-ca-file", "ca.pem"]).vcenter.tls, Tls::CaFile("ca.pem".into()));
+        let both = ["vmgroup", "run", "--insecure", "--vc-ca-file", "ca.pem"];
+        assert!(Cli::try_parse_from(both).is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! What `vmgroup run` is told to do, parsed and complete.
+//!
+//! Must not know where it came from (flags, environment, a test).
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use vmgroup_vsphere::{Credentials, SiteSelection, Tls};
+
+/// Everything that `run` needs to know.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Where vCenter is and how to log in.
+    pub vcenter: VcenterConfig,
+    /// Datacenter, pool or cluster, datastore and root folder.
+    pub site: SiteSelection,
+    /// How many tasks of ours vCenter may be working on at the same time.
+    pub max_tasks: NonZeroUsize,
+    /// The operator's own namespace: the policy ConfigMap and the lease are here.
+    pub namespace: String,
+    /// The name of the policy ConfigMap.
+    pub policy_config_map: String,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; none: nowhere.
+    pub metrics_addr: Option<SocketAddr>,
+    /// The name of the lease to be held before anything is written; none: no
+    /// election.
+    pub leader_election: Option<String>,
+    /// Who we are in leases and events: the pod's or the host's name.
+    pub instance: String,
+}
+
+/// Where vCenter is and how to log in.
+#[derive(Clone, Debug)]
+pub struct VcenterConfig {
+    /// The SDK's endpoint, complete.
+    pub endpoint: http::Uri,
+    /// User and password.
+    pub credentials: Credentials,
+    /// Whose certificates are trusted.
+    pub tls: Tls,
+}

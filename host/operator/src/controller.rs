@@ -1,0 +1,246 @@
+//! Has passes made: feeds the engine from the Kubernetes watch, from wake-ups
+//! and from whatever concerns every group, one pass at a time per group.
+//!
+//! Here a pass is bounded in time, a panic is caught, and a failed pass is
+//! repeated after a backoff. What a pass does is the engine's business.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt, future, stream};
+use kube::api::{Api, ListParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::{Client, Resource};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vmgroup_api::VmGroup;
+
+use crate::engine::{Engine, Outcome, PassError};
+use crate::http::Health;
+use crate::link::chain;
+use crate::memory::backoff;
+use crate::status::bounded;
+use crate::wake::Wake;
+
+/// Passes at the same time. A pass is mostly a wait for an answer.
+const CONCURRENCY: u16 = 32;
+
+/// The longest a pass may take before it is cut off and begun afresh.
+const PASS_DEADLINE: Duration = Duration::from_secs(120);
+
+/// First pause after a pass that could not be finished.
+const ERROR_BACKOFF: Duration = Duration::from_secs(1);
+
+type Guarded = DeserializeGuard<VmGroup>;
+
+/// Why a pass gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    #[error("a pass took longer than {} s and was cut off", PASS_DEADLINE.as_secs())]
+    Deadline,
+    #[error("a pass panicked; this is a bug of the operator: {0}")]
+    Panic(String),
+    #[error("the object cannot be decoded and is left alone: {0}; correct it with kubectl edit, or update the operator")]
+    Undecodable(String),
+}
+
+struct Context {
+    engine: Engine,
+    health: Health,
+    /// Passes are made: we lead, and know which folder names are taken.
+    open: AtomicBool,
+    failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
+}
+
+/// Makes passes until told to stop, and then lets those under way end.
+pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationToken) {
+    let client = engine.kube.clone();
+    if !wait_for_crd(&client, &health, &stop).await {
+        return;
+    }
+    let context =
+        Arc::new(Context { engine: engine.clone(), health: health.clone(), open: AtomicBool::new(false), failures: Mutex::default() });
+    let opened = watch::Sender::new(0u64);
+    let everyone = stream::select_all([
+        changes(engine.link.changes()).boxed(),
+        changes(engine.policies.changes()).boxed(),
+        changes(opened.subscribe()).boxed(),
+    ]);
+
+    let (reader, writer) = reflector::store();
+    let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(
+            predicates::generation
+                .combine(predicates::finalizers)
+                .combine(predicates::labels)
+                .combine(predicates::annotations),
+            PredicateConfig::default(),
+        );
+    let woken = wake.stream().map(|group| ObjectRef::new(&group.name).within(&group.namespace));
+    let controller = Controller::for_stream(objects, reader)
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(woken)
+        .reconcile_all_on(everyone)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(reconcile, on_error, context.clone());
+
+    let opening = open_and_close(&context, &client, &opened, &stop);
+    let passes = controller.for_each(|result| {
+        if let Err(error) = result {
+            tracing::debug!(error = %chain(&error), "controller");
+        }
+        future::ready(())
+    });
+    tokio::select! {
+        // Ends by the stop that it was given, after the last pass.
+        () = passes => {}
+        () = opening => {}
+    }
+}
+
+/// Ticks whenever a value is seen to have changed.
+fn changes<T: Send + Sync + 'static>(receiver: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
+    stream::unfold(receiver, |mut receiver| async move { receiver.changed().await.ok().map(|()| ((), receiver)) })
+}
+
+/// L11: the operator may start before its CRD is there.
+async fn wait_for_crd(client: &Client, health: &Health, stop: &CancellationToken) -> bool {
+    let api: Api<VmGroup> = Api::all(client.clone());
+    let mut told = false;
+    loop {
+        let result = bounded(api.list_metadata(&ListParams::default().limit(1))).await;
+        let Err(error) = result else {
+            health.set_ready("crd", Ok(()));
+            return true;
+        };
+        let missing = matches!(&error, crate::status::StatusError::Api(source) if matches!(&**source, kube::Error::Api(status) if status.code == 404));
+        let message = if missing {
+            "the CRD vmgroups.vm.codeconnect.vmworld.com is not installed: run `vmgroup crd | kubectl apply --server-side -f -`".to_owned()
+        } else {
+            chain(&error)
+        };
+        if !told {
+            tracing::error!(error = %message, "waiting for the VmGroup API");
+            told = true;
+        }
+        health.set_ready("crd", Err(message));
+        health.beat();
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(3)) => {}
+            () = stop.cancelled() => return false,
+        }
+    }
+}
+
+/// Lets passes be made while we lead. What another leader has done meanwhile is
+/// read afresh: nothing remembered from before counts.
+async fn open_and_close(context: &Context, client: &Client, opened: &watch::Sender<u64>, stop: &CancellationToken) {
+    let mut leading = context.engine.fence.changed();
+    let mut settled = context.engine.policies.settled();
+    // The built-in defaults are not to decide only because nobody has looked yet.
+    if settled.wait_for(|settled| *settled).await.is_err() {
+        return;
+    }
+    loop {
+        if leading.wait_for(|leading| *leading).await.is_err() {
+            return;
+        }
+        let api: Api<Guarded> = Api::all(client.clone());
+        match bounded(api.list(&ListParams::default())).await {
+            Ok(groups) => {
+                let groups: Vec<VmGroup> = groups.items.into_iter().filter_map(|guard| guard.0.ok()).collect();
+                context.engine.memories.clear();
+                context.engine.claim_known(&groups);
+                context.open.store(true, Ordering::SeqCst);
+                context.health.set_ready("groups", Ok(()));
+                opened.send_modify(|count| *count += 1);
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot list the groups yet");
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(2)) => continue,
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+        if leading.wait_for(|leading| !*leading).await.is_err() {
+            return future::pending().await;
+        }
+        context.open.store(false, Ordering::SeqCst);
+    }
+}
+
+async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Arc<Failure>> {
+    context.health.beat();
+    if !context.open.load(Ordering::SeqCst) {
+        return Ok(Action::await_change());
+    }
+    let reference = ObjectRef::from_obj(&*object);
+    let group = match &object.0 {
+        Ok(group) => group,
+        Err(invalid) => return Err(Arc::new(Failure::Undecodable(invalid.error.clone()))),
+    };
+    let _worker = context.engine.metrics.worker();
+    let begin = Instant::now();
+    let pass = AssertUnwindSafe(context.engine.pass(group)).catch_unwind();
+    let result = match tokio::time::timeout(PASS_DEADLINE, pass).await {
+        Ok(Ok(result)) => result.map_err(Failure::from),
+        Ok(Err(panic)) => Err(Failure::Panic(panic_text(&*panic))),
+        Err(_) => Err(Failure::Deadline),
+    };
+    let label = match &result {
+        Ok(Outcome::AtRest) => "success",
+        Ok(Outcome::Again(_)) => "requeue_after",
+        Err(_) => "error",
+    };
+    context.engine.metrics.reconciled(label, begin.elapsed());
+    match result {
+        Ok(outcome) => {
+            context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference);
+            Ok(match outcome {
+                Outcome::AtRest => Action::await_change(),
+                Outcome::Again(after) => Action::requeue(after),
+            })
+        }
+        Err(failure) => Err(Arc::new(failure)),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+fn on_error(object: Arc<Guarded>, failure: &Arc<Failure>, context: Arc<Context>) -> Action {
+    let reference = ObjectRef::from_obj(&*object);
+    let attempts = {
+        let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempts = failures.entry(reference).or_default();
+        *attempts += 1;
+        *attempts
+    };
+    let meta = object.meta();
+    tracing::error!(
+        namespace = meta.namespace.as_deref().unwrap_or_default(),
+        name = meta.name.as_deref().unwrap_or_default(),
+        attempts,
+        error = %chain(failure.as_ref()),
+        "pass failed"
+    );
+    Action::requeue(backoff(ERROR_BACKOFF, attempts, context.engine.random()))
+}

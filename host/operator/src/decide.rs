@@ -1,0 +1,322 @@
+//! Asks the policies: builds the question from what was observed, has it
+//! answered in a sandbox, and turns the checked answer back into the planner's
+//! terms.
+//!
+//! The building and turning back are pure. Must not call vCenter or Kubernetes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vmgroup_api::OnFailure;
+use vmgroup_policy::{Decided, DecisionError, Kind, Policy, wit};
+use vmgroup_vsphere::{Capacity, PowerState, Usage, VmRef};
+
+use crate::metrics::Metrics;
+use crate::observe::{Observed, Seen};
+use crate::offload::Offload;
+use crate::plan::{Newcomer, Place, Victim};
+use crate::policy_source::Serving;
+use crate::validate::Desired;
+
+/// The longest name that the host accepts (vCenter's limit).
+const NAME_LIMIT: u32 = 80;
+
+/// What every question is made from.
+pub struct Question<'a> {
+    /// The group as wished.
+    pub desired: &'a Desired,
+    /// The group as seen.
+    pub seen: &'a Observed,
+    /// The places there are.
+    pub capacity: &'a Capacity,
+    /// Present use of members, where it was read.
+    pub usage: &'a HashMap<VmRef, Usage>,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// Randomness for this question.
+    pub seed: u64,
+    /// How often it was asked without success.
+    pub attempt: u32,
+}
+
+/// A policy that gave no legal answer.
+#[derive(Debug)]
+pub struct NoAnswer {
+    /// The plugin.
+    pub plugin: String,
+    /// Why.
+    pub error: DecisionError,
+}
+
+/// Asks policies under the rules of the policy file.
+#[derive(Clone)]
+pub struct Decider {
+    /// Where sandboxes run.
+    pub offload: Offload,
+    /// Counts decisions.
+    pub metrics: Metrics,
+}
+
+impl Decider {
+    /// Names for new members, and whether they have to be unique everywhere.
+    /// `uuids` are theirs; one name for each.
+    pub async fn name(
+        &self,
+        serving: &Serving,
+        question: &Question<'_>,
+        uuids: Vec<String>,
+        taken: Taken,
+    ) -> Result<(Vec<Newcomer>, bool), NoAnswer> {
+        let request = wit::naming::Request {
+            context: context(question, wit::types::Purpose::ScaleOut),
+            count: u32::try_from(uuids.len()).unwrap_or(u32::MAX),
+            members: members(question).0,
+            taken_in_group: taken.in_group,
+            taken_elsewhere: taken.elsewhere,
+            max_length: NAME_LIMIT,
+        };
+        let answer = self
+            .ask(Kind::Naming, serving, &serving.set.naming, &serving.builtin.naming, request, Policy::name)
+            .await?;
+        let newcomers = uuids
+            .into_iter()
+            .zip(answer.proposals)
+            .map(|(uuid, proposal)| Newcomer { uuid, name: proposal.name, reason: proposal.reason })
+            .collect();
+        Ok((newcomers, answer.scope == wit::naming::Scope::Everywhere))
+    }
+
+    /// Places for members that are about to be made.
+    pub async fn place(
+        &self,
+        serving: &Serving,
+        question: &Question<'_>,
+        newcomers: &[(String, String)],
+    ) -> Result<BTreeMap<String, Place>, NoAnswer> {
+        let request = wit::placement::Request {
+            context: context(question, wit::types::Purpose::ScaleOut),
+            inventory: inventory(question.capacity),
+            members: members(question).0,
+            newcomers: newcomers
+                .iter()
+                .map(|(_, name)| wit::placement::Newcomer {
+                    name: name.clone(),
+                    cpus: question.desired.cpus,
+                    memory_mib: question.desired.memory_mib,
+                    disk_mib: None,
+                    attributes: Vec::new(),
+                })
+                .collect(),
+        };
+        let places = self
+            .ask(Kind::Placement, serving, &serving.set.placement, &serving.builtin.placement, request, Policy::place)
+            .await?;
+        let capacity = question.capacity;
+        let at = |index: Option<u32>| index.map(|index| index as usize);
+        Ok(newcomers
+            .iter()
+            .zip(places)
+            .map(|((uuid, _), place)| {
+                let host = at(place.host).and_then(|index| capacity.hosts.get(index));
+                // A host is of one cluster, and a clone needs that one's pool.
+                let cluster = at(place.cluster).or(host.map(|host| host.cluster));
+                let place = Place {
+                    cluster: cluster.and_then(|index| capacity.clusters.get(index)).map(|cluster| cluster.id.clone()),
+                    host: host.map(|host| host.id.clone()),
+                    datastore: at(place.datastore)
+                        .and_then(|index| capacity.datastores.get(index))
+                        .map(|datastore| datastore.id.clone()),
+                    reason: place.reason,
+                };
+                (uuid.clone(), place)
+            })
+            .collect())
+    }
+
+    /// Who leaves.
+    pub async fn choose(&self, serving: &Serving, question: &Question<'_>, count: usize) -> Result<Vec<Victim>, NoAnswer> {
+        let (table, uuids) = members(question);
+        let request = wit::scaling::Request {
+            context: context(question, wit::types::Purpose::ScaleIn),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            members: table,
+            inventory: inventory(question.capacity),
+        };
+        let victims = self
+            .ask(Kind::Scaling, serving, &serving.set.scaling, &serving.builtin.scaling, request, Policy::choose)
+            .await?;
+        Ok(victims
+            .into_iter()
+            .filter_map(|victim| {
+                Some(Victim { uuid: uuids.get(victim.member as usize)?.clone(), reason: victim.reason })
+            })
+            .collect())
+    }
+
+    async fn ask<Q, A>(
+        &self,
+        kind: Kind,
+        serving: &Serving,
+        policy: &Arc<Policy>,
+        builtin: &Arc<Policy>,
+        request: Q,
+        ask: fn(&Policy, &Q) -> Result<Decided<A>, DecisionError>,
+    ) -> Result<A, NoAnswer>
+    where
+        Q: Clone + Send + 'static,
+        A: Send + 'static,
+    {
+        let first = self.ask_one(kind, policy.clone(), request.clone(), ask).await;
+        match first {
+            Err(failed) if serving.on_failure(kind) == OnFailure::Builtin => {
+                tracing::warn!(plugin = %failed.plugin, error = %failed.error, "asking the built-in policy instead");
+                self.ask_one(kind, builtin.clone(), request, ask).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_one<Q, A>(
+        &self,
+        kind: Kind,
+        policy: Arc<Policy>,
+        request: Q,
+        ask: fn(&Policy, &Q) -> Result<Decided<A>, DecisionError>,
+    ) -> Result<A, NoAnswer>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        let begin = Instant::now();
+        let asked = policy.clone();
+        let result = self.offload.run(move || ask(&asked, &request)).await;
+        let took: Duration = begin.elapsed();
+        let (outcome, fuel) = match &result {
+            Ok(decided) => ("answered", decided.fuel),
+            Err(error) => (error.reason(), 0),
+        };
+        self.metrics.decision(kind.as_str(), outcome, took, fuel);
+        match result {
+            Ok(decided) => Ok(decided.answer),
+            Err(error) => Err(NoAnswer { plugin: policy.plugin().to_owned(), error }),
+        }
+    }
+}
+
+/// Names that are not free.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// In the group's folder.
+    pub in_group: Vec<String>,
+    /// Elsewhere on this vCenter.
+    pub elsewhere: Vec<String>,
+}
+
+/// A figure of a virtual machine; the contract has 32 bits for it.
+fn small(figure: u64) -> u32 {
+    u32::try_from(figure).unwrap_or(u32::MAX)
+}
+
+fn attributes(map: &BTreeMap<String, String>) -> Vec<wit::types::Attribute> {
+    map.iter().map(|(key, value)| wit::types::Attribute { key: key.clone(), value: value.clone() }).collect()
+}
+
+fn context(question: &Question<'_>, purpose: wit::types::Purpose) -> wit::types::Context {
+    let desired = question.desired;
+    wit::types::Context {
+        now: question.now,
+        seed: question.seed,
+        attempt: question.attempt,
+        purpose,
+        // The policy fills in its own.
+        config: String::new(),
+        group: wit::types::Group {
+            namespace: desired.group.namespace.clone(),
+            name: desired.group.name.clone(),
+            uid: desired.uid.clone(),
+            labels: attributes(&desired.labels),
+            template: desired.template.clone(),
+            cpus: desired.cpus,
+            memory_mib: desired.memory_mib,
+            replicas: u32::try_from(desired.replicas).unwrap_or(u32::MAX),
+            attributes: attributes(&desired.attributes),
+        },
+    }
+}
+
+/// The members that exist and stay, with their UUIDs in the same order.
+fn members(question: &Question<'_>) -> (Vec<wit::types::Member>, Vec<String>) {
+    let hosts: HashMap<_, _> = (0u32..).zip(&question.capacity.hosts).map(|(index, host)| (&host.id, index)).collect();
+    let stores: HashMap<_, _> =
+        (0u32..).zip(&question.capacity.datastores).map(|(index, store)| (&store.id, index)).collect();
+    question
+        .seen
+        .members
+        .iter()
+        .filter(|member| !member.leaving())
+        .filter_map(|member: &Seen| {
+            let vm = member.vm.as_ref()?;
+            let usage = question.usage.get(&vm.id);
+            let member_record = wit::types::Member {
+                name: member.name.clone(),
+                uuid: member.uuid.clone(),
+                created_at: vm.created_at,
+                power: match vm.power {
+                    PowerState::On => wit::types::PowerState::PoweredOn,
+                    PowerState::Off => wit::types::PowerState::PoweredOff,
+                    PowerState::Suspended => wit::types::PowerState::Suspended,
+                    PowerState::Unknown => wit::types::PowerState::Unknown,
+                },
+                host: vm.host.as_ref().and_then(|host| hosts.get(host).copied()),
+                datastore: vm.datastore.as_ref().and_then(|store| stores.get(store).copied()),
+                cpu_used_mhz: usage.and_then(|usage| usage.cpu_mhz).map(small),
+                memory_used_mib: usage.and_then(|usage| usage.memory_mib).map(small),
+                ready: vm.on(),
+                protected: vm.attributes.get("protected").is_some_and(|value| value == "true"),
+                attributes: attributes(&vm.attributes),
+            };
+            Some((member_record, member.uuid.clone()))
+        })
+        .unzip()
+}
+
+fn inventory(capacity: &Capacity) -> wit::types::Inventory {
+    let index = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    wit::types::Inventory {
+        clusters: capacity
+            .clusters
+            .iter()
+            .map(|cluster| wit::types::Cluster { name: cluster.name.clone(), drs: cluster.drs, attributes: Vec::new() })
+            .collect(),
+        hosts: capacity
+            .hosts
+            .iter()
+            .map(|host| wit::types::Host {
+                name: host.name.clone(),
+                cluster: index(host.cluster),
+                usable: host.usable,
+                maintenance: host.maintenance,
+                cpu_capacity_mhz: host.cpu_mhz,
+                cpu_used_mhz: host.cpu_used_mhz,
+                memory_capacity_mib: host.memory_mib,
+                memory_used_mib: host.memory_used_mib,
+                vms: Some(host.vms),
+                attributes: attributes(&host.attributes),
+            })
+            .collect(),
+        datastores: capacity
+            .datastores
+            .iter()
+            .map(|store| wit::types::Datastore {
+                name: store.name.clone(),
+                usable: store.usable,
+                capacity_mib: store.capacity_mib,
+                free_mib: store.free_mib,
+                hosts: store.hosts.iter().map(|at| index(*at)).collect(),
+                attributes: attributes(&store.attributes),
+            })
+            .collect(),
+    }
+}

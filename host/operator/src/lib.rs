@@ -1,0 +1,29 @@
+//! The operator: observe → decide → plan → apply → report, for each `VmGroup`.
+//!
+//! The only crate that knows all the others. ARCHITECTURE.md has the map.
+
+pub mod apply;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod controller;
+pub mod decide;
+pub mod engine;
+pub mod events;
+pub mod folder;
+pub mod http;
+pub mod lease;
+pub mod link;
+pub mod logging;
+pub mod memory;
+pub mod metrics;
+pub mod observe;
+pub mod offload;
+pub mod plan;
+pub mod policy_source;
+pub mod report;
+pub mod run;
+pub mod status;
+pub mod tasks;
+pub mod validate;
+pub mod wake;

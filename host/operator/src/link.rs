@@ -1,0 +1,325 @@
+//! The link to vCenter: kept up in the background, looked at by every pass.
+//!
+//! While it is down a pass finds out why, says so in the group's conditions, and
+//! does nothing. Must not know what is done over the link.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vmgroup_vsphere::{
+    Capacity, Category, DatastoreRef, Error, Event, HostRef, Inventory, Observer, Site, SiteSelection, TaskRef,
+    Template, Vcenter, Watch,
+};
+
+use crate::folder::Claims;
+use crate::observe::mark;
+use crate::tasks::TaskBook;
+use crate::wake::{GroupRef, Wake};
+
+/// How long capacity that was read may be used for further decisions.
+const CAPACITY_AGE: Duration = Duration::from_secs(10);
+
+/// How long a template that was found is not looked for again.
+const TEMPLATE_AGE: Duration = Duration::from_secs(300);
+
+/// A loss shorter than this is not told to the groups.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why there is no link.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// CamelCase, for the condition.
+    pub reason: &'static str,
+    /// What is the matter and what to do.
+    pub message: String,
+    /// It will not go away by itself.
+    pub stalled: bool,
+}
+
+impl Problem {
+    fn of(error: &Error) -> Self {
+        let (reason, stalled) = match error.category() {
+            Category::Credentials => ("VCenterLoginRefused", true),
+            Category::Configuration => ("VCenterConfiguration", true),
+            Category::Permission => ("VCenterPermission", true),
+            Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => ("VCenterUnavailable", false),
+        };
+        let remedy = match error.category() {
+            Category::Credentials => "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
+            _ => "",
+        };
+        Self { reason, message: format!("{}{remedy}", chain(error)), stalled }
+    }
+}
+
+/// An error with its sources, for people.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The link while it is up.
+pub struct Connected {
+    /// Where things go.
+    pub site: Site,
+    watch: Watch,
+    capacity: ArcSwapOption<(Instant, Arc<Capacity>)>,
+    templates: Mutex<HashMap<String, (Instant, Template)>>,
+    names: ArcSwap<Names>,
+}
+
+/// Names of places, for people.
+#[derive(Default)]
+struct Names {
+    hosts: HashMap<HostRef, String>,
+    datastores: HashMap<DatastoreRef, String>,
+}
+
+impl Connected {
+    /// What there is, from the watch.
+    pub fn inventory(&self) -> &Inventory {
+        self.watch.inventory()
+    }
+
+    /// Has a task's end reported.
+    pub fn track(&self, task: TaskRef) {
+        self.watch.track(task);
+    }
+
+    /// Capacity, at most [`CAPACITY_AGE`] old.
+    pub async fn capacity(&self, vcenter: &Vcenter) -> Result<Arc<Capacity>, Error> {
+        if let Some(cached) = self.capacity.load().as_ref()
+            && cached.0.elapsed() < CAPACITY_AGE
+        {
+            return Ok(cached.1.clone());
+        }
+        let fresh = Arc::new(vcenter.capacity(&self.site).await?);
+        self.names.store(Arc::new(Names {
+            hosts: fresh.hosts.iter().map(|host| (host.id.clone(), host.name.clone())).collect(),
+            datastores: fresh.datastores.iter().map(|store| (store.id.clone(), store.name.clone())).collect(),
+        }));
+        self.capacity.store(Some(Arc::new((Instant::now(), fresh.clone()))));
+        Ok(fresh)
+    }
+
+    /// The template of this name.
+    pub async fn template(&self, vcenter: &Vcenter, name: &str) -> Result<Template, Error> {
+        let cached = self.templates.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some((at, template)) = cached
+            && at.elapsed() < TEMPLATE_AGE
+        {
+            return Ok(template);
+        }
+        let found = vcenter.find_template(&self.site, name).await?;
+        self.templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), (Instant::now(), found.clone()));
+        Ok(found)
+    }
+
+    /// Forgets a template that turned out to be gone.
+    pub fn forget_template(&self, name: &str) {
+        self.templates.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// The name of a host, as far as it is known.
+    pub fn host_name(&self, host: &HostRef) -> Option<String> {
+        self.names.load().hosts.get(host).cloned()
+    }
+
+    /// The name of a datastore, as far as it is known.
+    pub fn datastore_name(&self, datastore: &DatastoreRef) -> Option<String> {
+        self.names.load().datastores.get(datastore).cloned()
+    }
+}
+
+struct Shared {
+    vcenter: Vcenter,
+    selection: SiteSelection,
+    current: ArcSwapOption<Connected>,
+    problem: ArcSwap<Problem>,
+    lost_at: Mutex<Option<Instant>>,
+    changed: watch::Sender<u64>,
+}
+
+/// The link. Cheap to clone; all clones are the same link.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+impl Link {
+    /// A link that is not up yet.
+    pub fn new(vcenter: Vcenter, selection: SiteSelection) -> Self {
+        let connecting = Problem { reason: "Connecting", message: "connecting to vCenter".into(), stalled: false };
+        Self(Arc::new(Shared {
+            vcenter,
+            selection,
+            current: ArcSwapOption::empty(),
+            problem: ArcSwap::from_pointee(connecting),
+            lost_at: Mutex::new(None),
+            changed: watch::Sender::new(0),
+        }))
+    }
+
+    /// The client that the link is for.
+    pub fn vcenter(&self) -> &Vcenter {
+        &self.0.vcenter
+    }
+
+    /// The link, if it is up and the inventory is complete.
+    pub fn up(&self) -> Result<Arc<Connected>, Arc<Problem>> {
+        match self.0.current.load_full() {
+            Some(connected) if connected.inventory().synced() && !self.lost_for_long() => Ok(connected),
+            _ => Err(self.0.problem.load_full()),
+        }
+    }
+
+    /// Moves whenever the link comes up or has been down for a while: every
+    /// group has to be looked at.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    fn lost_for_long(&self) -> bool {
+        self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() >= GRACE)
+    }
+
+    fn bump(&self) {
+        self.0.changed.send_modify(|count| *count += 1);
+    }
+
+    fn lost(&self, error: &Error) {
+        let first = self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now).elapsed().is_zero();
+        self.0.problem.store(Arc::new(Problem::of(error)));
+        if first {
+            tracing::warn!(error = %chain(error), "vCenter is lost; its state is kept until it is back");
+            let link = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GRACE).await;
+                if link.lost_for_long() {
+                    link.bump();
+                }
+            });
+        }
+    }
+
+    fn restored(&self) {
+        let was = self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(at) = was {
+            tracing::info!(after = ?at.elapsed(), "vCenter is back");
+        }
+        self.bump();
+    }
+
+    /// Brings the link up and keeps it, until told to stop; then logs out.
+    pub async fn run(&self, tasks: TaskBook, wake: Wake, claims: Claims, stop: CancellationToken) {
+        let mut attempt = 0u32;
+        while !stop.is_cancelled() {
+            match self.connect(&tasks, &wake, &claims).await {
+                Ok(()) => {
+                    stop.cancelled().await;
+                    break;
+                }
+                Err(error) => {
+                    let problem = Problem::of(&error);
+                    tracing::error!(reason = problem.reason, error = %problem.message, "no link to vCenter");
+                    self.0.problem.store(Arc::new(problem));
+                    if attempt == 0 {
+                        self.bump();
+                    }
+                    // Not stretched to minutes: whoever mends vCenter is waiting.
+                    let pause = Duration::from_secs(2).saturating_mul(1 << attempt.min(4));
+                    attempt += 1;
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = stop.cancelled() => break,
+                    }
+                }
+            }
+        }
+        self.0.current.store(None);
+        self.0.vcenter.logout().await;
+    }
+
+    async fn connect(&self, tasks: &TaskBook, wake: &Wake, claims: &Claims) -> Result<(), Error> {
+        let about = self.0.vcenter.connect().await?;
+        let site = self.0.vcenter.resolve_site(&self.0.selection).await?;
+        tracing::info!(vcenter = %about.full_name, datacenter = %site.datacenter.name, "connected to vCenter");
+        let bridge = Bridge { link: self.clone(), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
+        let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
+        let connected = Arc::new(Connected {
+            site,
+            watch,
+            capacity: ArcSwapOption::empty(),
+            templates: Mutex::default(),
+            names: ArcSwap::default(),
+        });
+        // Best effort: only the names of places come from it at this time.
+        if let Err(error) = connected.capacity(&self.0.vcenter).await {
+            tracing::debug!(%error, "capacity is not known yet");
+        }
+        for task in tasks.all() {
+            connected.track(task);
+        }
+        self.0.current.store(Some(connected));
+        self.bump();
+        Ok(())
+    }
+}
+
+/// Turns what the watch sees into wake-ups. Called from the watch loop, so it
+/// must not block.
+struct Bridge {
+    link: Link,
+    tasks: TaskBook,
+    wake: Wake,
+    claims: Claims,
+}
+
+impl Bridge {
+    fn wake_owner(&self, vm: &vmgroup_vsphere::Vm) {
+        if let Some(group) = vm.extra.get(mark::GROUP).and_then(|text| GroupRef::parse(text)) {
+            self.wake.wake(&group);
+        }
+    }
+}
+
+impl Observer for Bridge {
+    fn on_event(&self, event: &Event) {
+        match event {
+            Event::Synced | Event::Restored => self.link.restored(),
+            Event::Lost { error } => self.link.lost(error),
+            Event::VmChanged { vm, was } => {
+                self.wake_owner(vm);
+                if let Some(was) = was
+                    && was.extra.get(mark::GROUP) != vm.extra.get(mark::GROUP)
+                {
+                    self.wake_owner(was);
+                }
+            }
+            Event::VmGone(vm) => self.wake_owner(vm),
+            Event::Task(info) => self.tasks.update(info),
+            Event::TaskGone(task) => self.tasks.gone(task),
+            Event::FolderGone(folder) => {
+                if let Some(group) = self.claims.owner(&folder.name) {
+                    self.wake.wake(&group);
+                }
+            }
+            Event::FolderChanged(_) => {}
+        }
+    }
+}

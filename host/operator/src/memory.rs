@@ -1,0 +1,166 @@
+//! What the process remembers of each group between passes.
+//!
+//! Nothing here is needed for safety: all of it can be lost at any moment, and
+//! the next pass reads the status afresh and resolves what it does not know.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use vmgroup_api::VmGroupStatus;
+use vmgroup_vsphere::FolderRef;
+
+use crate::observe::Birth;
+
+/// What something that went wrong was about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// Asking the naming policy.
+    Naming,
+    /// Asking the placement policy.
+    Placement,
+    /// Asking the scaling policy.
+    Scaling,
+    /// Finding the template.
+    Template,
+    /// Making or removing the folder.
+    Folder,
+    /// Reading from vCenter.
+    Reading,
+    /// A member, by instance UUID.
+    Member(String),
+}
+
+/// Something that went wrong and is tried again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How often in a row.
+    pub attempts: u32,
+    /// Not tried again before this.
+    pub until: Timestamp,
+    /// CamelCase, for the condition and the event.
+    pub reason: String,
+    /// What went wrong and what to do about it.
+    pub message: String,
+    /// It will not go away by itself.
+    pub stalled: bool,
+}
+
+/// How long to wait after the n-th failure in a row (1 is the first): doubling
+/// from `base` up to five minutes, then spread by up to a fifth so that many
+/// groups do not come back at once. `random` is any number.
+pub fn backoff(base: Duration, attempts: u32, random: u64) -> Duration {
+    let doubled = base.saturating_mul(1 << attempts.saturating_sub(1).min(12));
+    let capped = doubled.min(Duration::from_secs(300));
+    let spread = u64::try_from(capped.as_millis() / 5).unwrap_or(u64::MAX).max(1);
+    capped + Duration::from_millis(random % spread)
+}
+
+/// One group, as remembered.
+#[derive(Clone, Debug, Default)]
+pub struct GroupMemory {
+    /// The status as it was last read or written, and the object's version then.
+    /// Nothing until the first pass has read it afresh.
+    pub written: Option<(VmGroupStatus, String)>,
+    /// What is known of members that are not in the inventory.
+    pub births: HashMap<String, Birth>,
+    /// Members whose virtual machine the last pass saw.
+    pub known: HashSet<String>,
+    /// What went wrong and is held back.
+    pub failures: BTreeMap<Topic, Failure>,
+    /// Names that turned out to be taken by somebody whom the inventory does not show.
+    pub taken: BTreeSet<String>,
+    /// The folder that was just made and that the inventory may not show yet.
+    pub folder: Option<FolderRef>,
+    /// How often in a row a name turned out to be taken.
+    pub naming_attempts: u32,
+    /// How often in a row a placement did not fit.
+    pub placement_attempts: u32,
+    /// The `metadata.generation` and policy generation that the failures belong to.
+    pub generation: (Option<i64>, u64),
+}
+
+impl GroupMemory {
+    /// Notes a failure; the next try is not before its backoff is over.
+    pub fn fail(&mut self, topic: Topic, now: Timestamp, base: Duration, random: u64, why: Why) {
+        let attempts = self.failures.get(&topic).map_or(0, |failure| failure.attempts) + 1;
+        let until = now + backoff(base, attempts, random);
+        self.failures.insert(topic, Failure { attempts, until, reason: why.reason, message: why.message, stalled: why.stalled });
+    }
+
+    /// Whether something is held back now.
+    pub fn held(&self, topic: &Topic, now: Timestamp) -> bool {
+        self.failures.get(topic).is_some_and(|failure| failure.until > now)
+    }
+
+    /// Forgets a failure.
+    pub fn clear(&mut self, topic: &Topic) {
+        self.failures.remove(topic);
+    }
+
+    /// A changed spec or a swapped policy deserves a try at once.
+    pub fn refresh(&mut self, generation: (Option<i64>, u64)) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.naming_attempts = 0;
+            self.placement_attempts = 0;
+            for failure in self.failures.values_mut() {
+                failure.until = Timestamp::UNIX_EPOCH;
+            }
+        }
+    }
+}
+
+/// Why something failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// CamelCase.
+    pub reason: String,
+    /// What went wrong and what to do about it.
+    pub message: String,
+    /// It will not go away by itself.
+    pub stalled: bool,
+}
+
+/// The memories of all groups, by uid. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Memories(Arc<Mutex<HashMap<String, GroupMemory>>>);
+
+impl Memories {
+    /// Takes a group's memory out for a pass. A pass that never brings it back
+    /// (it panicked, it was cancelled) leaves the next one to start afresh.
+    pub fn take(&self, uid: &str) -> GroupMemory {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+    }
+
+    /// Brings it back.
+    pub fn put(&self, uid: &str, memory: GroupMemory) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
+    }
+
+    /// Forgets all groups.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Forgets a group.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_a_cap_and_is_spread() {
+        let base = Duration::from_secs(2);
+        assert_eq!(backoff(base, 1, 0), Duration::from_secs(2));
+        assert_eq!(backoff(base, 3, 0), Duration::from_secs(8));
+        assert_eq!(backoff(base, 40, 0), Duration::from_secs(300));
+        assert!(backoff(base, 40, u64::MAX) <= Duration::from_secs(360));
+        assert!(backoff(base, 1, 0) < backoff(base, 1, 399));
+    }
+}

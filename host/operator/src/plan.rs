@@ -1,0 +1,321 @@
+//! The planner: from a group as wished and as seen to what is to be done now.
+//!
+//! Pure and synchronous: no I/O, no clock, no randomness, no await. It comes in
+//! two halves, because the policies are asked in between: [`demand`] says which
+//! questions arise and how many task slots would be of use; [`plan`] turns
+//! answers and slots into a record of intents and a list of steps that leave
+//! nothing to choose.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use vmgroup_api::{MemberState, MemberStatus};
+use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, VmRef};
+
+use crate::observe::{Birth, Observed, Seen};
+use crate::tasks::TaskKind;
+use crate::validate::Desired;
+
+/// The most members of one group that are leaving at a time. Keeps the status
+/// small: each of them stands in it in full.
+pub const LEAVING_LIMIT: usize = 50;
+
+/// What a pass would do, before anybody was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Demand {
+    /// Leaving members with a virtual machine to be powered off or destroyed.
+    pub remove: Vec<String>,
+    /// Staying members to be powered on.
+    pub start: Vec<String>,
+    /// Recorded members that do not exist and whose clone may begin.
+    pub resume: Vec<String>,
+    /// Recorded members that do not exist and are no longer wanted.
+    pub forget: Vec<String>,
+    /// New members to be named and made.
+    pub missing: usize,
+    /// Members that the scaling policy has to choose.
+    pub excess: usize,
+    /// Members that leave without a question: the group is going.
+    pub dismiss: Vec<String>,
+}
+
+impl Demand {
+    /// Task slots that would be of use now.
+    pub fn slots(&self) -> usize {
+        self.remove.len() + self.start.len() + self.resume.len() + self.missing
+    }
+
+    /// How many new members to name if there are this many slots: what removing,
+    /// starting and resuming leave over.
+    pub fn births(&self, slots: usize) -> usize {
+        self.missing.min(slots.saturating_sub(self.remove.len() + self.start.len() + self.resume.len()))
+    }
+
+    /// The recorded members whose clone begins with this many slots.
+    pub fn resumed(&self, slots: usize) -> &[String] {
+        let left = slots.saturating_sub(self.remove.len() + self.start.len());
+        &self.resume[..self.resume.len().min(left)]
+    }
+}
+
+/// Which questions arise.
+pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
+    let free = |member: &&Seen| member.flight.is_none() && member.held_until.is_none_or(|until| until <= now);
+    let uuids = |members: Vec<&Seen>| members.into_iter().map(|member| member.uuid.clone()).collect::<Vec<_>>();
+    let (leaving, staying): (Vec<&Seen>, Vec<&Seen>) = seen.members.iter().partition(|member| member.leaving());
+    let (born, unborn): (Vec<&Seen>, Vec<&Seen>) = staying.iter().partition(|member| member.vm.is_some());
+    let (absent, awaited): (Vec<&Seen>, Vec<&Seen>) =
+        unborn.into_iter().partition(|member| member.birth == Birth::Absent && member.flight.is_none());
+
+    let mut out = Demand {
+        remove: uuids(leaving.iter().copied().filter(|member| member.vm.is_some()).filter(free).collect()),
+        ..Demand::default()
+    };
+    if desired.deleting {
+        let room = LEAVING_LIMIT.saturating_sub(leaving.len());
+        out.forget = uuids(absent);
+        out.dismiss = uuids(born.into_iter().take(room).collect());
+        return out;
+    }
+
+    let surplus = staying.len().saturating_sub(desired.replicas);
+    // Who does not exist yet goes first, and nobody has to be asked about it.
+    let forgotten = surplus.min(absent.len());
+    let (resume, forget) = absent.split_at(absent.len() - forgotten);
+    out.forget = uuids(forget.to_vec());
+    if surplus > forgotten && awaited.is_empty() {
+        // Asked only when all members are there to be chosen from.
+        out.excess = (surplus - forgotten).min(LEAVING_LIMIT.saturating_sub(leaving.len()));
+    }
+    // Those who leave still exist: their successors wait, so that there are
+    // never more virtual machines than wished (S3).
+    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len());
+    let resume: Vec<&Seen> = resume.iter().copied().take(room).collect();
+    room -= resume.len();
+    let unfinished = absent.len() - forgotten - resume.len();
+    out.resume = uuids(resume.into_iter().filter(free).collect());
+    out.missing = room.saturating_sub(unfinished);
+    out.start = uuids(
+        born.into_iter().filter(free).filter(|member| member.vm.as_ref().is_some_and(|vm| !vm.on())).collect(),
+    );
+    out
+}
+
+/// A new member, as named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Newcomer {
+    /// Its instance UUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+    /// The policy's words.
+    pub reason: String,
+}
+
+/// A place, as chosen; what is `None` is left to vCenter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The cluster.
+    pub cluster: Option<ClusterRef>,
+    /// The host.
+    pub host: Option<HostRef>,
+    /// The datastore.
+    pub datastore: Option<DatastoreRef>,
+    /// The policy's words.
+    pub reason: String,
+}
+
+/// Who leaves, as chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Victim {
+    /// Its instance UUID.
+    pub uuid: String,
+    /// The policy's words.
+    pub reason: String,
+}
+
+/// The answers of the policies. A question that did not arise, or got no legal
+/// answer, is empty here, and then nothing of its kind happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Decisions {
+    /// New members.
+    pub newcomers: Vec<Newcomer>,
+    /// Places by member. Who has none is not cloned now.
+    pub places: BTreeMap<String, Place>,
+    /// Who leaves.
+    pub victims: Vec<Victim>,
+}
+
+/// One thing to do. Steps of different members are independent of each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Step {
+    /// Make the group's folder; comes first and clones go into it.
+    CreateFolder {
+        /// Its name under the root folder.
+        name: String,
+    },
+    /// Clone a member.
+    Clone {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its name.
+        name: String,
+        /// Where to.
+        place: Place,
+    },
+    /// Power a member on.
+    PowerOn {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
+    /// Power a leaving member off.
+    PowerOff {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
+    /// Destroy a leaving member.
+    Destroy {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
+    /// Nothing is left of a group that is being deleted: remove its folder, if
+    /// it is empty, and let the object go.
+    Finish,
+}
+
+impl Step {
+    /// The member it is about and the task that it starts, if it does.
+    pub fn task(&self) -> Option<(&str, TaskKind)> {
+        match self {
+            Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
+            Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
+            Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
+            Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
+            Self::CreateFolder { .. } | Self::Finish => None,
+        }
+    }
+}
+
+/// What to write down, and then what to do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The members as they are to stand in the status before the first step.
+    pub record: Vec<MemberStatus>,
+    /// What to do.
+    pub steps: Vec<Step>,
+}
+
+/// Turns answers and slots into intents and steps.
+pub fn plan(desired: &Desired, seen: &Observed, demand: &Demand, decisions: &Decisions, slots: usize) -> Plan {
+    let forget: HashSet<&str> = demand.forget.iter().map(String::as_str).collect();
+    let dismissed: HashSet<&str> = demand.dismiss.iter().map(String::as_str).collect();
+    let chosen: BTreeMap<&str, &str> =
+        decisions.victims.iter().map(|victim| (victim.uuid.as_str(), victim.reason.as_str())).collect();
+
+    let mut record = Vec::new();
+    for member in &seen.members {
+        let uuid = member.uuid.as_str();
+        if forget.contains(uuid) {
+            continue;
+        }
+        let mut entry = record_of(member);
+        if let Some(reason) = chosen.get(uuid) {
+            entry.state = MemberState::Leaving;
+            entry.reason = Some((*reason).to_owned());
+        } else if dismissed.contains(uuid) {
+            entry.state = MemberState::Leaving;
+            entry.reason = Some("the group is being deleted".to_owned());
+        }
+        record.push(entry);
+    }
+    for newcomer in &decisions.newcomers {
+        record.push(MemberStatus {
+            name: newcomer.name.clone(),
+            uuid: newcomer.uuid.clone(),
+            state: MemberState::Planned,
+            host: None,
+            datastore: None,
+            task: None,
+            reason: Some(newcomer.reason.clone()),
+        });
+    }
+
+    let steps = steps(desired, seen, demand, decisions, slots, &record);
+    Plan { record, steps }
+}
+
+/// How a member stands in the record when nothing is decided about it.
+fn record_of(member: &Seen) -> MemberStatus {
+    let state = match (&member.vm, member.leaving()) {
+        (_, true) => MemberState::Leaving,
+        (Some(vm), false) if vm.on() => MemberState::Ready,
+        (Some(_), false) => MemberState::Starting,
+        (None, false) if member.birth == Birth::Absent => MemberState::Planned,
+        (None, false) => MemberState::Cloning,
+    };
+    let keep_reason = matches!(state, MemberState::Leaving | MemberState::Planned | MemberState::Cloning);
+    MemberStatus {
+        name: member.name.clone(),
+        uuid: member.uuid.clone(),
+        state,
+        host: None,
+        datastore: None,
+        task: None,
+        reason: member.reason.clone().filter(|_| keep_reason),
+    }
+}
+
+fn steps(
+    desired: &Desired,
+    seen: &Observed,
+    demand: &Demand,
+    decisions: &Decisions,
+    slots: usize,
+    record: &[MemberStatus],
+) -> Vec<Step> {
+    let by_uuid: BTreeMap<&str, &Seen> = seen.members.iter().map(|member| (member.uuid.as_str(), member)).collect();
+    let vm_of = |uuid: &str| by_uuid.get(uuid).and_then(|member| member.vm.as_ref());
+    let mut tasks: Vec<Step> = Vec::new();
+    for uuid in &demand.remove {
+        if let Some(vm) = vm_of(uuid) {
+            let (uuid, id) = (uuid.clone(), vm.id.clone());
+            tasks.push(if vm.on() { Step::PowerOff { uuid, vm: id } } else { Step::Destroy { uuid, vm: id } });
+        }
+    }
+    for uuid in &demand.start {
+        let chosen = decisions.victims.iter().any(|victim| victim.uuid == *uuid);
+        if let (Some(vm), false) = (vm_of(uuid), chosen) {
+            tasks.push(Step::PowerOn { uuid: uuid.clone(), vm: vm.id.clone() });
+        }
+    }
+    let to_clone = demand
+        .resume
+        .iter()
+        .filter_map(|uuid| by_uuid.get(uuid.as_str()).map(|member| (&member.uuid, &member.name)))
+        .chain(decisions.newcomers.iter().map(|newcomer| (&newcomer.uuid, &newcomer.name)));
+    for (uuid, name) in to_clone {
+        if let Some(place) = decisions.places.get(uuid) {
+            tasks.push(Step::Clone { uuid: uuid.clone(), name: name.clone(), place: place.clone() });
+        }
+    }
+    tasks.truncate(slots);
+
+    let mut steps = Vec::new();
+    let clones = tasks.iter().any(|step| matches!(step, Step::Clone { .. }));
+    // An empty group has a folder too, as users of the original expect.
+    if seen.folder.id.is_none() && !desired.deleting && (clones || desired.replicas == 0) {
+        steps.push(Step::CreateFolder { name: seen.folder.name.clone() });
+    }
+    steps.append(&mut tasks);
+    if desired.deleting && record.is_empty() {
+        steps.push(Step::Finish);
+    }
+    steps
+}

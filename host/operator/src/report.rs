@@ -1,0 +1,262 @@
+//! The last step of a pass: the status, from what was applied and observed, not
+//! from what was intended.
+//!
+//! Pure. Must not read or write anything.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
+use vmgroup_api::{FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
+
+use crate::apply::counted;
+use crate::memory::{Failure, Topic};
+use crate::status::listed;
+use crate::wake::GroupRef;
+
+/// The abnormal-true condition: the policy file that was offered last is not in
+/// force, because it was refused.
+pub const POLICY_REFUSED: &str = "PolicyRefused";
+
+/// What `lastMessage` says when all is well, as in the original.
+pub const SUCCESS: &str = "successfully reconciled VmGroup";
+
+/// Something that stands in the way of the whole group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// CamelCase.
+    pub reason: String,
+    /// What is the matter and what to do.
+    pub message: String,
+    /// It will not go away by itself.
+    pub stalled: bool,
+}
+
+/// All that a status is made from.
+pub struct Facts<'a> {
+    /// The group's name.
+    pub group: &'a GroupRef,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// The wished number of members; nothing if the spec is invalid.
+    pub desired: Option<usize>,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// The members after the pass; nothing if vCenter could not be looked at, and
+    /// then what the status says of them stays.
+    pub members: Option<&'a Members>,
+    /// What went wrong and is tried again later.
+    pub failures: &'a BTreeMap<Topic, Failure>,
+    /// What stands in the way of everything.
+    pub obstacle: Option<Obstacle>,
+    /// Stage, problem and remedy of a refused policy file.
+    pub refusal: Option<String>,
+    /// The policies in force.
+    pub policies: Option<PolicyStatus>,
+    /// Now.
+    pub now: Time,
+}
+
+/// The members after a pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The record.
+    pub record: Vec<MemberStatus>,
+    /// How many virtual machines there are.
+    pub existing: usize,
+    /// The folder.
+    pub folder: Option<FolderStatus>,
+}
+
+impl Members {
+    fn count(&self, state: MemberState) -> usize {
+        self.record.iter().filter(|member| member.state == state).count()
+    }
+}
+
+/// The status after a pass.
+pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
+    let verdict = verdict(old, facts);
+    let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
+    let (current, ready, members, folder) = match facts.members {
+        Some(members) => (
+            number(members.existing),
+            number(members.count(MemberState::Ready)),
+            listed(members.record.clone()),
+            members.folder.clone(),
+        ),
+        None => (old.current_replicas.or(Some(0)), old.ready_replicas.or(Some(0)), old.members.clone(), old.folder.clone()),
+    };
+    let mut wanted = vec![Wanted {
+        type_: READY,
+        status: if verdict.phase == Phase::Running { "True" } else { "False" },
+        reason: verdict.reason.clone(),
+        message: verdict.message.clone(),
+    }];
+    let mut abnormal = |type_, reason: &str, message: &str| {
+        wanted.push(Wanted { type_, status: "True", reason: reason.to_owned(), message: message.to_owned() });
+    };
+    match verdict.phase {
+        Phase::Running => {}
+        Phase::Pending => abnormal(RECONCILING, &verdict.reason, &verdict.message),
+        Phase::Error => abnormal(STALLED, &verdict.reason, &verdict.message),
+    }
+    if let Some(refusal) = &facts.refusal {
+        abnormal(POLICY_REFUSED, "PolicyRefused", refusal);
+    }
+    VmGroupStatus {
+        phase: Some(verdict.phase),
+        current_replicas: current,
+        desired_replicas: facts.desired.map_or(old.desired_replicas, number),
+        ready_replicas: ready,
+        last_message: Some(verdict.message),
+        observed_generation: facts.generation,
+        selector: Some(format!("vmgroup={}", facts.group.name)),
+        conditions: merge(&old.conditions, &wanted, facts.generation, &facts.now),
+        folder,
+        members,
+        policies: facts.policies.clone().or_else(|| old.policies.clone()),
+    }
+}
+
+struct Verdict {
+    phase: Phase,
+    reason: String,
+    message: String,
+}
+
+fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
+    let say = |phase, reason: &str, message: String| Verdict { phase, reason: reason.to_owned(), message };
+    if let Some(obstacle) = &facts.obstacle {
+        let phase = if obstacle.stalled { Phase::Error } else { Phase::Pending };
+        let message = if facts.deleting { format!("deletion waits: {}", obstacle.message) } else { obstacle.message.clone() };
+        return say(phase, &obstacle.reason, message);
+    }
+    let Some(members) = facts.members else {
+        return say(Phase::Pending, "Waiting", old.last_message.clone().unwrap_or_default());
+    };
+    let desired = facts.desired.unwrap_or_default();
+    let (ready, leaving) = (members.count(MemberState::Ready), members.count(MemberState::Leaving));
+    let making = members.count(MemberState::Planned) + members.count(MemberState::Cloning);
+    if let Some(failure) = worst(facts.failures) {
+        let phase = if failure.stalled { Phase::Error } else { Phase::Pending };
+        return say(phase, &failure.reason, failures(members, desired, facts, failure));
+    }
+    if facts.deleting {
+        let message = format!("deleting: {} left in vCenter", counted(members.existing, "virtual machine"));
+        return say(Phase::Pending, "Deleting", message);
+    }
+    if ready == desired && members.record.len() == desired {
+        return say(Phase::Running, "AsWished", SUCCESS.to_owned());
+    }
+    let starting = members.count(MemberState::Starting);
+    if leaving > 0 || members.record.len() > desired {
+        let message = format!("scaling in to {desired}: {} to go, {leaving} leaving now", members.existing.saturating_sub(desired));
+        return say(Phase::Pending, "ScalingIn", message);
+    }
+    if members.record.len() == desired && making == 0 && starting > 0 {
+        return say(Phase::Pending, "Starting", format!("powering on {}: {ready} of {desired} are ready", counted(starting, "member")));
+    }
+    say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
+}
+
+/// The failure to tell first: one that needs a hand before one that passes,
+/// then the one that was tried most often.
+fn worst(failures: &BTreeMap<Topic, Failure>) -> Option<&Failure> {
+    failures.values().max_by_key(|failure| (failure.stalled, failure.attempts))
+}
+
+fn failures(members: &Members, desired: usize, facts: &Facts<'_>, worst: &Failure) -> String {
+    let failed: Vec<&str> = facts
+        .failures
+        .keys()
+        .filter_map(|topic| match topic {
+            Topic::Member(uuid) => members.record.iter().find(|member| member.uuid == *uuid).map(|member| member.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    if failed.is_empty() {
+        return worst.message.clone();
+    }
+    let ready = members.count(MemberState::Ready);
+    let shown = failed.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let more = if failed.len() > 5 { format!(" and {} more", failed.len() - 5) } else { String::new() };
+    format!(
+        "{ready} of {desired} members are ready; {} tried again later ({shown}{more}): {}",
+        counted(failed.len(), "member"),
+        worst.message
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(index: usize, state: MemberState) -> MemberStatus {
+        MemberStatus { name: format!("m{index}"), uuid: format!("u{index}"), state, host: None, datastore: None, task: None, reason: None }
+    }
+
+    fn facts<'a>(group: &'a GroupRef, members: &'a Members, failures: &'a BTreeMap<Topic, Failure>, desired: usize) -> Facts<'a> {
+        Facts {
+            group,
+            generation: Some(3),
+            desired: Some(desired),
+            deleting: false,
+            members: Some(members),
+            failures,
+            obstacle: None,
+            refusal: None,
+            policies: None,
+            now: serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap(),
+        }
+    }
+
+    fn types(status: &VmGroupStatus) -> Vec<(&str, &str)> {
+        status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str())).collect()
+    }
+
+    #[test]
+    fn running_only_when_everything_is_as_wished() {
+        let group = GroupRef { namespace: "n".into(), name: "g".into() };
+        let none = BTreeMap::new();
+        let two = Members { record: vec![member(1, MemberState::Ready), member(2, MemberState::Ready)], existing: 2, folder: None };
+        let new = status(&VmGroupStatus::default(), &facts(&group, &two, &none, 2));
+        assert_eq!((new.phase, new.current_replicas, new.last_message.as_deref()), (Some(Phase::Running), Some(2), Some(SUCCESS)));
+        assert_eq!(types(&new), [(READY, "True")]);
+        assert_eq!(new.selector.as_deref(), Some("vmgroup=g"));
+        for desired in [1, 3] {
+            let other = status(&new, &facts(&group, &two, &none, desired));
+            assert_eq!(types(&other), [(READY, "False"), (RECONCILING, "True")]);
+        }
+    }
+
+    #[test]
+    fn l8_the_failed_are_named_and_the_others_counted() {
+        let group = GroupRef { namespace: "n".into(), name: "g".into() };
+        let members = Members { record: vec![member(1, MemberState::Ready), member(2, MemberState::Planned)], existing: 1, folder: None };
+        let failure = Failure {
+            attempts: 2,
+            until: jiff::Timestamp::UNIX_EPOCH,
+            reason: "NoCapacity".into(),
+            message: "NoDiskSpace: datastore LocalDS_0".into(),
+            stalled: false,
+        };
+        let failures = BTreeMap::from([(Topic::Member("u2".into()), failure)]);
+        let new = status(&VmGroupStatus::default(), &facts(&group, &members, &failures, 2));
+        let message = new.last_message.clone().unwrap();
+        assert!(message.contains("1 of 2 members are ready") && message.contains("m2") && message.contains("LocalDS_0"), "{message}");
+        assert_eq!(new.phase, Some(Phase::Pending));
+    }
+
+    #[test]
+    fn a_stalled_group_is_in_error_and_a_refused_policy_is_told() {
+        let group = GroupRef { namespace: "n".into(), name: "g".into() };
+        let (members, none) = (Members::default(), BTreeMap::new());
+        let mut facts = facts(&group, &members, &none, 2);
+        facts.obstacle = Some(Obstacle { reason: "VCenterLoginRefused".into(), message: "check".into(), stalled: true });
+        facts.refusal = Some("stage parse".into());
+        let new = status(&VmGroupStatus::default(), &facts);
+        assert_eq!(types(&new), [(READY, "False"), (STALLED, "True"), (POLICY_REFUSED, "True")]);
+        assert_eq!(new.phase, Some(Phase::Error));
+    }
+}

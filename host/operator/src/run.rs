@@ -1,0 +1,227 @@
+//! `vmgroup run`: puts the parts together, starts them, and stops them in order.
+//!
+//! Everything that a test replaces (the Kubernetes client, the transport to
+//! vCenter, clock and randomness, where sandboxes run) is in [`Parts`].
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
+
+use crate::clock::Clock;
+use crate::config::RunConfig;
+use crate::controller;
+use crate::decide::Decider;
+use crate::engine::Engine;
+use crate::events::Events;
+use crate::folder::{Claims, ReservedNames};
+use crate::http::{self, Health};
+use crate::lease::{self, Fence};
+use crate::link::Link;
+use crate::memory::Memories;
+use crate::metrics::Metrics;
+use crate::observe::mark;
+use crate::offload::Offload;
+use crate::policy_source::{PolicyBook, watch_config_map};
+use crate::tasks::TaskBook;
+use crate::wake::Wake;
+
+/// The loop is taken for dead when it has not turned for this long.
+const STALL: Duration = Duration::from_secs(300);
+
+/// How often figures that nothing else moves are brought up to date. Costs no
+/// call to anybody.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// Why the operator could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way to the Kubernetes API.
+    #[error("no way to the Kubernetes API: set KUBECONFIG, or run in a cluster with a service account")]
+    Kube(#[source] Box<kube::Error>),
+    /// The kubeconfig cannot be used.
+    #[error("no way to the Kubernetes API: set KUBECONFIG, or run in a cluster with a service account")]
+    KubeConfig(#[source] kube::config::InferConfigError),
+    /// The CA file cannot be used, or the like.
+    #[error("the connection to vCenter cannot be set up")]
+    Vcenter(#[source] vmgroup_vsphere::Error),
+    /// The sandbox cannot be made on this machine.
+    #[error("the WebAssembly sandbox cannot be made")]
+    Sandbox(#[source] vmgroup_policy::HostError),
+    /// A built-in policy does not pass its own check: a broken build.
+    #[error("a built-in policy is broken; this is a bug of the operator")]
+    Builtin(#[source] vmgroup_policy::CheckError),
+    /// The port for metrics and health cannot be had.
+    #[error("cannot listen on {addr}: choose another --metrics-addr")]
+    Listen {
+        /// The address.
+        addr: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What the operator is made of, and what a test replaces.
+pub struct Parts {
+    /// The Kubernetes API.
+    pub kube: kube::Client,
+    /// The way to vCenter.
+    pub transport: Arc<dyn Transport>,
+    /// The clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub seed: u64,
+    /// Where sandboxes run.
+    pub offload: Offload,
+    /// The policy host.
+    pub sandbox: vmgroup_policy::Host,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: RunConfig) -> Result<(), RunError> {
+    // Both TLS users of the process, kube and reqwest, take the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let kube_config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
+    let kube = kube::Client::try_from(kube_config).map_err(|error| RunError::Kube(Box::new(error)))?;
+    let transport = HttpTransport::new(&config.vcenter.tls).map_err(RunError::Vcenter)?;
+    let parts = Parts {
+        kube,
+        transport: Arc::new(transport),
+        clock: Clock::system(),
+        seed: seed(),
+        offload: Offload::Blocking,
+        sandbox: vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).map_err(RunError::Sandbox)?,
+    };
+    let stop = CancellationToken::new();
+    let signal = stop.clone();
+    tokio::spawn(async move {
+        terminated().await;
+        tracing::info!("stopping: passes under way are finished, then the lease is released");
+        signal.cancel();
+    });
+    start(config, parts, stop).await
+}
+
+/// Two operators that start at the same moment must not make the same UUIDs.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher is keyed by the system's randomness.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Runs until told to stop.
+pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
+    let Parts { kube, transport, clock, seed, offload, sandbox } = parts;
+    let metrics = Metrics::new(clock);
+    let health = Health::new(&["crd", "groups"], STALL);
+    let options = Options {
+        extra_prefix: mark::PREFIX.to_owned(),
+        index_key: mark::GROUP_UID.to_owned(),
+        ..Options::new(config.vcenter.endpoint.clone(), config.vcenter.credentials.clone())
+    };
+    let vcenter = Vcenter::new(options, transport);
+    let counted = metrics.clone();
+    vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
+    let wake = Wake::default();
+    let link = Link::new(vcenter, config.site.clone());
+    let events = Events::new(kube.clone(), clock, config.instance.clone(), seed);
+    let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
+    let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
+    let engine = Engine {
+        kube: kube.clone(),
+        link: link.clone(),
+        policies: policies.clone(),
+        tasks: TaskBook::new(config.max_tasks.get(), wake.clone()),
+        claims: Claims::default(),
+        reserved_names: ReservedNames::default(),
+        memories: Memories::default(),
+        fence: fence.clone(),
+        decider: Decider { offload, metrics: metrics.clone() },
+        events: events.clone(),
+        metrics: metrics.clone(),
+        clock,
+        random: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
+    };
+
+    let mut background = tokio::task::JoinSet::new();
+    if let Some(addr) = config.metrics_addr {
+        let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
+        let (health, metrics, stop) = (health.clone(), metrics.clone(), stop.clone());
+        background.spawn(async move {
+            if let Err(error) = http::serve(listener, health, metrics, stop).await {
+                tracing::error!(%error, "the metrics server ended");
+            }
+        });
+    }
+    background.spawn(watch_config_map(
+        kube.clone(),
+        config.namespace.clone(),
+        config.policy_config_map.clone(),
+        policies,
+        events,
+        stop.clone(),
+    ));
+    // Lease and session outlive the passes: what is under way still needs them.
+    let after = CancellationToken::new();
+    if let Some(name) = &config.leader_election {
+        let options = lease::Options::new(&config.namespace, name, &config.instance);
+        background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
+    }
+    background.spawn(housekeeping(engine.clone(), health.clone(), config.leader_election.clone(), stop.clone()));
+    let keeper = {
+        let (link, tasks, wake, claims, after) =
+            (link.clone(), engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
+        tokio::spawn(async move { link.run(tasks, wake, claims, after).await })
+    };
+
+    controller::run(engine, wake, health, stop.clone()).await;
+    stop.cancel();
+    after.cancel();
+    let ending = async {
+        let _ = keeper.await;
+        while background.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(Duration::from_secs(10), ending).await.is_err() {
+        tracing::warn!("some parts did not stop in time");
+    }
+    Ok(())
+}
+
+async fn housekeeping(engine: Engine, health: Health, lease: Option<String>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        health.beat();
+        let up = engine.link.up();
+        engine.metrics.vcenter_connected(up.is_ok());
+        if let Ok(connected) = up {
+            if let Some(age) = connected.inventory().age() {
+                engine.metrics.inventory_age(age);
+            }
+        }
+        if let Some(name) = &lease {
+            engine.metrics.leading(name, engine.fence.holds());
+        }
+    }
+}

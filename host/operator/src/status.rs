@@ -1,0 +1,160 @@
+//! Reads and writes the status subresource: the group's record.
+//!
+//! The operator is the status's only writer, so a write carries the version of
+//! the object that it is based on, and a conflict is looked at: if somebody
+//! changed the spec or the metadata, the write is repeated on the new version;
+//! if the record itself is another one than ours, ours is stale and the pass
+//! ends, to begin afresh.
+
+use std::time::Duration;
+
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use vmgroup_api::{MemberState, MemberStatus, VmGroup, VmGroupStatus};
+
+/// The longest a call to the API server may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Up to this many members, all of them stand in the status; beyond it only
+/// those in motion. Keeps the status far below 64 KB at 1,000 members.
+pub const LISTED_LIMIT: usize = 50;
+
+/// Why the status could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The API server refused, or was not reached.
+    #[error("the Kubernetes API did not take or give the status")]
+    Api(#[source] Box<kube::Error>),
+    /// No answer within [`CALL_DEADLINE`].
+    #[error("the Kubernetes API did not answer within {} s", CALL_DEADLINE.as_secs())]
+    Timeout,
+    /// The object is gone, or is another one under the same name.
+    #[error("the VmGroup is gone")]
+    Gone,
+    /// Somebody else wrote the record.
+    #[error("the status was changed by somebody else; starting afresh from what it says now")]
+    Foreign,
+}
+
+impl From<kube::Error> for StatusError {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+/// Bounds a call to the API server.
+pub async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, StatusError> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(StatusError::Timeout),
+    }
+}
+
+/// Reads the object afresh; an error if it is not the one with this uid.
+pub async fn read(api: &Api<VmGroup>, name: &str, uid: &str) -> Result<VmGroup, StatusError> {
+    let object = bounded(api.get_opt(name)).await?.ok_or(StatusError::Gone)?;
+    if object.metadata.uid.as_deref() == Some(uid) { Ok(object) } else { Err(StatusError::Gone) }
+}
+
+/// Writes the whole status on top of `version`; returns the object's new one.
+/// `before` is what the caller believes to be written there.
+pub async fn write(
+    api: &Api<VmGroup>,
+    (name, uid): (&str, &str),
+    before: &VmGroupStatus,
+    status: &VmGroupStatus,
+    version: &str,
+) -> Result<String, StatusError> {
+    let mut version = version.to_owned();
+    for _ in 0..4 {
+        let patch = json!({"metadata": {"uid": uid, "resourceVersion": version}, "status": status});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        match bounded(api.patch_status(name, &params, &patch)).await {
+            Ok(object) => return Ok(object.metadata.resource_version.unwrap_or_default()),
+            Err(StatusError::Api(error)) if code(&error) == Some(404) => return Err(StatusError::Gone),
+            Err(StatusError::Api(error)) if code(&error) == Some(409) => {
+                let now = read(api, name, uid).await?;
+                let found = now.status.unwrap_or_default();
+                version = now.metadata.resource_version.unwrap_or_default();
+                if found == *status {
+                    // Our own write whose answer was lost.
+                    return Ok(version);
+                }
+                if found != *before {
+                    return Err(StatusError::Foreign);
+                }
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(StatusError::Timeout)
+}
+
+fn code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// The record as it is written: everyone in a small group, those in motion in a
+/// large one.
+pub fn listed(record: Vec<MemberStatus>) -> Vec<MemberStatus> {
+    if record.len() <= LISTED_LIMIT {
+        return record;
+    }
+    record.into_iter().filter(|member| member.state != MemberState::Ready).collect()
+}
+
+/// Whether two records hold the same intents: who is to be, and who is to leave.
+/// Only a change of these has to be written down before anything is done.
+pub fn same_intents(a: &[MemberStatus], b: &[MemberStatus]) -> bool {
+    let intents = |record: &[MemberStatus]| {
+        let mut intents: Vec<(String, bool)> = record
+            .iter()
+            .filter(|member| matches!(member.state, MemberState::Planned | MemberState::Cloning | MemberState::Leaving))
+            .map(|member| (member.uuid.clone(), member.state == MemberState::Leaving))
+            .collect();
+        intents.sort();
+        intents
+    };
+    // A name is part of the intent, but it never changes under its UUID.
+    let (before, after) = (intents(a), intents(b));
+    after.iter().all(|intent| before.contains(intent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(index: usize, state: MemberState) -> MemberStatus {
+        MemberStatus {
+            name: format!("a-group-with-a-long-name-replica-{index:08}"),
+            uuid: format!("5029f2f4-5f44-43a5-a5bd-{index:012}"),
+            state,
+            host: Some("esx-0001.datacenter.example.com".into()),
+            datastore: Some("a-datastore-with-a-name".into()),
+            task: Some(format!("task-{index:06}")),
+            reason: Some("a reason as long as reasons are that people read in an event".into()),
+        }
+    }
+
+    #[test]
+    fn the_status_of_a_thousand_members_stays_small() {
+        let mut record: Vec<_> = (0..950).map(|index| member(index, MemberState::Ready)).collect();
+        record.extend((950..1000).map(|index| member(index, MemberState::Leaving)));
+        let status = VmGroupStatus { members: listed(record), ..VmGroupStatus::default() };
+        assert_eq!(status.members.len(), 50);
+        let size = serde_json::to_string(&status).unwrap().len();
+        assert!(size < 64 * 1024, "{size}");
+    }
+
+    #[test]
+    fn a_new_member_and_a_new_victim_are_new_intents() {
+        let before = vec![member(1, MemberState::Ready)];
+        assert!(same_intents(&before, &[member(1, MemberState::Starting)]));
+        assert!(!same_intents(&before, &[member(1, MemberState::Leaving)]));
+        assert!(!same_intents(&before, &[member(1, MemberState::Ready), member(2, MemberState::Planned)]));
+        assert!(same_intents(&[member(2, MemberState::Planned)], &[member(2, MemberState::Cloning)]));
+    }
+}

@@ -1,0 +1,355 @@
+//! The book of vCenter tasks in flight: who started them, how many may run, and
+//! whose turn it is.
+//!
+//! One limit for the whole vCenter, shared fairly: a free slot goes to the
+//! waiting group with the fewest tasks of its own, the longest waiting first
+//! among equals. Nobody waits inside a pass: a group that gets fewer slots than
+//! it wants does what it can, and is woken when it is its turn.
+//!
+//! Must not call vCenter and must not know what a task is good for.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vmgroup_vsphere::{Fault, TaskInfo, TaskRef, TaskState};
+
+use crate::wake::{GroupRef, Wake};
+
+/// A slot that was reserved for a woken group and not used for this long goes
+/// to the next one.
+const RESERVATION: Duration = Duration::from_secs(15);
+
+/// What a task does to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub enum TaskKind {
+    /// Makes it.
+    Clone,
+    /// Powers it on.
+    PowerOn,
+    /// Powers it off.
+    PowerOff,
+    /// Destroys it.
+    Destroy,
+}
+
+impl TaskKind {
+    /// As in metrics and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clone => "clone",
+            Self::PowerOn => "power-on",
+            Self::PowerOff => "power-off",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It did what it should.
+    Success,
+    /// It failed.
+    Failed(Fault),
+    /// vCenter does not know it any more; what it did is to be seen in the inventory.
+    Gone,
+}
+
+/// A task that ended and that its group has not heard of yet.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The member it was about, by instance UUID.
+    pub member: String,
+    /// What it did.
+    pub kind: TaskKind,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it was in flight.
+    pub took: Duration,
+}
+
+struct Flight {
+    uid: String,
+    member: String,
+    kind: TaskKind,
+    since: Instant,
+}
+
+struct Group {
+    name: GroupRef,
+    running: usize,
+    reserved: usize,
+    reserved_at: Option<Instant>,
+    ended: Vec<Ended>,
+}
+
+impl Group {
+    fn load(&self) -> usize {
+        self.running + self.reserved
+    }
+}
+
+struct Inner {
+    limit: usize,
+    flights: HashMap<TaskRef, Flight>,
+    groups: BTreeMap<String, Group>,
+    waiting: VecDeque<String>,
+}
+
+/// The book. Cheap to clone; all clones are the same book.
+#[derive(Clone)]
+pub struct TaskBook {
+    inner: Arc<Mutex<Inner>>,
+    wake: Wake,
+}
+
+impl TaskBook {
+    /// A book that lets `limit` tasks run at once (at least one).
+    pub fn new(limit: usize, wake: Wake) -> Self {
+        let inner = Inner { limit: limit.max(1), flights: HashMap::new(), groups: BTreeMap::new(), waiting: VecDeque::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), wake }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for `wanted` slots for a group; returns how many it has now. If it
+    /// gets fewer it stands in line and is woken. Unused ones are given back
+    /// with [`Self::settle`].
+    pub fn request(&self, uid: &str, name: &GroupRef, wanted: usize) -> usize {
+        let mut inner = self.inner();
+        let now = Instant::now();
+        inner.expire(now);
+        inner.group(uid, name);
+        let free = inner.free();
+        let others_wait = inner.waiting.iter().any(|other| other != uid);
+        let Some(group) = inner.groups.get_mut(uid) else { return 0 };
+        // What is free while others stand in line is theirs.
+        let grant = if others_wait { 0 } else { wanted.saturating_sub(group.reserved).min(free) };
+        group.reserved += grant;
+        group.reserved_at = Some(now);
+        let have = group.reserved.min(wanted);
+        inner.waiting.retain(|other| other != uid);
+        if have < wanted {
+            inner.waiting.push_back(uid.to_owned());
+        }
+        inner.hand_out(&self.wake, now, Some(uid));
+        inner.groups.get(uid).map_or(0, |group| group.reserved.min(wanted))
+    }
+
+    /// Writes down a task that was started on a slot of the group.
+    pub fn started(&self, uid: &str, name: &GroupRef, member: &str, kind: TaskKind, task: TaskRef) {
+        let mut inner = self.inner();
+        let group = inner.group(uid, name);
+        group.reserved = group.reserved.saturating_sub(1);
+        if inner.flights.contains_key(&task) {
+            return;
+        }
+        if let Some(group) = inner.groups.get_mut(uid) {
+            group.running += 1;
+        }
+        inner.flights.insert(task, Flight { uid: uid.to_owned(), member: member.to_owned(), kind, since: Instant::now() });
+    }
+
+    /// Gives back the slots that a pass did not use.
+    pub fn settle(&self, uid: &str) {
+        let mut inner = self.inner();
+        if let Some(group) = inner.groups.get_mut(uid) {
+            group.reserved = 0;
+            group.reserved_at = None;
+        }
+        inner.hand_out(&self.wake, Instant::now(), Some(uid));
+        inner.prune(uid);
+    }
+
+    /// Hears of a task's state from vCenter.
+    pub fn update(&self, info: &TaskInfo) {
+        let ending = match &info.state {
+            TaskState::Queued | TaskState::Running => return,
+            TaskState::Success { .. } => Ending::Success,
+            TaskState::Error(fault) => Ending::Failed(fault.clone()),
+        };
+        self.end(&info.id, ending);
+    }
+
+    /// Hears that vCenter does not know a task any more.
+    pub fn gone(&self, task: &TaskRef) {
+        self.end(task, Ending::Gone);
+    }
+
+    fn end(&self, task: &TaskRef, ending: Ending) {
+        let mut inner = self.inner();
+        let Some(flight) = inner.flights.remove(task) else { return };
+        if let Some(group) = inner.groups.get_mut(&flight.uid) {
+            group.running = group.running.saturating_sub(1);
+            group.ended.push(Ended { member: flight.member, kind: flight.kind, ending, took: flight.since.elapsed() });
+            self.wake.wake(&group.name);
+        }
+        inner.hand_out(&self.wake, Instant::now(), None);
+    }
+
+    /// The tasks of a group that ended since it last asked.
+    pub fn take_ended(&self, uid: &str) -> Vec<Ended> {
+        let mut inner = self.inner();
+        inner.groups.get_mut(uid).map(|group| std::mem::take(&mut group.ended)).unwrap_or_default()
+    }
+
+    /// The tasks of a group in flight, by member.
+    pub fn in_flight(&self, uid: &str) -> HashMap<String, (TaskKind, TaskRef)> {
+        self.inner()
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.uid == uid)
+            .map(|(task, flight)| (flight.member.clone(), (flight.kind, task.clone())))
+            .collect()
+    }
+
+    /// Whether any group has this task in its book.
+    pub fn knows(&self, task: &TaskRef) -> bool {
+        self.inner().flights.contains_key(task)
+    }
+
+    /// All tasks in flight, to be watched anew after a reconnect.
+    pub fn all(&self) -> Vec<TaskRef> {
+        self.inner().flights.keys().cloned().collect()
+    }
+
+    /// Forgets a group that is gone.
+    pub fn forget(&self, uid: &str) {
+        let mut inner = self.inner();
+        inner.flights.retain(|_, flight| flight.uid != uid);
+        inner.groups.remove(uid);
+        inner.waiting.retain(|other| other != uid);
+        inner.hand_out(&self.wake, Instant::now(), None);
+    }
+}
+
+impl Inner {
+    fn group(&mut self, uid: &str, name: &GroupRef) -> &mut Group {
+        self.groups.entry(uid.to_owned()).or_insert_with(|| Group {
+            name: name.clone(),
+            running: 0,
+            reserved: 0,
+            reserved_at: None,
+            ended: Vec::new(),
+        })
+    }
+
+    fn free(&self) -> usize {
+        self.limit.saturating_sub(self.groups.values().map(Group::load).sum())
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for group in self.groups.values_mut() {
+            if group.reserved_at.is_some_and(|at| now.duration_since(at) > RESERVATION) {
+                group.reserved = 0;
+                group.reserved_at = None;
+            }
+        }
+    }
+
+    /// Reserves free slots for those in line, fewest tasks first, and wakes them.
+    fn hand_out(&mut self, wake: &Wake, now: Instant, awake: Option<&str>) {
+        while self.free() > 0 {
+            let next = self
+                .waiting
+                .iter()
+                .enumerate()
+                .min_by_key(|(place, uid)| (self.groups.get(*uid).map_or(0, Group::load), *place))
+                .map(|(place, _)| place);
+            let Some(place) = next else { return };
+            let Some(uid) = self.waiting.remove(place) else { return };
+            let Some(group) = self.groups.get_mut(&uid) else { continue };
+            group.reserved += 1;
+            group.reserved_at = Some(now);
+            if awake != Some(uid.as_str()) {
+                wake.wake(&group.name);
+            }
+        }
+    }
+
+    fn prune(&mut self, uid: &str) {
+        if self.waiting.iter().any(|other| other == uid) {
+            return;
+        }
+        if self.groups.get(uid).is_some_and(|group| group.load() == 0 && group.ended.is_empty()) {
+            self.groups.remove(uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> GroupRef {
+        GroupRef { namespace: "n".into(), name: text.into() }
+    }
+
+    fn start(book: &TaskBook, uid: &str, task: u32) {
+        book.started(uid, &name(uid), &format!("m{task}"), TaskKind::Clone, TaskRef::new(format!("task-{task}")));
+    }
+
+    fn finish(book: &TaskBook, task: u32) {
+        book.gone(&TaskRef::new(format!("task-{task}")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_group_does_not_make_a_small_one_wait_for_its_end() {
+        let book = TaskBook::new(3, Wake::default());
+        assert_eq!(book.request("big", &name("big"), 200), 3);
+        for task in 0..3 {
+            start(&book, "big", task);
+        }
+        book.settle("big");
+        assert_eq!(book.request("small", &name("small"), 1), 0);
+        finish(&book, 0);
+        // The freed slot is reserved for the small group, not for the big one.
+        assert_eq!(book.request("big", &name("big"), 197), 0);
+        assert_eq!(book.request("small", &name("small"), 1), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_holds_over_all_groups() {
+        let book = TaskBook::new(4, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 3), 3);
+        assert_eq!(book.request("b", &name("b"), 3), 1);
+        assert_eq!(book.request("c", &name("c"), 3), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_is_not_used_goes_to_the_next() {
+        let book = TaskBook::new(1, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 1), 1);
+        assert_eq!(book.request("b", &name("b"), 1), 0);
+        book.settle("a");
+        assert_eq!(book.request("b", &name("b"), 1), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_woken_group_that_never_comes_does_not_keep_its_slot() {
+        let book = TaskBook::new(1, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 1), 1);
+        assert_eq!(book.request("gone", &name("gone"), 1), 0);
+        book.settle("a");
+        tokio::time::advance(RESERVATION * 2).await;
+        assert_eq!(book.request("a", &name("a"), 1), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_are_used_in_full() {
+        let book = TaskBook::new(3, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 10), 3);
+        start(&book, "a", 1);
+        start(&book, "a", 2);
+        start(&book, "a", 3);
+        book.settle("a");
+        finish(&book, 1);
+        finish(&book, 2);
+        assert_eq!(book.take_ended("a").len(), 2);
+        assert_eq!(book.request("a", &name("a"), 7), 2);
+    }
+}

@@ -1,0 +1,142 @@
+//! Parses a `VmGroup` into what the rest of a pass works with: types in which a
+//! wrong state cannot be written down.
+//!
+//! The API server checks the same bounds by the CEL rules of the CRD; here they
+//! are checked again, because a CRD can be older than the operator.
+
+use std::collections::BTreeMap;
+
+use vmgroup_api::{POLICY_ANNOTATION_PREFIX, VmGroup};
+
+use crate::wake::GroupRef;
+
+/// The most members a group may have.
+pub const MAX_REPLICAS: usize = 1000;
+
+/// A group as its user wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Its name in Kubernetes.
+    pub group: GroupRef,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations meant for policies, prefix removed.
+    pub attributes: BTreeMap<String, String>,
+    /// Virtual CPUs of each member.
+    pub cpus: u32,
+    /// Memory of each member in MiB.
+    pub memory_mib: u64,
+    /// How many members; none while the group is being deleted.
+    pub replicas: usize,
+    /// Template name or inventory path.
+    pub template: String,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+}
+
+/// Why a group cannot be worked on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Invalid {
+    /// The API server leaves none of these out; something else made the object.
+    #[error("the object has no {0}: apply it through the Kubernetes API")]
+    Incomplete(&'static str),
+    /// Out of bounds.
+    #[error("spec.{field} is {value}, but must be {bounds}: change it (and update the CRD with `vmgroup crd | kubectl apply --server-side -f -`, which would have said so)")]
+    Bounds {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        bounds: &'static str,
+    },
+}
+
+/// Parses a group.
+pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
+    let meta = &object.metadata;
+    let spec = &object.spec;
+    let within = |field, value: i32, low: i32, high: i32, bounds| {
+        if (low..=high).contains(&value) {
+            Ok(value.unsigned_abs())
+        } else {
+            Err(Invalid::Bounds { field, value: value.to_string(), bounds })
+        }
+    };
+    let deleting = meta.deletion_timestamp.is_some();
+    // Deletion must go through whatever the rest of the spec says.
+    let (cpus, memory, replicas) = if deleting {
+        (1, 1, 0)
+    } else {
+        (
+            within("cpu", spec.cpu, 1, 768, "1 to 768")?,
+            within("memory", spec.memory, 1, 24576, "1 to 24576 (GB)")?,
+            within("replicas", spec.replicas, 0, 1000, "0 to 1000")?,
+        )
+    };
+    if !deleting && spec.template.trim().is_empty() {
+        return Err(Invalid::Bounds { field: "template", value: "empty".into(), bounds: "a template's name or inventory path" });
+    }
+    Ok(Desired {
+        group: GroupRef {
+            namespace: meta.namespace.clone().ok_or(Invalid::Incomplete("namespace"))?,
+            name: meta.name.clone().ok_or(Invalid::Incomplete("name"))?,
+        },
+        uid: meta.uid.clone().ok_or(Invalid::Incomplete("uid"))?,
+        generation: meta.generation,
+        labels: meta.labels.clone().unwrap_or_default(),
+        attributes: meta
+            .annotations
+            .iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.strip_prefix(POLICY_ANNOTATION_PREFIX)?.to_owned(), value.clone())))
+            .collect(),
+        cpus,
+        memory_mib: u64::from(memory) * 1024,
+        replicas: (replicas as usize).min(MAX_REPLICAS),
+        template: spec.template.clone(),
+        deleting,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(cpu: i32, memory: i32, replicas: i32) -> VmGroup {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
+            "metadata": {"name": "g", "namespace": "n", "uid": "u",
+                "annotations": {"policy.vmgroup.codeconnect.vmworld.com/site": "muc", "other": "x"}},
+            "spec": {"cpu": cpu, "memory": memory, "replicas": replicas, "template": "t"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn bounds_name_the_field_and_the_remedy() {
+        assert!(validate(&group(1, 1, 0)).is_ok());
+        assert!(validate(&group(768, 24576, 1000)).is_ok());
+        for (bad, field) in [(group(0, 1, 1), "cpu"), (group(1, 0, 1), "memory"), (group(1, 1, -1), "replicas"), (group(1, 1, 1001), "replicas")] {
+            let message = validate(&bad).unwrap_err().to_string();
+            assert!(message.contains(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn only_annotations_for_policies_become_attributes() {
+        let desired = validate(&group(1, 1, 1)).unwrap();
+        assert_eq!(desired.attributes.into_iter().collect::<Vec<_>>(), [("site".to_owned(), "muc".to_owned())]);
+    }
+
+    #[test]
+    fn an_invalid_group_can_still_be_deleted() {
+        let mut bad = group(0, 0, -1);
+        bad.metadata.deletion_timestamp = Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(validate(&bad).unwrap().replicas, 0);
+    }
+}

@@ -1,0 +1,39 @@
+//! The policy host: loads, checks, runs and swaps policies, which are
+//! WebAssembly components behind the contract in `wit/`.
+//!
+//! [`Host::check`] takes a plugin's bytes through all stages and gives a
+//! [`Policy`]; a policy is asked in a fresh sandbox for each question, and what
+//! it answers is checked against the question before anybody sees it
+//! ([`check_answer`]). [`InForce`] holds the set that decides now.
+//!
+//! Knows wasmtime. Must not know Kubernetes, vSphere or the operator's API, and
+//! does no I/O: bytes come in, decisions go out.
+
+pub mod check_answer;
+pub mod shipped;
+pub mod wit;
+
+mod check;
+mod decision;
+mod host;
+mod in_force;
+mod kind;
+mod limits;
+mod policy;
+mod sandbox;
+mod self_test;
+mod shape;
+mod source;
+mod text;
+
+pub use check::{CheckError, Checked, ConfigProblem, Problem, Stage, StageReport};
+pub use check_answer::BadAnswer;
+pub use decision::{Decided, DecisionError, LogLine};
+pub use host::{Host, HostError};
+pub use in_force::{InForce, PolicySet};
+pub use kind::Kind;
+pub use limits::Limits;
+pub use policy::Policy;
+pub use shape::{InterfaceProblem, ParseProblem};
+pub use source::{Digest, SizeProblem, Source};
+pub use text::{MESSAGE_CHARS, REASON_CHARS};

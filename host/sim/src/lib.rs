@@ -1,0 +1,12 @@
+//! A simulated Kubernetes API and a simulated vCenter, each a tower service:
+//! served over HTTP for people, kubectl and govc, and called in-process by
+//! tests with tokio's time paused, so that the same seed gives the same run.
+//!
+//! This crate must not know the operator, its API types, its clients or its
+//! policies: it stands for the other side of the wire.
+
+pub mod clock;
+pub mod faults;
+pub mod kube;
+pub mod serve;
+pub mod vcenter;

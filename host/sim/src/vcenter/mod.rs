@@ -1,0 +1,395 @@
+//! The simulated vCenter: vim25 SOAP as a tower service over a small world of
+//! datacenters, clusters, hosts, datastores and virtual machines.
+//!
+//! It stands for the other side of the wire: it follows the vendor's
+//! documentation where govmomi's simulator does not, keeps time by tokio's
+//! clock alone, and does the same for the same seed and calls.
+//!
+//! Nothing runs in the background. Whoever looks (a call, an assertion) first
+//! lets the world catch up with the clock ([`world::State::advance`]), and a
+//! long poll sleeps until the next thing that is due. So the world never gets
+//! ahead of a paused clock, and needs no task of its own.
+//!
+//! Must not know any client: requests are read by local names, as any vim25
+//! client writes them.
+
+mod collector;
+mod config;
+mod entity;
+mod inventory;
+mod lookup;
+mod methods;
+mod properties;
+mod service;
+mod session;
+mod soap;
+mod tasks;
+mod value;
+mod views;
+mod vm;
+mod vm_methods;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+pub use config::{TaskDurations, VcenterConfig};
+pub use service::VcenterService;
+pub use tasks::TaskState;
+
+use crate::clock::Clock;
+use crate::faults::Faults;
+use entity::{Kind, Moref};
+use inventory::NewVm;
+use world::State;
+
+/// A virtual machine as the world has it, for assertions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmView {
+    /// The managed object reference's value, such as `vm-42`.
+    pub moref: String,
+    /// The entity's name as stored: `%`, `/` and `\` escaped.
+    pub name: String,
+    /// The inventory path, such as `/DC0/vm/vm-operator/web/web-0`.
+    pub path: String,
+    /// The inventory path of the folder that it is in.
+    pub folder: String,
+    /// vCenter's own identifier of the instance (`config.instanceUuid`).
+    pub instance_uuid: String,
+    /// Whether it is powered on.
+    pub power_on: bool,
+    /// The name of the host that it is registered on.
+    pub host: String,
+    /// The name of the datastore that holds it.
+    pub datastore: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// `config.extraConfig`.
+    pub extra: BTreeMap<String, String>,
+    /// Whether it is a template.
+    pub template: bool,
+}
+
+/// A task as the world has it, for assertions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskView {
+    /// The managed object reference's value, such as `task-7`.
+    pub moref: String,
+    /// The method that started it, such as `CloneVM_Task`.
+    pub method: String,
+    /// The name of the entity it works on, as it was at the start.
+    pub entity: String,
+    /// Where it stands.
+    pub state: TaskState,
+    /// The fault type of a failed task.
+    pub error: Option<String>,
+}
+
+/// No such thing in the simulated inventory, or not possible there.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WorldError {
+    /// There is nothing at this inventory path, or it is of another type.
+    #[error("nothing of that type at {0}")]
+    NotFound(String),
+    /// vCenter would have refused, with a fault of this type.
+    #[error("refused with {0}")]
+    Refused(String),
+}
+
+/// A simulated vCenter. Cheap to clone; all clones are the same one.
+#[derive(Clone)]
+pub struct VcenterSim(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Counts wake-ups: bumped whenever something may have changed that a
+    /// blocked call waits for.
+    changed: watch::Sender<u64>,
+    faults: Faults,
+    clock: Clock,
+}
+
+impl Shared {
+    /// The world, caught up with the clock. Never held over an await.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.advance(self.clock.since_epoch());
+        state
+    }
+
+    /// Wakes the blocked calls if `work` left something for them.
+    fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let (result, woken) = {
+            let mut state = self.state();
+            let result = work(&mut state);
+            (result, state.take_woken())
+        };
+        if woken {
+            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        }
+        result
+    }
+}
+
+impl VcenterSim {
+    /// A vCenter with the inventory that `config` describes.
+    pub fn new(config: VcenterConfig, clock: Clock) -> Self {
+        let state = inventory::build(config, clock.since_epoch());
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            faults: Faults::default(),
+            clock,
+        }))
+    }
+
+    /// The fault script. Operations are SOAP method names. `Error` takes an
+    /// HTTP status (`503`), a fault type (`NotAuthenticated`), or for property
+    /// reads `missingSet:` and a fault type, which answers each property with
+    /// that fault. A blocked long poll is cut by [`Self::cut_connections`].
+    pub fn faults(&self) -> &Faults {
+        &self.0.faults
+    }
+
+    /// The vim25 endpoint: POST `/sdk`, GET `/sdk/vimServiceVersions.xml`.
+    pub fn service(&self) -> VcenterService {
+        VcenterService::new(self.0.clone())
+    }
+
+    /// All virtual machines and templates, by moref.
+    pub fn vms(&self) -> Vec<VmView> {
+        self.0.change(|state| state.vm_refs().into_iter().map(|vm| view(state, vm)).collect())
+    }
+
+    /// The virtual machine at an inventory path.
+    pub fn vm(&self, path: &str) -> Option<VmView> {
+        self.0.change(|state| {
+            let vm = state.find_path(path).filter(|found| found.kind == Kind::VirtualMachine)?;
+            Some(view(state, vm))
+        })
+    }
+
+    /// The inventory paths of all virtual machine folders, sorted.
+    pub fn folders(&self) -> Vec<String> {
+        self.0.change(|state| {
+            let mut paths: Vec<String> = state
+                .refs_of(Kind::Folder)
+                .into_iter()
+                .filter(|folder| state.holds_vms(*folder))
+                .map(|folder| state.path_of(folder))
+                .collect();
+            paths.sort();
+            paths
+        })
+    }
+
+    /// The tasks that vCenter still remembers, oldest first.
+    pub fn tasks(&self) -> Vec<TaskView> {
+        self.0.change(|state| state.task_views())
+    }
+
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        self.0.change(|state| state.sessions.len())
+    }
+
+    /// How many logins have succeeded since the start.
+    pub fn logins(&self) -> u64 {
+        self.0.change(|state| state.logins)
+    }
+
+    fn on<T>(
+        &self,
+        path: &str,
+        kind: Kind,
+        work: impl FnOnce(&mut State, Moref) -> Result<T, soap::VimFault>,
+    ) -> Result<T, WorldError> {
+        self.0.change(|state| {
+            let found = state
+                .find_path(path)
+                .filter(|found| found.kind == kind)
+                .ok_or_else(|| WorldError::NotFound(path.to_owned()))?;
+            work(state, found).map_err(|fault| WorldError::Refused(fault.kind.into_owned()))
+        })
+    }
+
+    /// Somebody pulls the plug of a virtual machine, at once and without a task.
+    pub fn power_off(&self, path: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| state.apply_power(vm, false))
+    }
+
+    /// Somebody powers a virtual machine on, at once and without a task.
+    pub fn power_on(&self, path: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| state.apply_power(vm, true))
+    }
+
+    /// Somebody deletes a virtual machine, whatever its power state.
+    pub fn destroy(&self, path: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.remove_vm(vm);
+            Ok(())
+        })
+    }
+
+    /// Somebody deletes a folder with all that is in it.
+    pub fn destroy_folder(&self, path: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::Folder, |state, folder| {
+            state.remove_folder(folder);
+            Ok(())
+        })
+    }
+
+    /// Somebody renames a virtual machine.
+    pub fn rename(&self, path: &str, to: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| state.apply_rename(vm, to))
+    }
+
+    /// Somebody moves a virtual machine to another folder.
+    pub fn move_to(&self, path: &str, folder: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            let target = state
+                .find_path(folder)
+                .ok_or_else(|| soap::VimFault::new("NotFound", format!("no {folder}")))?;
+            state.apply_move(&[vm], target)
+        })
+    }
+
+    /// Somebody creates a folder in another one.
+    pub fn add_folder(&self, parent: &str, name: &str) -> Result<(), WorldError> {
+        self.on(parent, Kind::Folder, |state, parent| state.create_folder(parent, name).map(drop))
+    }
+
+    /// Somebody else's virtual machine, powered on, with this `extraConfig`.
+    pub fn add_vm(
+        &self,
+        folder: &str,
+        name: &str,
+        extra: &[(&str, &str)],
+    ) -> Result<(), WorldError> {
+        let extra = extra.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.on(folder, Kind::Folder, |state, folder| {
+            let vm = state.add_vm(folder, name, NewVm { extra, ..NewVm::default() })?;
+            state.apply_power(vm, true)
+        })
+    }
+
+    /// Another template.
+    pub fn add_template(&self, folder: &str, name: &str) -> Result<(), WorldError> {
+        self.on(folder, Kind::Folder, |state, folder| {
+            let new = NewVm { template: true, ..NewVm::default() };
+            state.add_vm(folder, name, new).map(drop)
+        })
+    }
+
+    /// What a powered-on virtual machine uses of its host's CPU, in MHz.
+    pub fn set_cpu_usage(&self, path: &str, mhz: u32) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.change_vm(vm, |vm| vm.cpu_mhz = Some(mhz));
+            Ok(())
+        })
+    }
+
+    /// Writes one `extraConfig` value; an empty one removes the key.
+    pub fn set_extra(&self, path: &str, key: &str, value: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.change_vm(vm, |vm| vm.set_extra(key, value));
+            Ok(())
+        })
+    }
+
+    /// Whether VMware Tools run in the guest (without them `ShutdownGuest` is
+    /// refused), and whether the guest obeys when asked to shut down.
+    pub fn set_guest(&self, path: &str, tools: bool, obeys: bool) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.change_vm(vm, |vm| {
+                vm.tools_installed = tools;
+                vm.tools_running = tools && vm.power_on;
+                vm.obeys_shutdown = obeys;
+            });
+            Ok(())
+        })
+    }
+
+    fn on_host<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut State, Moref) -> T,
+    ) -> Result<T, WorldError> {
+        self.0.change(|state| {
+            let host = state
+                .refs_of(Kind::HostSystem)
+                .into_iter()
+                .find(|host| state.name_of(*host) == name)
+                .ok_or_else(|| WorldError::NotFound(name.to_owned()))?;
+            Ok(work(state, host))
+        })
+    }
+
+    /// Puts a host (by name) into maintenance mode or takes it out; its virtual
+    /// machines stay where they are.
+    pub fn set_maintenance(&self, host: &str, on: bool) -> Result<(), WorldError> {
+        self.on_host(host, |state, host| state.change_host(host, |host| host.maintenance = on))
+    }
+
+    /// Connects or disconnects a host (by name).
+    pub fn set_connected(&self, host: &str, on: bool) -> Result<(), WorldError> {
+        self.on_host(host, |state, host| state.change_host(host, |host| host.connected = on))
+    }
+
+    /// Sets a custom attribute of a host (by name): `customValue`, and its
+    /// definition in the `CustomFieldsManager`.
+    pub fn set_host_attribute(&self, host: &str, key: &str, value: &str) -> Result<(), WorldError> {
+        self.on_host(host, |state, host| state.set_attribute(host, key, value))
+    }
+
+    /// Ends every session, as an administrator would.
+    pub fn terminate_sessions(&self) {
+        self.0.change(State::end_all_sessions);
+    }
+
+    /// The password that the next login needs. Open sessions stay.
+    pub fn set_password(&self, password: &str) {
+        self.0.change(|state| password.clone_into(&mut state.config.password));
+    }
+
+    /// Restarts vCenter: sessions, collectors, views and tasks are forgotten,
+    /// open connections break. The work of running tasks is done to its end by
+    /// the hosts if `finish_running`, and lost otherwise.
+    pub fn restart(&self, finish_running: bool) {
+        self.0.change(|state| state.restart(finish_running));
+    }
+
+    /// Breaks every connection on which a call is blocked just now. Together
+    /// with [`Faults::set_down`], an outage.
+    pub fn cut_connections(&self) {
+        self.0.change(|state| {
+            state.epoch += 1;
+            state.wake();
+        });
+    }
+}
+
+fn view(state: &State, moref: Moref) -> VmView {
+    let vm = state.vm(moref);
+    let name_of = |entity: Option<Moref>| {
+        entity.map(|entity| state.name_of(entity).to_owned()).unwrap_or_default()
+    };
+    VmView {
+        moref: moref.value(),
+        name: state.name_of(moref).to_owned(),
+        path: state.path_of(moref),
+        folder: state.parent_of(moref).map(|folder| state.path_of(folder)).unwrap_or_default(),
+        instance_uuid: vm.instance_uuid.clone(),
+        power_on: vm.power_on,
+        host: name_of(vm.host),
+        datastore: name_of(Some(vm.datastore)),
+        cpus: vm.cpus,
+        memory_mib: vm.memory_mib,
+        extra: vm.extra.clone(),
+        template: vm.template,
+    }
+}

@@ -1,0 +1,320 @@
+//! What room there is: clusters, hosts and datastores as tables that point at
+//! each other by index, and what single machines use.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::client::Vcenter;
+use crate::error::Error;
+use crate::property::{Object, Paths, Query, Start, Step};
+use crate::refs::{ClusterRef, DatastoreRef, HostRef, PoolRef, VmRef};
+use crate::site::Site;
+use crate::soap::reference_of;
+use crate::xml::Element;
+
+const MIB: u64 = 1 << 20;
+const COMPUTE: &str = "ComputeResource";
+const CLUSTER: &str = "ClusterComputeResource";
+const HOST: &str = "HostSystem";
+const DATASTORE: &str = "Datastore";
+const FIELDS: &str = "CustomFieldsManager";
+
+/// The room of a site. Tables are ordered by name, then reference.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// The site's compute resources.
+    pub clusters: Vec<ClusterCapacity>,
+    /// Their hosts.
+    pub hosts: Vec<HostCapacity>,
+    /// Their datastores, those only that the site may use.
+    pub datastores: Vec<DatastoreCapacity>,
+}
+
+/// A cluster, or a host that stands alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterCapacity {
+    /// The reference.
+    pub id: ClusterRef,
+    /// Name, unescaped.
+    pub name: String,
+    /// Whether DRS is on, so that vCenter chooses a host by itself.
+    pub drs: bool,
+    /// The pool that the site uses there, for
+    /// [`CloneSpec::pool`](crate::CloneSpec::pool).
+    pub pool: PoolRef,
+}
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostCapacity {
+    /// The reference.
+    pub id: HostRef,
+    /// Name, unescaped.
+    pub name: String,
+    /// Index into [`Capacity::clusters`].
+    pub cluster: usize,
+    /// Connected, powered on, and not in maintenance.
+    pub usable: bool,
+    /// In maintenance, or on the way there.
+    pub maintenance: bool,
+    /// CPU there is, in MHz over all cores.
+    pub cpu_mhz: u64,
+    /// CPU in use, in MHz; none while vCenter has no statistics.
+    pub cpu_used_mhz: Option<u64>,
+    /// Memory there is, in MiB.
+    pub memory_mib: u64,
+    /// Memory in use, in MiB; none while vCenter has no statistics.
+    pub memory_used_mib: Option<u64>,
+    /// Number of machines registered on it.
+    pub vms: u32,
+    /// Its custom attributes, by name.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A datastore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatastoreCapacity {
+    /// The reference.
+    pub id: DatastoreRef,
+    /// Name, unescaped.
+    pub name: String,
+    /// Accessible, and not in maintenance.
+    pub usable: bool,
+    /// Size in MiB.
+    pub capacity_mib: u64,
+    /// Free space in MiB.
+    pub free_mib: u64,
+    /// Hosts that can write to it: indices into [`Capacity::hosts`].
+    pub hosts: Vec<usize>,
+    /// Its custom attributes, by name.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What a machine uses (`summary.quickStats`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// CPU in MHz; none while vCenter has no statistics.
+    pub cpu_mhz: Option<u64>,
+    /// Memory that the guest is actively using, in MiB; none while vCenter has
+    /// no statistics.
+    pub memory_mib: Option<u64>,
+}
+
+impl Vcenter {
+    /// The room of a site, in one bulk read (and one more per page).
+    pub async fn capacity(&self, site: &Site) -> Result<Capacity, Error> {
+        let session = self.session("RetrievePropertiesEx").await?;
+        let query = capacity_query(site, session.content.custom_fields.clone());
+        let objects = self.retrieve(&query).await?;
+        Ok(Capacity::read(site, &objects))
+    }
+
+    /// What these machines use. Those that are gone are left out.
+    pub async fn usage(&self, vms: &[VmRef]) -> Result<HashMap<VmRef, Usage>, Error> {
+        const CPU: &str = "summary.quickStats.overallCpuUsage";
+        const MEMORY: &str = "summary.quickStats.guestMemoryUsage";
+        let paths = Paths::new("VirtualMachine", &[CPU, MEMORY]);
+        let mut usage = HashMap::with_capacity(vms.len());
+        let chunk = usize::try_from(self.inner.options.page_size.max(1)).unwrap_or(usize::MAX);
+        for vms in vms.chunks(chunk) {
+            let refs = vms.iter().map(VmRef::managed_object).collect();
+            for object in self.retrieve_each(refs, &paths).await? {
+                let used = Usage {
+                    cpu_mhz: object.number(CPU),
+                    memory_mib: object.number(MEMORY),
+                };
+                usage.insert(VmRef::new(&object.id.id), used);
+            }
+        }
+        Ok(usage)
+    }
+}
+
+fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query {
+    let steps = [
+        Step::along("hosts", COMPUTE, "host", &[]),
+        Step::along("datastores", COMPUTE, "datastore", &[]),
+    ];
+    let mut starts: Vec<Start> = site
+        .clusters
+        .iter()
+        .map(|cluster| Start {
+            skip: false,
+            ..Start::from(cluster.id.managed_object(), steps.to_vec())
+        })
+        .collect();
+    starts.extend(fields.map(Start::at));
+    Query {
+        paths: vec![
+            Paths::new(CLUSTER, &["name", "configurationEx"]),
+            Paths::new(
+                HOST,
+                &[
+                    "name",
+                    "parent",
+                    "summary.hardware.cpuMhz",
+                    "summary.hardware.numCpuCores",
+                    "summary.hardware.memorySize",
+                    "summary.quickStats.overallCpuUsage",
+                    "summary.quickStats.overallMemoryUsage",
+                    "runtime.connectionState",
+                    "runtime.powerState",
+                    "runtime.inMaintenanceMode",
+                    "vm",
+                    "customValue",
+                ],
+            ),
+            Paths::new(
+                DATASTORE,
+                &[
+                    "name",
+                    "summary.accessible",
+                    "summary.capacity",
+                    "summary.freeSpace",
+                    "summary.maintenanceMode",
+                    "host",
+                    "customValue",
+                ],
+            ),
+            Paths::new(FIELDS, &["field"]),
+        ],
+        starts,
+    }
+}
+
+impl Capacity {
+    fn read(site: &Site, objects: &[Object]) -> Self {
+        let of_kind = |kind: &'static str| objects.iter().filter(move |object| object.id.kind == kind);
+        let fields = of_kind(FIELDS).next().map(field_names).unwrap_or_default();
+        let clusters: Vec<ClusterCapacity> = site
+            .clusters
+            .iter()
+            .map(|cluster| ClusterCapacity {
+                id: cluster.id.clone(),
+                name: cluster.name.clone(),
+                drs: objects
+                    .iter()
+                    .find(|object| object.id == cluster.id.managed_object())
+                    .and_then(|object| object.get("configurationEx"))
+                    .and_then(|config| config.at(&["drsConfig", "enabled"]))
+                    .is_some_and(Element::is_true),
+                pool: cluster.pool.clone(),
+            })
+            .collect();
+        let mut hosts: Vec<HostCapacity> = of_kind(HOST)
+            .filter_map(|object| host(object, &clusters, &fields))
+            .collect();
+        hosts.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        let index: HashMap<&str, usize> = hosts
+            .iter()
+            .enumerate()
+            .map(|(index, host)| (host.id.as_str(), index))
+            .collect();
+        let mut datastores: Vec<DatastoreCapacity> = of_kind(DATASTORE)
+            .filter(|object| {
+                site.datastores
+                    .iter()
+                    .any(|datastore| datastore.id.as_str() == object.id.id)
+            })
+            .map(|object| datastore(object, &index, &fields))
+            .collect();
+        datastores.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Self {
+            clusters,
+            hosts,
+            datastores,
+        }
+    }
+}
+
+fn host(
+    object: &Object,
+    clusters: &[ClusterCapacity],
+    fields: &HashMap<String, String>,
+) -> Option<HostCapacity> {
+    let parent = object.reference("parent")?;
+    let cluster = clusters
+        .iter()
+        .position(|cluster| cluster.id.managed_object() == parent)?;
+    let number = |path: &str| object.number(path);
+    let maintenance = object.is_true("runtime.inMaintenanceMode");
+    let powered = matches!(object.text("runtime.powerState"), "poweredOn" | "unknown" | "");
+    let connected = object.text("runtime.connectionState") == "connected";
+    let cores = number("summary.hardware.numCpuCores").unwrap_or(0);
+    Some(HostCapacity {
+        id: HostRef::new(&object.id.id),
+        name: object.name(),
+        cluster,
+        usable: connected && powered && !maintenance,
+        maintenance,
+        cpu_mhz: number("summary.hardware.cpuMhz").unwrap_or(0) * cores,
+        cpu_used_mhz: number("summary.quickStats.overallCpuUsage"),
+        memory_mib: number("summary.hardware.memorySize").unwrap_or(0) / MIB,
+        memory_used_mib: number("summary.quickStats.overallMemoryUsage"),
+        vms: u32::try_from(object.references("vm").len()).unwrap_or(u32::MAX),
+        attributes: attributes(object, fields),
+    })
+}
+
+fn datastore(
+    object: &Object,
+    hosts: &HashMap<&str, usize>,
+    fields: &HashMap<String, String>,
+) -> DatastoreCapacity {
+    let maintenance = object.text("summary.maintenanceMode");
+    let mut mounts: Vec<usize> = object
+        .get("host")
+        .map_or(&[][..], |mounts| &mounts.children)
+        .iter()
+        .filter(|mount| is_writable(mount))
+        .filter_map(|mount| mount.child("key").and_then(reference_of))
+        .filter_map(|host| hosts.get(host.id.as_str()).copied())
+        .collect();
+    mounts.sort_unstable();
+    DatastoreCapacity {
+        id: DatastoreRef::new(&object.id.id),
+        name: object.name(),
+        usable: object.is_true("summary.accessible") && matches!(maintenance, "normal" | ""),
+        capacity_mib: object.number("summary.capacity").unwrap_or(0) / MIB,
+        free_mib: object.number("summary.freeSpace").unwrap_or(0) / MIB,
+        hosts: mounts,
+        attributes: attributes(object, fields),
+    }
+}
+
+/// A `DatastoreHostMount`: mounted and accessible unless it says otherwise.
+fn is_writable(mount: &Element) -> bool {
+    let info = mount.child("mountInfo");
+    let says_no = |name: &str| {
+        info.and_then(|info| info.child(name))
+            .is_some_and(|value| value.text.trim() == "false")
+    };
+    let read_only = info.is_some_and(|info| info.text_of("accessMode") == "readOnly");
+    !says_no("accessible") && !says_no("mounted") && !read_only
+}
+
+/// Custom attributes are named once, in the fields manager, and carried by key.
+fn field_names(manager: &Object) -> HashMap<String, String> {
+    manager
+        .get("field")
+        .map_or(&[][..], |fields| &fields.children)
+        .iter()
+        .map(|field| {
+            (
+                field.text_of("key").to_owned(),
+                field.text_of("name").to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn attributes(object: &Object, fields: &HashMap<String, String>) -> BTreeMap<String, String> {
+    object
+        .get("customValue")
+        .map_or(&[][..], |values| &values.children)
+        .iter()
+        .filter_map(|value| {
+            let name = fields.get(value.text_of("key"))?;
+            Some((name.clone(), value.text_of("value").to_owned()))
+        })
+        .collect()
+}

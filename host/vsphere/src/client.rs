@@ -1,0 +1,381 @@
+//! A call to vCenter: its session, its deadline, its one retry after a lost
+//! session, its count. It knows no method's meaning.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::error::Error;
+use crate::model::About;
+use crate::refs::ManagedObjectRef;
+use crate::secret::Credentials;
+use crate::session::{self, Session, Sessions};
+use crate::soap;
+use crate::transport::{Transport, TransportKind};
+use crate::xml::{Element, Writer};
+
+/// How to reach a vCenter, and what to keep of what it tells.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The SDK address, see [`endpoint`](crate::endpoint).
+    pub endpoint: http::Uri,
+    /// Who logs in.
+    pub credentials: Credentials,
+    /// The deadline of every call but the long poll.
+    pub call_timeout: Duration,
+    /// An idle session is touched this often (`CurrentTime`). vCenter ends one
+    /// after 30 minutes by default.
+    pub keepalive: Duration,
+    /// How long vCenter holds a `WaitForUpdatesEx` that has nothing to tell.
+    /// The call's deadline is this plus `call_timeout`.
+    pub long_poll: Duration,
+    /// How long the watch lets changes gather before it asks for the next.
+    pub settle: Duration,
+    /// The most objects per page of a bulk read or an update.
+    pub page_size: u32,
+    /// Those `extraConfig` entries are kept in [`Vm::extra`](crate::Vm::extra)
+    /// whose key starts with this; empty keeps all.
+    pub extra_prefix: String,
+    /// The `extraConfig` key by whose value the inventory is indexed. It has to
+    /// start with `extra_prefix`.
+    pub index_key: String,
+}
+
+impl Options {
+    /// The defaults for everything but where and who.
+    pub fn new(endpoint: http::Uri, credentials: Credentials) -> Self {
+        Self {
+            endpoint,
+            credentials,
+            call_timeout: Duration::from_secs(60),
+            keepalive: Duration::from_secs(300),
+            long_poll: Duration::from_secs(300),
+            settle: Duration::from_millis(20),
+            page_size: 500,
+            extra_prefix: String::new(),
+            index_key: String::new(),
+        }
+    }
+}
+
+/// How a call ended, as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// An answer came.
+    Ok,
+    /// A vim25 fault came.
+    Fault,
+    /// No connection or no trust: not sent.
+    Unreachable,
+    /// The connection broke, or the answer makes no sense.
+    Broken,
+    /// No answer in time.
+    Timeout,
+    /// An HTTP status without a SOAP fault.
+    Http,
+}
+
+impl Outcome {
+    /// A stable name, for metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Fault => "fault",
+            Self::Unreachable => "unreachable",
+            Self::Broken => "broken",
+            Self::Timeout => "timeout",
+            Self::Http => "http",
+        }
+    }
+
+    fn of<T>(result: &Result<T, Error>) -> Self {
+        match result {
+            Ok(_) => Self::Ok,
+            Err(Error::Transport { source, .. }) => match source.kind {
+                TransportKind::Connect | TransportKind::Tls => Self::Unreachable,
+                TransportKind::Timeout => Self::Timeout,
+                TransportKind::Broken => Self::Broken,
+            },
+            Err(Error::Timeout { .. }) => Self::Timeout,
+            Err(Error::Http { .. }) => Self::Http,
+            Err(Error::Fault { .. } | Error::Login { .. }) => Self::Fault,
+            Err(_) => Self::Broken,
+        }
+    }
+}
+
+/// Told of every exchange with vCenter: method, outcome, duration.
+pub type CallHook = Arc<dyn Fn(&'static str, Outcome, Duration) + Send + Sync>;
+
+/// A client of one vCenter. Clones share one session.
+#[derive(Clone)]
+pub struct Vcenter {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Vcenter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vcenter")
+            .field("endpoint", &self.inner.options.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    transport: Arc<dyn Transport>,
+    pub(crate) sessions: Sessions,
+    counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
+    hook: RwLock<Option<CallHook>>,
+    polling: AtomicUsize,
+}
+
+/// What came back on the wire.
+pub(crate) struct Reply {
+    pub(crate) element: Element,
+    pub(crate) cookie: Option<String>,
+}
+
+/// The object that a call goes to.
+pub(crate) enum This {
+    PropertyCollector,
+    ViewManager,
+    SearchIndex,
+    Object(ManagedObjectRef),
+}
+
+impl Vcenter {
+    /// A client that has not called yet.
+    pub fn new(options: Options, transport: Arc<dyn Transport>) -> Self {
+        let sessions = Sessions::new(options.credentials.clone());
+        Self {
+            inner: Arc::new(Inner {
+                options,
+                transport,
+                sessions,
+                counts: Mutex::default(),
+                hook: RwLock::default(),
+                polling: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// Logs in if need be, and says whom to (`RetrieveServiceContent`, `Login`).
+    /// Every other call does this by itself; here its errors come unwrapped.
+    pub async fn connect(&self) -> Result<About, Error> {
+        let session = session::session(&self.inner).await?;
+        Ok(session.about.clone())
+    }
+
+    /// Ends the session, best effort and bounded to a few seconds. A later call
+    /// logs in anew, so stop those who call first.
+    pub async fn logout(&self) {
+        if let Some(session) = self.inner.sessions.take() {
+            session::logout(&self.inner, &session).await;
+        }
+    }
+
+    /// Takes rotated credentials: the old session is logged out in the
+    /// background, the next call logs in anew. The same credentials again
+    /// change nothing.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        let Some(old) = self.inner.sessions.replace(credentials) else {
+            return;
+        };
+        let inner = Arc::clone(&self.inner);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { session::logout(&inner, &old).await });
+        }
+    }
+
+    /// How many exchanges there were, by method and outcome, logins included.
+    pub fn call_counts(&self) -> BTreeMap<(String, Outcome), u64> {
+        self.inner
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|((method, outcome), count)| (((*method).to_owned(), *outcome), *count))
+            .collect()
+    }
+
+    /// Sets who is told of every exchange; one hook, the last one set.
+    pub fn set_call_hook(&self, hook: CallHook) {
+        *self
+            .inner
+            .hook
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(hook);
+    }
+
+    /// A call in whatever session there is. If vCenter does not know that
+    /// session, the call surely did nothing: it is sent once more in a new one,
+    /// writes too.
+    pub(crate) async fn call(
+        &self,
+        method: &'static str,
+        this: This,
+        arguments: impl Fn(&mut Writer),
+    ) -> Result<Element, Error> {
+        let session = self.session(method).await?;
+        let first = self.call_in(&session, method, &this, &arguments).await;
+        match first {
+            Err(error) if error.is_session_lost() => {
+                let session = self.session(method).await?;
+                self.call_in(&session, method, &this, &arguments).await
+            }
+            other => other,
+        }
+    }
+
+    /// The session for a call of this name.
+    pub(crate) async fn session(&self, method: &'static str) -> Result<Arc<Session>, Error> {
+        session::session(&self.inner)
+            .await
+            .map_err(|error| Error::Session {
+                method,
+                source: Arc::new(error),
+            })
+    }
+
+    /// A call in just this session: for what lives and dies with one.
+    pub(crate) async fn call_in(
+        &self,
+        session: &Session,
+        method: &'static str,
+        this: &This,
+        arguments: impl FnOnce(&mut Writer),
+    ) -> Result<Element, Error> {
+        self.call_within(session, method, this, self.inner.options.call_timeout, arguments)
+            .await
+    }
+
+    /// The same with a deadline of its own, for the long poll.
+    pub(crate) async fn call_within(
+        &self,
+        session: &Session,
+        method: &'static str,
+        this: &This,
+        deadline: Duration,
+        arguments: impl FnOnce(&mut Writer),
+    ) -> Result<Element, Error> {
+        let content = &session.content;
+        let this = match this {
+            This::PropertyCollector => &content.property_collector,
+            This::ViewManager => &content.view_manager,
+            This::SearchIndex => &content.search_index,
+            This::Object(object) => object,
+        };
+        let envelope = soap::envelope(method, this, arguments);
+        session.touch();
+        let result = self
+            .inner
+            .exchange(method, session.cookie.as_deref(), envelope, deadline)
+            .await;
+        match result {
+            Ok(reply) => Ok(reply.element),
+            Err(error) => {
+                if error.is_session_lost() {
+                    self.inner.sessions.invalidate(session);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// One exchange: sent once, bounded, counted. The envelope is not logged,
+    /// ever: one of them holds the password.
+    pub(crate) async fn exchange(
+        &self,
+        method: &'static str,
+        cookie: Option<&str>,
+        envelope: String,
+        deadline: Duration,
+    ) -> Result<Reply, Error> {
+        let span = tracing::debug_span!("vcenter", method);
+        let began = Instant::now();
+        let result = async {
+            match tokio::time::timeout(deadline, self.send(method, cookie, envelope)).await {
+                Ok(result) => result,
+                Err(_) => Err(Error::Timeout {
+                    method,
+                    after: deadline,
+                }),
+            }
+        }
+        .instrument(span.clone())
+        .await;
+        let outcome = Outcome::of(&result);
+        let elapsed = began.elapsed();
+        span.in_scope(|| {
+            tracing::debug!(outcome = outcome.as_str(), ?elapsed, "call ended");
+        });
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((method, outcome))
+            .or_default() += 1;
+        let hook = self
+            .hook
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(hook) = hook {
+            hook(method, outcome, elapsed);
+        }
+        result
+    }
+
+    async fn send(
+        &self,
+        method: &'static str,
+        cookie: Option<&str>,
+        envelope: String,
+    ) -> Result<Reply, Error> {
+        let mut request = http::Request::post(self.options.endpoint.clone())
+            .header(http::header::CONTENT_TYPE, "text/xml; charset=utf-8")
+            // vim25's version is negotiated by this header; 6.7 is old enough
+            // for every server that has what we ask for.
+            .header("SOAPAction", "\"urn:vim25/6.7\"");
+        if let Some(cookie) = cookie {
+            request = request.header(http::header::COOKIE, cookie);
+        }
+        let request = request
+            .body(Bytes::from(envelope))
+            .map_err(|error| Error::Config(format!("{method} cannot be sent: {error}")))?;
+        let response = self
+            .transport
+            .call(request)
+            .await
+            .map_err(|source| Error::Transport { method, source })?;
+        let cookie = session::cookie_of(response.headers());
+        let element = soap::answer(method, response.status().as_u16(), response.body())?;
+        Ok(Reply { element, cookie })
+    }
+
+    pub(crate) fn is_polling(&self) -> bool {
+        self.polling.load(Ordering::Relaxed) > 0
+    }
+
+    /// Marks a long poll under way for as long as the guard lives.
+    pub(crate) fn polling(self: &Arc<Self>) -> Polling {
+        self.polling.fetch_add(1, Ordering::Relaxed);
+        Polling(Arc::clone(self))
+    }
+}
+
+pub(crate) struct Polling(Arc<Inner>);
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.0.polling.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,309 @@
+//! The inventory cache: what the watch has seen, under the indexes that its
+//! readers need. It calls nobody; the watch alone writes it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::Vm;
+use crate::refs::{FolderRef, VmRef};
+
+/// A folder under the watched root, or the root itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// The reference.
+    pub id: FolderRef,
+    /// Name, unescaped.
+    pub name: String,
+    /// The folder it lies in.
+    pub parent: Option<FolderRef>,
+}
+
+/// A shared view of what lies under the watched root folder. It may be old by
+/// as much as [`Inventory::age`]: read fresh before anything destructive.
+#[derive(Clone)]
+pub struct Inventory {
+    tables: Arc<RwLock<Tables>>,
+    index_key: Arc<str>,
+}
+
+impl std::fmt::Debug for Inventory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inventory")
+            .field("len", &self.len())
+            .field("synced", &self.synced())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    vms: HashMap<VmRef, Arc<Vm>>,
+    by_uuid: HashMap<String, BTreeSet<VmRef>>,
+    by_value: HashMap<String, BTreeSet<VmRef>>,
+    by_folder: HashMap<FolderRef, BTreeSet<VmRef>>,
+    folders: HashMap<FolderRef, Arc<Folder>>,
+    by_name: HashMap<(FolderRef, String), FolderRef>,
+    synced: bool,
+    good: Option<Instant>,
+}
+
+impl Inventory {
+    pub(crate) fn new(index_key: &str) -> Self {
+        Self {
+            tables: Arc::default(),
+            index_key: Arc::from(index_key),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True once everything has been seen. It stays true while the connection
+    /// is lost: then [`age`](Self::age) grows.
+    pub fn synced(&self) -> bool {
+        self.read().synced
+    }
+
+    /// Time since the watch's last good exchange with vCenter; `None` before
+    /// the first. At rest it grows to the length of a long poll.
+    pub fn age(&self) -> Option<Duration> {
+        self.read().good.map(|good| good.elapsed())
+    }
+
+    /// The machine, if it lies under the root.
+    pub fn vm(&self, vm: &VmRef) -> Option<Arc<Vm>> {
+        self.read().vms.get(vm).cloned()
+    }
+
+    /// A machine with this instance UUID. If several have it, the one of the
+    /// lowest reference; see [`vms_by_uuid`](Self::vms_by_uuid).
+    pub fn vm_by_uuid(&self, instance_uuid: &str) -> Option<Arc<Vm>> {
+        self.vms_by_uuid(instance_uuid).into_iter().next()
+    }
+
+    /// All machines with this instance UUID, by reference.
+    pub fn vms_by_uuid(&self, instance_uuid: &str) -> Vec<Arc<Vm>> {
+        let tables = self.read();
+        tables.all(tables.by_uuid.get(&instance_uuid.to_ascii_lowercase()))
+    }
+
+    /// The machines whose `extraConfig` has this value under
+    /// [`Options::index_key`](crate::Options::index_key), by reference.
+    pub fn indexed(&self, value: &str) -> Vec<Arc<Vm>> {
+        let tables = self.read();
+        tables.all(tables.by_value.get(value))
+    }
+
+    /// The machines directly in this folder, by reference.
+    pub fn in_folder(&self, folder: &FolderRef) -> Vec<Arc<Vm>> {
+        let tables = self.read();
+        tables.all(tables.by_folder.get(folder))
+    }
+
+    /// Every machine, in no order.
+    pub fn vms(&self) -> Vec<Arc<Vm>> {
+        self.read().vms.values().cloned().collect()
+    }
+
+    /// The names taken by machines, each with its folder, in no order. Those
+    /// inside a vApp have no folder and are left out.
+    pub fn names(&self) -> Vec<(FolderRef, String)> {
+        self.read()
+            .vms
+            .values()
+            .filter_map(|vm| Some((vm.parent.clone()?, vm.name.clone())))
+            .collect()
+    }
+
+    /// The folder, if it lies under the root or is the root.
+    pub fn folder(&self, folder: &FolderRef) -> Option<Arc<Folder>> {
+        self.read().folders.get(folder).cloned()
+    }
+
+    /// The folder of this name in that one.
+    pub fn folder_by_name(&self, parent: &FolderRef, name: &str) -> Option<Arc<Folder>> {
+        let tables = self.read();
+        let id = tables.by_name.get(&(parent.clone(), name.to_owned()))?;
+        tables.folders.get(id).cloned()
+    }
+
+    /// Number of machines.
+    pub fn len(&self) -> usize {
+        self.read().vms.len()
+    }
+
+    /// True if no machine is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn touch(&self) {
+        self.write().good = Some(Instant::now());
+    }
+
+    pub(crate) fn set_synced(&self) {
+        self.write().synced = true;
+    }
+
+    /// Puts a machine in; gives back what was there. Equal ones are left alone.
+    pub(crate) fn put_vm(&self, vm: Arc<Vm>) -> Option<Arc<Vm>> {
+        let mut tables = self.write();
+        let was = tables.take_vm(&vm.id, &self.index_key);
+        tables.index_vm(vm, &self.index_key);
+        was
+    }
+
+    pub(crate) fn remove_vm(&self, vm: &VmRef) -> Option<Arc<Vm>> {
+        self.write().take_vm(vm, &self.index_key)
+    }
+
+    pub(crate) fn put_folder(&self, folder: Arc<Folder>) -> Option<Arc<Folder>> {
+        let mut tables = self.write();
+        let was = tables.take_folder(&folder.id);
+        if let Some(parent) = &folder.parent {
+            tables.by_name.insert(
+                (parent.clone(), folder.name.clone()),
+                folder.id.clone(),
+            );
+        }
+        tables.folders.insert(folder.id.clone(), folder);
+        was
+    }
+
+    pub(crate) fn remove_folder(&self, folder: &FolderRef) -> Option<Arc<Folder>> {
+        self.write().take_folder(folder)
+    }
+
+    pub(crate) fn vm_refs(&self) -> Vec<VmRef> {
+        self.read().vms.keys().cloned().collect()
+    }
+
+    pub(crate) fn folder_refs(&self) -> Vec<FolderRef> {
+        self.read().folders.keys().cloned().collect()
+    }
+}
+
+impl Tables {
+    fn all(&self, refs: Option<&BTreeSet<VmRef>>) -> Vec<Arc<Vm>> {
+        refs.into_iter()
+            .flatten()
+            .filter_map(|vm| self.vms.get(vm).cloned())
+            .collect()
+    }
+
+    fn index_vm(&mut self, vm: Arc<Vm>, index_key: &str) {
+        if !vm.instance_uuid.is_empty() {
+            add(&mut self.by_uuid, vm.instance_uuid.clone(), &vm.id);
+        }
+        if let Some(value) = vm.extra.get(index_key) {
+            add(&mut self.by_value, value.clone(), &vm.id);
+        }
+        if let Some(parent) = &vm.parent {
+            add(&mut self.by_folder, parent.clone(), &vm.id);
+        }
+        self.vms.insert(vm.id.clone(), vm);
+    }
+
+    fn take_vm(&mut self, id: &VmRef, index_key: &str) -> Option<Arc<Vm>> {
+        let vm = self.vms.remove(id)?;
+        drop_from(&mut self.by_uuid, &vm.instance_uuid, id);
+        if let Some(value) = vm.extra.get(index_key) {
+            drop_from(&mut self.by_value, value, id);
+        }
+        if let Some(parent) = &vm.parent {
+            drop_from(&mut self.by_folder, parent, id);
+        }
+        Some(vm)
+    }
+
+    fn take_folder(&mut self, id: &FolderRef) -> Option<Arc<Folder>> {
+        let folder = self.folders.remove(id)?;
+        if let Some(parent) = &folder.parent {
+            let key = (parent.clone(), folder.name.clone());
+            // Another folder may have taken the name since.
+            if self.by_name.get(&key) == Some(id) {
+                self.by_name.remove(&key);
+            }
+        }
+        Some(folder)
+    }
+}
+
+fn add<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<VmRef>>, key: K, vm: &VmRef) {
+    index.entry(key).or_default().insert(vm.clone());
+}
+
+fn drop_from<K, Q>(index: &mut HashMap<K, BTreeSet<VmRef>>, key: &Q, vm: &VmRef)
+where
+    K: Hash + Eq + std::borrow::Borrow<Q>,
+    Q: Hash + Eq + ?Sized,
+{
+    if let Some(refs) = index.get_mut(key) {
+        refs.remove(vm);
+        if refs.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(id: &str, folder: &str, uuid: &str, mark: &str) -> Arc<Vm> {
+        let mut vm = Vm::blank(VmRef::new(id));
+        vm.name = format!("name-{id}");
+        vm.parent = Some(FolderRef::new(folder));
+        vm.instance_uuid = uuid.to_owned();
+        vm.extra.insert("mark".to_owned(), mark.to_owned());
+        Arc::new(vm)
+    }
+
+    #[test]
+    fn a_change_moves_a_machine_through_every_index() {
+        let inventory = Inventory::new("mark");
+        inventory.put_vm(vm("vm-1", "f-1", "u-1", "a"));
+        inventory.put_vm(vm("vm-2", "f-1", "u-1", "a"));
+        assert_eq!(inventory.vms_by_uuid("U-1").len(), 2);
+        let was = inventory.put_vm(vm("vm-1", "f-2", "u-2", "b")).unwrap();
+        assert_eq!(was.instance_uuid, "u-1");
+        assert_eq!(inventory.vm_by_uuid("u-1").unwrap().id.as_str(), "vm-2");
+        assert_eq!(inventory.indexed("a").len(), 1);
+        assert_eq!(inventory.indexed("b")[0].id.as_str(), "vm-1");
+        assert_eq!(inventory.in_folder(&FolderRef::new("f-1")).len(), 1);
+        inventory.remove_vm(&VmRef::new("vm-1"));
+        inventory.remove_vm(&VmRef::new("vm-2"));
+        assert!(inventory.is_empty() && inventory.names().is_empty());
+        let tables = inventory.read();
+        assert!(
+            tables.by_uuid.is_empty() && tables.by_value.is_empty() && tables.by_folder.is_empty(),
+            "an index must not outlive what it points to"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_goes_late_does_not_take_its_successors_name_along() {
+        let inventory = Inventory::new("mark");
+        let folder = |id: &str| {
+            Arc::new(Folder {
+                id: FolderRef::new(id),
+                name: "g".to_owned(),
+                parent: Some(FolderRef::new("root")),
+            })
+        };
+        inventory.put_folder(folder("f-1"));
+        inventory.put_folder(folder("f-2"));
+        inventory.remove_folder(&FolderRef::new("f-1"));
+        let found = inventory.folder_by_name(&FolderRef::new("root"), "g");
+        assert_eq!(found.unwrap().id.as_str(), "f-2");
+    }
+}

@@ -1,0 +1,46 @@
+//! A thin vim25 SOAP client: session, inventory, tasks, capacity.
+//!
+//! Everything that leaves this crate is typed; no XML does. It knows nothing of
+//! Kubernetes, of policies, or of whose virtual machines these are: an owner is
+//! only a value under a configured `extraConfig` key, by which the inventory is
+//! indexed.
+//!
+//! The layers, lowest first: [`transport`] carries one HTTP request; `xml` and
+//! `soap` read and write envelopes; `session` keeps one session alive;
+//! `client` is the call with its deadline, its one retry after a lost session,
+//! and its count; `property` reads objects in bulk. On these stand the methods
+//! of [`Vcenter`], one module per subject, and the [`Watch`].
+
+pub mod error;
+mod capacity;
+mod client;
+mod inventory;
+mod model;
+mod property;
+mod read;
+mod refs;
+pub mod secret;
+mod session;
+mod site;
+mod soap;
+mod task;
+pub mod transport;
+mod watch;
+mod write;
+mod xml;
+
+pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, Usage};
+pub use client::{CallHook, Options, Outcome, Vcenter};
+pub use error::{Category, Error, Fault, FaultKind};
+pub use inventory::{Folder, Inventory};
+pub use model::{About, Child, ConnectionState, PowerState, Template, Vm};
+pub use refs::{
+    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef,
+    VmRef,
+};
+pub use secret::{Credentials, Password};
+pub use site::{Named, Site, SiteCluster, SiteSelection};
+pub use task::{TaskInfo, TaskState};
+pub use transport::{HttpTransport, Tls, Transport, TransportError, TransportKind, endpoint};
+pub use watch::{Event, Observer, Watch};
+pub use write::CloneSpec;

@@ -1,0 +1,283 @@
+//! Fresh reads of virtual machines and folders: what has to be known for sure
+//! before something is done. The [`Inventory`](crate::Inventory) is for the rest.
+
+use std::collections::BTreeMap;
+
+use crate::client::{This, Vcenter};
+use crate::error::Error;
+use crate::model::{Child, ConnectionState, PowerState, Vm, escape_name, unescape_name};
+use crate::property::{Object, Paths, Query, Start, Step, references_in};
+use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
+use crate::site::Site;
+use crate::soap::reference_of;
+use crate::xml::Element;
+
+pub(crate) const VM: &str = "VirtualMachine";
+pub(crate) const FOLDER: &str = "Folder";
+const VAPP: &str = "VirtualApp";
+
+/// What [`Vm`] is made of, and nothing that changes by itself.
+const VM_PATHS: [&str; 12] = [
+    "name",
+    "parent",
+    "config.instanceUuid",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "config.template",
+    "config.extraConfig",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "runtime.host",
+    "datastore",
+    "resourcePool",
+];
+const CREATED: &str = "config.createDate";
+
+/// The properties of a machine to ask this server for.
+pub(crate) fn vm_paths(has_create_date: bool) -> Paths {
+    let mut paths = Paths::new(VM, &VM_PATHS);
+    if has_create_date {
+        paths.paths.push(CREATED);
+    }
+    paths
+}
+
+pub(crate) fn folder_paths() -> Paths {
+    Paths::new(FOLDER, &["name", "parent"])
+}
+
+impl Vm {
+    pub(crate) fn blank(id: VmRef) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            parent: None,
+            instance_uuid: String::new(),
+            power: PowerState::Unknown,
+            host: None,
+            datastores: Vec::new(),
+            pool: None,
+            cpus: 0,
+            memory_mib: 0,
+            template: false,
+            connection: ConnectionState::Unknown,
+            extra: BTreeMap::new(),
+            created: None,
+        }
+    }
+
+    pub(crate) fn read(object: &Object, extra_prefix: &str) -> Self {
+        let mut vm = Self::blank(VmRef::new(&object.id.id));
+        for (path, value) in object.properties() {
+            vm.set(path, Some(value), extra_prefix);
+        }
+        vm
+    }
+
+    /// Takes one property over; `None` means that it is unset now. False if it
+    /// is none of ours.
+    pub(crate) fn set(&mut self, path: &str, value: Option<&Element>, extra_prefix: &str) -> bool {
+        let text = value.map_or("", |value| value.text.trim());
+        let reference = || value.and_then(reference_of);
+        match path {
+            "name" => {
+                self.name = unescape_name(value.map_or("", |value| value.text.as_str()));
+            }
+            "parent" => {
+                self.parent = reference()
+                    .filter(|parent| parent.kind == FOLDER)
+                    .map(|parent| FolderRef::new(parent.id));
+            }
+            "config.instanceUuid" => self.instance_uuid = text.to_ascii_lowercase(),
+            "config.hardware.numCPU" => self.cpus = text.parse().unwrap_or(0),
+            "config.hardware.memoryMB" => self.memory_mib = text.parse().unwrap_or(0),
+            "config.template" => self.template = value.is_some_and(Element::is_true),
+            "config.extraConfig" => {
+                self.extra = value.map_or_else(BTreeMap::new, |all| extra_of(all, extra_prefix));
+            }
+            CREATED => self.created = text.parse().ok(),
+            "runtime.powerState" => self.power = PowerState::parse(text),
+            "runtime.connectionState" => self.connection = ConnectionState::parse(text),
+            "runtime.host" => self.host = reference().map(|host| HostRef::new(host.id)),
+            "datastore" => {
+                self.datastores = value
+                    .map_or_else(Vec::new, references_in)
+                    .into_iter()
+                    .map(|datastore| DatastoreRef::new(datastore.id))
+                    .collect();
+            }
+            "resourcePool" => self.pool = reference().map(|pool| PoolRef::new(pool.id)),
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn extra_of(all: &Element, prefix: &str) -> BTreeMap<String, String> {
+    all.children
+        .iter()
+        .filter(|option| option.text_of("key").starts_with(prefix))
+        .map(|option| {
+            (
+                option.text_of("key").to_owned(),
+                option.text_of("value").to_owned(),
+            )
+        })
+        .collect()
+}
+
+impl Vcenter {
+    async fn vm_paths(&self) -> Result<Paths, Error> {
+        let session = self.session("RetrievePropertiesEx").await?;
+        Ok(vm_paths(session.has_create_date()))
+    }
+
+    pub(crate) async fn read_vms(&self, refs: Vec<ManagedObjectRef>) -> Result<Vec<Vm>, Error> {
+        let objects = self.retrieve_each(refs, &self.vm_paths().await?).await?;
+        Ok(objects.iter().map(|object| self.vm_of(object)).collect())
+    }
+
+    fn vm_of(&self, object: &Object) -> Vm {
+        Vm::read(object, &self.inner.options.extra_prefix)
+    }
+
+    /// The machine as vCenter knows it now; `None` if it is gone.
+    pub async fn read_vm(&self, vm: &VmRef) -> Result<Option<Vm>, Error> {
+        let mut read = self.read_vms(vec![vm.managed_object()]).await?;
+        Ok(read.pop())
+    }
+
+    /// All machines that have this instance UUID now, templates included
+    /// (`SearchIndex.FindAllByUuid`). More than one is possible.
+    pub async fn find_by_uuid(&self, instance_uuid: &str) -> Result<Vec<Vm>, Error> {
+        let found = self
+            .call("FindAllByUuid", This::SearchIndex, |w| {
+                w.text("uuid", instance_uuid);
+                w.value("vmSearch", true);
+                w.value("instanceUuid", true);
+            })
+            .await?;
+        let refs = found
+            .children_named("returnval")
+            .filter_map(reference_of)
+            .filter(|found| found.kind == VM)
+            .collect();
+        let mut vms = self.read_vms(refs).await?;
+        // Read a moment later than found.
+        vms.retain(|vm| vm.instance_uuid.eq_ignore_ascii_case(instance_uuid));
+        Ok(vms)
+    }
+
+    /// What has this name in the folder now (`SearchIndex.FindChild`); `None`
+    /// if nothing has, or the folder is gone.
+    pub async fn find_child(&self, folder: &FolderRef, name: &str) -> Result<Option<Child>, Error> {
+        let Some(found) = self.find_child_ref(folder, name).await? else {
+            return Ok(None);
+        };
+        Ok(match found.kind.as_str() {
+            VM => self
+                .read_vm(&VmRef::new(&found.id))
+                .await?
+                .map(Child::Vm),
+            FOLDER => Some(Child::Folder(FolderRef::new(found.id), name.to_owned())),
+            _ => Some(Child::Other(found, name.to_owned())),
+        })
+    }
+
+    pub(crate) async fn find_child_ref(
+        &self,
+        folder: &FolderRef,
+        name: &str,
+    ) -> Result<Option<ManagedObjectRef>, Error> {
+        let escaped = escape_name(name);
+        let found = self
+            .call("FindChild", This::SearchIndex, |w| {
+                w.reference("entity", FOLDER, folder.as_str());
+                w.text("name", &escaped);
+            })
+            .await;
+        match found {
+            Ok(answer) => Ok(answer.child("returnval").and_then(reference_of)),
+            Err(error) if error.missing_object().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Everything that lies directly in the folder now; `None` if the folder is
+    /// gone. What the account may not see is not listed by vCenter either.
+    pub async fn list_folder(&self, folder: &FolderRef) -> Result<Option<Vec<Child>>, Error> {
+        let query = Query {
+            paths: vec![
+                self.vm_paths().await?,
+                Paths::new(FOLDER, &["name", "childEntity"]),
+                Paths::new(VAPP, &["name"]),
+            ],
+            starts: vec![Start {
+                skip: false,
+                ..Start::from(
+                    folder.managed_object(),
+                    vec![Step::along("children", FOLDER, "childEntity", &[])],
+                )
+            }],
+        };
+        let objects = match self.retrieve(&query).await {
+            Ok(objects) => objects,
+            Err(error) if is_gone(&error, &folder.managed_object()) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut listed = Vec::new();
+        let mut children = Vec::new();
+        for object in &objects {
+            if object.id.id == folder.as_str() {
+                listed = object.references("childEntity");
+                continue;
+            }
+            children.push(match object.id.kind.as_str() {
+                VM => Child::Vm(self.vm_of(object)),
+                FOLDER => Child::Folder(FolderRef::new(&object.id.id), object.name()),
+                _ => Child::Other(object.id.clone(), object.name()),
+            });
+        }
+        // A child of a type that we did not ask about still fills the folder.
+        for child in listed {
+            if !objects.iter().any(|object| object.id == child) {
+                children.push(Child::Other(child, String::new()));
+            }
+        }
+        Ok(Some(children))
+    }
+
+    /// All machines under the site's root folder, however deep and inside vApps
+    /// too, whose `extraConfig` has this value under
+    /// [`Options::index_key`](crate::Options::index_key) now.
+    ///
+    /// Reads every machine there: for the rare question that must not be
+    /// answered from the cache.
+    pub async fn list_marked(&self, site: &Site, value: &str) -> Result<Vec<Vm>, Error> {
+        let again = [Step::Again("folders"), Step::Again("vapps")];
+        let steps = vec![
+            Step::along("folders", FOLDER, "childEntity", &again),
+            Step::along("vapps", VAPP, "vm", &[]),
+        ];
+        let query = Query {
+            paths: vec![self.vm_paths().await?],
+            starts: vec![Start::from(site.root_folder.managed_object(), steps)],
+        };
+        let objects = self.retrieve(&query).await?;
+        let key = &self.inner.options.index_key;
+        Ok(objects
+            .iter()
+            .filter(|object| object.id.kind == VM)
+            .map(|object| self.vm_of(object))
+            .filter(|vm| vm.extra.get(key).is_some_and(|mark| mark == value))
+            .collect())
+    }
+}
+
+/// True if the fault says that just this object is not there. One that names no
+/// object is taken so as well, as the question was about one.
+pub(crate) fn is_gone(error: &Error, object: &ManagedObjectRef) -> bool {
+    error
+        .missing_object()
+        .is_some_and(|gone| gone.is_none_or(|gone| gone.id == object.id))
+}

@@ -1,0 +1,643 @@
+//! The watch: vCenter's property collector tells what changes under the root
+//! folder and how the tracked tasks fare; the inventory follows, and whoever is
+//! concerned hears of it. Nothing is polled for.
+//!
+//! Whatever is lost (connection, session, collector, view, version), the answer
+//! is one and the same: build everything anew, load, and tell the difference to
+//! what was known.
+
+mod tracked;
+mod update;
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{This, Vcenter};
+use crate::error::{Error, Fault, FaultKind};
+use crate::inventory::{Folder, Inventory};
+use crate::model::Vm;
+use crate::property::{Paths, Query, Start, Step};
+use crate::read::{FOLDER, VM, folder_paths, vm_paths};
+use crate::refs::{FolderRef, ManagedObjectRef, TaskRef, VmRef};
+use crate::session::Session;
+use crate::site::Site;
+use crate::soap::reference_of;
+use crate::task::{TASK, TaskInfo};
+use crate::watch::tracked::Tracked;
+use crate::watch::update::{Change, METHOD, Snapshot, Update, Updates};
+use crate::xml::{Element, Writer};
+
+/// The first pause after a failure; it doubles up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// New tasks gather this long, so that a burst of clones is one call.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long to tidy up behind a watch that is given up.
+const TIDY: Duration = Duration::from_secs(5);
+
+/// What the watch has seen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Everything under the root has been seen once. Comes after the
+    /// `…Changed` of the first load.
+    Synced,
+    /// A machine is new or different. The inventory has it already.
+    VmChanged {
+        /// As it is now.
+        vm: Arc<Vm>,
+        /// As it was; none if it is new.
+        was: Option<Arc<Vm>>,
+    },
+    /// A machine is gone, or has left the root folder.
+    VmGone(Arc<Vm>),
+    /// A folder is new or different.
+    FolderChanged(Arc<Folder>),
+    /// A folder is gone, or has left the root folder.
+    FolderGone(Arc<Folder>),
+    /// A tracked task is seen for the first time, has moved on, or has ended;
+    /// an ended one is tracked no longer.
+    Task(TaskInfo),
+    /// vCenter does not know a tracked task (any more), and its end was not
+    /// seen: look at the inventory. It is tracked no longer.
+    TaskGone(TaskRef),
+    /// vCenter cannot be watched. Told once, until `Restored`. What can be
+    /// mended at once, such as a lost session, is not told at all.
+    Lost {
+        /// Why.
+        error: Error,
+    },
+    /// vCenter is watched again, and what changed meanwhile has been told.
+    /// Follows every `Lost`, after `Synced` if nothing had been seen before.
+    Restored,
+}
+
+/// Is told of events by the watch's own task, one after the other. It must not
+/// block: the watch waits for it.
+pub trait Observer: Send + Sync {
+    /// One event.
+    fn on_event(&self, event: &Event);
+}
+
+/// A watch under way. Dropping it ends it, and tidies up at vCenter in the
+/// background.
+pub struct Watch {
+    inventory: Inventory,
+    shared: Arc<Shared>,
+    /// The watching task ends when this is dropped.
+    _stop: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("inventory", &self.inventory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the handle and the watching task share. The set of tasks is as large as
+/// its user lets it grow.
+#[derive(Default)]
+struct Shared {
+    tracked: Mutex<Tracked>,
+    wake: Notify,
+}
+
+impl Shared {
+    fn tracked(&self) -> MutexGuard<'_, Tracked> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// What the watch has seen so far. A clone of it stays readable, and
+    /// grows old, when the watch ends.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Follows a task: [`Event::Task`] tells of each change until its end, or
+    /// [`Event::TaskGone`] that it is unknown. Following one twice is following
+    /// it once.
+    pub fn track(&self, task: TaskRef) {
+        if self.shared.tracked().track(task) {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Stops following a task.
+    pub fn untrack(&self, task: &TaskRef) {
+        if self.shared.tracked().untrack(task) {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Vcenter {
+    /// Watches everything under the site's root folder, from within a tokio
+    /// runtime. It keeps trying for as long as the handle lives.
+    pub fn start_watch(&self, site: &Site, observer: Arc<dyn Observer>) -> Watch {
+        let inventory = Inventory::new(&self.inner.options.index_key);
+        let shared = Arc::new(Shared::default());
+        let (stop, stopped) = watch::channel(());
+        let watcher = Watcher {
+            vcenter: self.clone(),
+            root: site.root_folder.clone(),
+            observer,
+            inventory: inventory.clone(),
+            shared: Arc::clone(&shared),
+            lost: false,
+            loaded_at: None,
+        };
+        tokio::spawn(watcher.run(stopped));
+        Watch {
+            inventory,
+            shared,
+            _stop: stop,
+        }
+    }
+}
+
+struct Watcher {
+    vcenter: Vcenter,
+    root: FolderRef,
+    observer: Arc<dyn Observer>,
+    inventory: Inventory,
+    shared: Arc<Shared>,
+    /// Whether `Lost` was told and `Restored` was not.
+    lost: bool,
+    /// When the present round had loaded everything.
+    loaded_at: Option<Instant>,
+}
+
+/// What a round has made at vCenter, to be destroyed after it.
+struct Round {
+    session: Arc<Session>,
+    collector: Option<ManagedObjectRef>,
+    views: Vec<ManagedObjectRef>,
+    list: ManagedObjectRef,
+}
+
+impl Watcher {
+    async fn run(mut self, mut stopped: watch::Receiver<()>) {
+        let mut attempt = 0;
+        let mut round = None;
+        loop {
+            self.loaded_at = None;
+            let error = tokio::select! {
+                error = self.round(&mut round) => error,
+                _ = stopped.changed() => break,
+            };
+            let watched = self.loaded_at.map_or(Duration::ZERO, |at| at.elapsed());
+            // What had worked for a while is mended at once, and not told
+            // unless that fails.
+            if watched >= FIRST_PAUSE {
+                attempt = 0;
+                tracing::debug!(%error, "watch broken, building it anew");
+                continue;
+            }
+            if !self.lost {
+                self.lost = true;
+                tracing::warn!(error = %crate::transport::chain(&error), "vCenter cannot be watched");
+                self.tell(&Event::Lost { error });
+            }
+            tokio::select! {
+                () = sleep(pause(attempt, &self.root)) => {}
+                _ = stopped.changed() => break,
+            }
+            attempt += 1;
+        }
+        if let Some(round) = round {
+            self.tidy(&round).await;
+        }
+    }
+
+    /// Builds, loads, and follows until something breaks.
+    async fn round(&mut self, made: &mut Option<Round>) -> Error {
+        match self.try_round(made).await {
+            Ok(never) => match never {},
+            Err(error) => {
+                if error.is_session_lost()
+                    && let Some(round) = made
+                {
+                    self.vcenter.inner.sessions.invalidate(&round.session);
+                }
+                error
+            }
+        }
+    }
+
+    async fn try_round(
+        &mut self,
+        made: &mut Option<Round>,
+    ) -> Result<std::convert::Infallible, Error> {
+        let session = self.vcenter.session(METHOD).await?;
+        if let Some(old) = made.take()
+            && old.session.generation == session.generation
+        {
+            self.tidy(&old).await;
+        }
+        self.build(session, made).await?;
+        let Some(round) = made else {
+            return Err(protocol("it was not built"));
+        };
+        let mut version = self.load(round).await?;
+        loop {
+            let updates = self.next(round, &version).await?;
+            self.inventory.touch();
+            let Some(updates) = updates else { continue };
+            version.clone_from(&updates.version);
+            self.follow(&updates).await?;
+            if !updates.truncated {
+                sleep(self.vcenter.inner.options.settle).await;
+            }
+        }
+    }
+
+    /// Views, collector and filters. What has been made is noted at once, so
+    /// that a failure half way leaves nothing behind.
+    async fn build(&self, session: Arc<Session>, made: &mut Option<Round>) -> Result<(), Error> {
+        let create = |method, this, arguments: fn(&mut Writer)| {
+            let session = Arc::clone(&session);
+            async move {
+                let answer = self
+                    .vcenter
+                    .call_in(&session, method, &this, arguments)
+                    .await?;
+                created(&answer)
+            }
+        };
+        let list = create("CreateListView", This::ViewManager, |_| {}).await?;
+        let round = made.insert(Round {
+            session: Arc::clone(&session),
+            collector: None,
+            views: vec![list.clone()],
+            list: list.clone(),
+        });
+        let root = self.root.managed_object();
+        let answer = self
+            .vcenter
+            .call_in(&session, "CreateContainerView", &This::ViewManager, |w| {
+                w.reference("container", &root.kind, &root.id);
+                w.text("type", VM);
+                w.text("type", FOLDER);
+                w.value("recursive", true);
+            })
+            .await?;
+        let container = created(&answer)?;
+        round.views.push(container.clone());
+        let collector = create("CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
+        round.collector = Some(collector.clone());
+        let inventory = Query {
+            paths: vec![vm_paths(session.has_create_date()), folder_paths()],
+            starts: vec![
+                Start::from(container, vec![step_into("ContainerView")]),
+                // The view is of what lies in the root, not of the root.
+                Start::at(root),
+            ],
+        };
+        let tasks = Query {
+            paths: vec![Paths::new(TASK, &["info"])],
+            starts: vec![Start::from(list, vec![step_into("ListView")])],
+        };
+        for query in [inventory, tasks] {
+            let this = This::Object(collector.clone());
+            self.vcenter
+                .call_in(&session, "CreateFilter", &this, |w| {
+                    query.write(w, "spec");
+                    // Whole properties: a part cannot be told from a whole.
+                    w.value("partialUpdates", false);
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything, tells the difference to what was known, and gives the
+    /// version to go on from.
+    async fn load(&mut self, round: &Round) -> Result<String, Error> {
+        self.shared.tracked().view_is_new();
+        self.tell_view(round).await?;
+        let prefix = &self.vcenter.inner.options.extra_prefix;
+        let mut snapshot = Snapshot::default();
+        let mut version = String::new();
+        loop {
+            let Some(updates) = self.poll(round, &version).await? else {
+                return Err(protocol("the first answer is empty"));
+            };
+            version = updates.version;
+            for update in &updates.objects {
+                snapshot.take(update, prefix);
+            }
+            if !updates.truncated {
+                break;
+            }
+        }
+        let unclear = std::mem::take(&mut snapshot.unclear);
+        let tasks = std::mem::take(&mut snapshot.tasks);
+        self.take_over(snapshot);
+        self.read_anew(unclear).await?;
+        self.inventory.touch();
+        self.loaded_at = Some(Instant::now());
+        let first = !self.inventory.synced();
+        if first {
+            self.inventory.set_synced();
+            self.tell(&Event::Synced);
+        }
+        for (task, info) in tasks {
+            match info {
+                Some(info) => self.saw_task(info),
+                None => self.task_gone(&task),
+            }
+        }
+        if std::mem::take(&mut self.lost) {
+            self.tell(&Event::Restored);
+        }
+        Ok(version)
+    }
+
+    fn take_over(&self, snapshot: Snapshot) {
+        let mut events = Vec::new();
+        let gone: HashSet<VmRef> = self
+            .inventory
+            .vm_refs()
+            .into_iter()
+            .filter(|vm| !snapshot.vms.contains_key(vm))
+            .collect();
+        let folders_gone: HashSet<FolderRef> = self
+            .inventory
+            .folder_refs()
+            .into_iter()
+            .filter(|folder| !snapshot.folders.contains_key(folder))
+            .collect();
+        events.extend(
+            snapshot
+                .folders
+                .into_values()
+                .filter_map(|folder| self.put_folder(folder)),
+        );
+        events.extend(
+            snapshot
+                .vms
+                .into_values()
+                .filter_map(|vm| self.put_vm(vm)),
+        );
+        events.extend(
+            gone.iter()
+                .filter_map(|vm| self.inventory.remove_vm(vm))
+                .map(Event::VmGone),
+        );
+        events.extend(
+            folders_gone
+                .iter()
+                .filter_map(|folder| self.inventory.remove_folder(folder))
+                .map(Event::FolderGone),
+        );
+        // Told only now, so that who is told finds all of it.
+        for event in &events {
+            self.tell(event);
+        }
+    }
+
+    fn put_vm(&self, vm: Vm) -> Option<Event> {
+        let vm = Arc::new(vm);
+        let was = self.inventory.put_vm(Arc::clone(&vm));
+        (was.as_ref() != Some(&vm)).then_some(Event::VmChanged { vm, was })
+    }
+
+    fn put_folder(&self, folder: Folder) -> Option<Event> {
+        let folder = Arc::new(folder);
+        let was = self.inventory.put_folder(Arc::clone(&folder));
+        (was.as_ref() != Some(&folder)).then_some(Event::FolderChanged(folder))
+    }
+
+    /// The next answer; meanwhile new tasks are put into the view. Ends at once
+    /// if the session is no longer the one in use.
+    async fn next(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
+        let mut poll = pin!(self.poll(round, version));
+        let mut replaced = pin!(self.vcenter.inner.sessions.replaced(&round.session));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut poll => return answer,
+                () = &mut replaced => return Err(session_lost()),
+                () = self.shared.wake.notified() => {
+                    sleep(GATHER).await;
+                    self.tell_view(round).await?;
+                }
+            }
+        }
+    }
+
+    async fn poll(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
+        let Some(collector) = &round.collector else {
+            return Err(protocol("there is no collector"));
+        };
+        let options = &self.vcenter.inner.options;
+        let _polling = self.vcenter.inner.polling();
+        let answer = self
+            .vcenter
+            .call_within(
+                &round.session,
+                METHOD,
+                &This::Object(collector.clone()),
+                options.long_poll + options.call_timeout,
+                |w| {
+                    w.text("version", version);
+                    w.node("options", |w| {
+                        w.value("maxWaitSeconds", options.long_poll.as_secs());
+                        w.value("maxObjectUpdates", options.page_size);
+                    });
+                },
+            )
+            .await?;
+        update::read(&answer)
+    }
+
+    async fn follow(&self, updates: &Updates) -> Result<(), Error> {
+        let prefix = &self.vcenter.inner.options.extra_prefix;
+        let mut unclear = Vec::new();
+        for update in &updates.objects {
+            match update {
+                Update::Vm(id, change) => {
+                    let known = self.inventory.vm(id);
+                    let event = match update::vm_after(id, known.as_deref(), change, prefix) {
+                        Some((_, true)) => {
+                            unclear.push(id.clone());
+                            None
+                        }
+                        Some((vm, false)) => self.put_vm(vm),
+                        None => self.inventory.remove_vm(id).map(Event::VmGone),
+                    };
+                    self.tell_maybe(event);
+                }
+                Update::Folder(id, change) => {
+                    let known = self.inventory.folder(id);
+                    let event = match update::folder_after(id, known.as_deref(), change) {
+                        Some(folder) => self.put_folder(folder),
+                        None => self.inventory.remove_folder(id).map(Event::FolderGone),
+                    };
+                    self.tell_maybe(event);
+                }
+                Update::Task(id, Change::Leave) => self.task_gone(id),
+                Update::Task(id, change) => {
+                    if let Some(info) = update::task_after(id, change) {
+                        self.saw_task(info);
+                    }
+                }
+            }
+        }
+        self.read_anew(unclear).await
+    }
+
+    /// Machines whose change we could not follow.
+    async fn read_anew(&self, vms: Vec<VmRef>) -> Result<(), Error> {
+        if vms.is_empty() {
+            return Ok(());
+        }
+        let refs = vms.iter().map(VmRef::managed_object).collect();
+        let read = self.vcenter.read_vms(refs).await?;
+        for id in vms {
+            let event = match read.iter().find(|vm| vm.id == id) {
+                Some(vm) => self.put_vm(vm.clone()),
+                None => self.inventory.remove_vm(&id).map(Event::VmGone),
+            };
+            self.tell_maybe(event);
+        }
+        Ok(())
+    }
+
+    fn saw_task(&self, info: TaskInfo) {
+        let news = self.shared.tracked().saw(&info);
+        if news {
+            self.tell(&Event::Task(info));
+        }
+    }
+
+    fn task_gone(&self, task: &TaskRef) {
+        let news = self.shared.tracked().gone(task);
+        if news {
+            self.tell(&Event::TaskGone(task.clone()));
+        }
+    }
+
+    /// Tells the list view which tasks to follow, all news in one call.
+    async fn tell_view(&self, round: &Round) -> Result<(), Error> {
+        let batch = self.shared.tracked().next_batch();
+        let Some(batch) = batch else { return Ok(()) };
+        let this = This::Object(round.list.clone());
+        let answer = self
+            .vcenter
+            .call_in(&round.session, "ModifyListView", &this, |w| {
+                for task in &batch.add {
+                    w.reference("add", TASK, task.as_str());
+                }
+                for task in &batch.remove {
+                    w.reference("remove", TASK, task.as_str());
+                }
+            })
+            .await?;
+        for unresolved in answer.children_named("returnval").filter_map(reference_of) {
+            self.task_gone(&TaskRef::new(unresolved.id));
+        }
+        Ok(())
+    }
+
+    /// Destroys what a round has made, if its session still stands. Best
+    /// effort: vCenter destroys it with the session.
+    async fn tidy(&self, round: &Round) {
+        let destroy = async {
+            let mut objects = Vec::new();
+            if let Some(collector) = &round.collector {
+                objects.push(("DestroyPropertyCollector", collector));
+            }
+            objects.extend(round.views.iter().map(|view| ("DestroyView", view)));
+            for (method, object) in objects {
+                let this = This::Object(object.clone());
+                let result = self
+                    .vcenter
+                    .call_in(&round.session, method, &this, |_| {})
+                    .await;
+                match result {
+                    Err(error) if error.missing_object().is_none() => return,
+                    _ => {}
+                }
+            }
+        };
+        if timeout(TIDY, destroy).await.is_err() {
+            tracing::debug!("gave up tidying the watch up");
+        }
+    }
+
+    fn tell_maybe(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.tell(&event);
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        self.observer.on_event(event);
+    }
+}
+
+fn step_into(view: &'static str) -> Step {
+    Step::along("view", view, "view", &[])
+}
+
+fn created(answer: &Element) -> Result<ManagedObjectRef, Error> {
+    answer
+        .child("returnval")
+        .and_then(reference_of)
+        .ok_or_else(|| protocol("nothing was created"))
+}
+
+fn protocol(detail: &str) -> Error {
+    Error::Protocol {
+        method: METHOD,
+        detail: detail.to_owned(),
+    }
+}
+
+fn session_lost() -> Error {
+    Error::Fault {
+        method: METHOD,
+        fault: Fault {
+            kind: FaultKind::NotAuthenticated,
+            message: String::new(),
+        },
+    }
+}
+
+/// The pause before the next attempt: doubling, capped, and spread by a hash of
+/// the attempt and what is watched, so that a run can be repeated.
+fn pause(attempt: u32, root: &FolderRef) -> Duration {
+    let whole = FIRST_PAUSE
+        .saturating_mul(1 << attempt.min(16))
+        .min(LAST_PAUSE);
+    let mut hasher = DefaultHasher::new();
+    (attempt, root).hash(&mut hasher);
+    let spread = u32::try_from(hasher.finish() % 1000).unwrap_or(0);
+    whole / 2 + whole / 2 * spread / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_cap_and_repeat() {
+        let root = FolderRef::new("group-v3");
+        for attempt in 0..40 {
+            let pause = super::pause(attempt, &root);
+            assert!(pause >= FIRST_PAUSE / 2 && pause <= LAST_PAUSE, "{pause:?}");
+            assert_eq!(pause, super::pause(attempt, &root));
+        }
+        assert!(super::pause(20, &root) >= LAST_PAUSE / 2);
+    }
+}
