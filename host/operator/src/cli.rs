@@ -24,13 +24,18 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// decisions (what a VM is called, where it goes, which one leaves first) in
 /// WebAssembly policies that are swapped while the operator runs.
 #[derive(Debug, Parser)]
-#[command(name = "vmgroup", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "vmgroup",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   vmgroup crd | kubectl apply --server-side -f -
   VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=… vmgroup run
-  vmgroup policy check target/plugins/ordered.wasm --config '{\"by\":\"oldest\"}'
+  vmgroup policy check target/plugins/ordered.wasm --config '{\"order\":\"oldest\"}'
 
-`vmgroup help COMMAND` explains each.")]
+`vmgroup help COMMAND` explains each."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +45,7 @@ pub struct Cli {
 enum Command {
     /// Runs the operator, in a cluster or on a desk.
     Run(Box<RunArgs>),
-    /// Prints the CustomResourceDefinition of VmGroup as YAML.
+    /// Prints the custom resource definition of VmGroup as YAML.
     #[command(after_help = "Example:\n  vmgroup crd | kubectl apply --server-side -f -")]
     Crd,
     /// Tries policies out.
@@ -111,7 +116,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             let (format, level) = (arguments.log_format, arguments.log_level.clone());
             let config = arguments.into_config()?;
             crate::logging::init(format, &level)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
             runtime.block_on(crate::run::run(config))?;
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,

@@ -206,6 +206,7 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
         Err(_) => "error",
     };
     context.engine.metrics.reconciled(label, begin.elapsed());
+    tracing::debug!(outcome = ?result.as_ref().ok(), took = ?begin.elapsed(), "pass ended");
     match result {
         Ok(outcome) => {
             context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference);

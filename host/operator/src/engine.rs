@@ -257,6 +257,7 @@ impl Pass<'_> {
         let seen = self.observe(&connected).await?;
         drop(step);
         let mut demand = plan::demand(&self.desired, &seen, self.now);
+        tracing::trace!(?seen, ?demand, "observed");
         self.retire(&seen, &demand);
         let slots = self.slots(&demand);
         let step = self.engine.metrics.step("decide");
@@ -301,6 +302,7 @@ impl Pass<'_> {
         let version = object.metadata.resource_version.unwrap_or_default();
         self.memory.written = Some((object.status.unwrap_or_default(), version));
         self.memory.births.clear();
+        self.memory.adopted = false;
         Ok(())
     }
 
@@ -359,13 +361,12 @@ impl Pass<'_> {
 
     /// Takes over tasks that another process wrote down.
     fn adopt_tasks(&mut self, connected: &Connected) {
-        let in_flight = self.engine.tasks.in_flight(&self.desired.uid);
+        if std::mem::replace(&mut self.memory.adopted, true) {
+            return;
+        }
         let mut adopted = Vec::new();
         for member in &self.written().0.members {
             let Some(task) = &member.task else { continue };
-            if in_flight.contains_key(&member.uuid) || self.memory.births.contains_key(&member.uuid) {
-                continue;
-            }
             let kind = match member.state {
                 MemberState::Planned | MemberState::Cloning => TaskKind::Clone,
                 MemberState::Starting | MemberState::Ready => TaskKind::PowerOn,

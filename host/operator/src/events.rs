@@ -112,13 +112,25 @@ impl Events {
         );
     }
 
-    fn event(&self, about: &ObjectReference, namespace: &str, type_: EventType, reason: &str, action: &str, note: &str) -> Event {
+    fn event(
+        &self,
+        about: &ObjectReference,
+        namespace: &str,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) -> Event {
         let number = self.0.sent.fetch_add(1, Ordering::Relaxed);
         let object = about.name.as_deref().unwrap_or("vmgroup");
         Event {
             metadata: ObjectMeta {
                 // 253 is the limit of an object's name; 17 are the suffix's.
-                name: Some(format!("{}.{:016x}", cut(object, 236).trim_end_matches(['.', '-']), self.0.base.wrapping_add(number))),
+                name: Some(format!(
+                    "{}.{:016x}",
+                    cut(object, 236).trim_end_matches(['.', '-']),
+                    self.0.base.wrapping_add(number)
+                )),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -187,7 +199,11 @@ mod tests {
     use super::*;
 
     fn about(name: &str) -> ObjectReference {
-        ObjectReference { kind: Some("ConfigMap".to_owned()), name: Some(name.to_owned()), ..ObjectReference::default() }
+        ObjectReference {
+            kind: Some("ConfigMap".to_owned()),
+            name: Some(name.to_owned()),
+            ..ObjectReference::default()
+        }
     }
 
     #[test]

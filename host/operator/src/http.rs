@@ -92,7 +92,12 @@ pub fn router(health: Health, metrics: Metrics) -> Router {
 }
 
 /// Serves the pages until `shutdown`.
-pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    health: Health,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     let server = axum::serve(listener, router(health, metrics));
     tokio::select! {
         result = async { server.await } => result,
@@ -128,8 +133,11 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_names_what_is_missing() {
-        let health = Health::new(&["policies", "vmgroups"], Duration::from_secs(60));
-        health.set_ready("vmgroups", Err("the CustomResourceDefinition is not installed: vmgroup crd | kubectl apply -f -".to_owned()));
+        let health = Health::new(&["policies", "vmgroups"], Duration::from_mins(1));
+        health.set_ready(
+            "vmgroups",
+            Err("the CustomResourceDefinition is not installed: vmgroup crd | kubectl apply -f -".to_owned()),
+        );
         let (status, text) = get(&health, "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.contains("policies: not started yet\n"), "{text}");
@@ -143,7 +151,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn liveness_is_the_heartbeat_and_not_readiness() {
-        let health = Health::new(&["policies"], Duration::from_secs(60));
+        let health = Health::new(&["policies"], Duration::from_mins(1));
         assert_eq!(get(&health, "/livez").await.0, StatusCode::OK);
         tokio::time::advance(Duration::from_secs(61)).await;
         let (status, text) = get(&health, "/livez").await;
@@ -158,11 +166,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let health = Health::new(&[], Duration::from_secs(60));
+        let health = Health::new(&[], Duration::from_mins(1));
         let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
         let server = tokio::spawn(serve(listener, health, metrics, shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(
+            &mut stream,
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )
+        .await
+        .unwrap();
         let mut answer = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -156,10 +156,10 @@ pub fn evaluate(observed: Option<&LeaseState>, me: &str, led_until: Option<Insta
     let ours = observed.is_some_and(|lease| lease.holder.as_deref() == Some(me));
     match (observed, led_until) {
         (_, Some(until)) if until <= now => Verdict::Lost,
-        (_, Some(_)) if ours => Verdict::Renew,
+        // Without our knowing, if we do not lead: the reply to our acquisition
+        // was lost.
+        (Some(_), _) if ours => Verdict::Renew,
         (_, Some(_)) => Verdict::Lost,
-        // Ours without our knowing: the reply to our acquisition was lost.
-        (Some(_), None) if ours => Verdict::Renew,
         (Some(lease), None) if lease.holder.is_some() => {
             let until = lease.seen_at + lease.duration;
             if until <= now { Verdict::Acquire } else { Verdict::Wait { until } }
@@ -294,7 +294,9 @@ impl Candidate {
                 lease_duration_seconds: i32::try_from(self.options.lease_duration.as_secs()).ok(),
                 acquire_time: if renewal { spec.acquire_time } else { now.clone() },
                 renew_time: now,
-                lease_transitions: Some(spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(old.is_some() && !renewal))),
+                lease_transitions: Some(
+                    spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(old.is_some() && !renewal)),
+                ),
                 ..spec
             }),
         }
@@ -302,9 +304,8 @@ impl Candidate {
 
     /// Hands the lease over, if it is ours.
     async fn release(&mut self) {
-        let leading = self.led_until.is_some();
-        self.step_down("shutting down");
-        let (true, Some(mut lease)) = (leading, self.lease.take()) else { return };
+        self.fence.drop_down();
+        let (Some(_), Some(mut lease)) = (self.led_until.take(), self.lease.take()) else { return };
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(String::new());
         // As client-go does it: whoever judges by duration alone need not wait.
@@ -312,11 +313,15 @@ impl Candidate {
         spec.renew_time = Some(k8s_micro_time(self.clock.now()));
         if let Err(error) = self.bounded(self.api.replace(&self.options.name, &PostParams::default(), &lease)).await {
             self.complain(&error);
+        } else {
+            tracing::info!(lease = self.options.name, identity = self.options.identity, "lease released");
         }
     }
 
     fn remember(&mut self, found: Option<Lease>) {
-        self.seen = found.as_ref().map(|lease| LeaseState::of(lease, self.seen.as_ref(), self.options.lease_duration, Instant::now()));
+        self.seen = found
+            .as_ref()
+            .map(|lease| LeaseState::of(lease, self.seen.as_ref(), self.options.lease_duration, Instant::now()));
         self.lease = found;
     }
 
@@ -350,7 +355,9 @@ impl Candidate {
             Err(_) => Err(LeaseError::Timeout),
             Ok(Ok(answer)) => Ok(answer),
             // Changed, made or deleted under our hands: 409 and 404.
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Err(LeaseError::Conflict),
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => {
+                Err(LeaseError::Conflict)
+            }
             Ok(Err(error)) => Err(LeaseError::Api(error)),
         }
     }
@@ -380,7 +387,12 @@ mod tests {
     const ME: &str = "me";
 
     fn held_by(holder: Option<&str>, seen_at: Instant) -> LeaseState {
-        LeaseState { holder: holder.map(str::to_owned), duration: Duration::from_secs(15), version: "7".to_owned(), seen_at }
+        LeaseState {
+            holder: holder.map(str::to_owned),
+            duration: Duration::from_secs(15),
+            version: "7".to_owned(),
+            seen_at,
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -391,8 +403,18 @@ mod tests {
         let cases: [(&str, Option<LeaseState>, Option<Instant>, Verdict); 11] = [
             ("no lease yet", None, None, Verdict::Acquire),
             ("released", Some(held_by(None, ago(0))), None, Verdict::Acquire),
-            ("another's, fresh", Some(held_by(Some("other"), ago(0))), None, Verdict::Wait { until: now + Duration::from_secs(15) }),
-            ("another's, ageing", Some(held_by(Some("other"), ago(14))), None, Verdict::Wait { until: now + Duration::from_secs(1) }),
+            (
+                "another's, fresh",
+                Some(held_by(Some("other"), ago(0))),
+                None,
+                Verdict::Wait { until: now + Duration::from_secs(15) },
+            ),
+            (
+                "another's, ageing",
+                Some(held_by(Some("other"), ago(14))),
+                None,
+                Verdict::Wait { until: now + Duration::from_secs(1) },
+            ),
             ("another's, expired", Some(held_by(Some("other"), ago(15))), None, Verdict::Acquire),
             ("ours, valid", Some(held_by(Some(ME), ago(2))), valid, Verdict::Renew),
             ("ours, reply to acquisition lost", Some(held_by(Some(ME), ago(0))), None, Verdict::Renew),
@@ -442,7 +464,7 @@ mod tests {
     async fn without_election_the_fence_always_holds() {
         let fence = Fence::always();
         fence.drop_down();
-        tokio::time::advance(Duration::from_secs(3_600)).await;
+        tokio::time::advance(Duration::from_hours(1)).await;
         assert!(fence.holds() && *fence.changed().borrow());
     }
 }

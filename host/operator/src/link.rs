@@ -4,7 +4,7 @@
 //! does nothing. Must not know what is done over the link.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -49,11 +49,17 @@ impl Problem {
             Category::Permission => ("VCenterPermission", true),
             Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => ("VCenterUnavailable", false),
         };
-        let remedy = match error.category() {
-            Category::Credentials => "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
-            _ => "",
+        let (what, remedy) = match error.category() {
+            Category::Credentials => {
+                ("vCenter refused the login", "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator")
+            }
+            Category::Configuration => ("vCenter cannot be used as configured", ""),
+            Category::Permission => ("vCenter does not allow what is needed", "; give the operator's user this privilege"),
+            Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => {
+                ("vCenter is not available and is tried again", "")
+            }
         };
-        Self { reason, message: format!("{}{remedy}", chain(error)), stalled }
+        Self { reason, message: format!("{what}: {}{remedy}", chain(error)), stalled }
     }
 }
 
@@ -207,10 +213,12 @@ impl Link {
         self.0.problem.store(Arc::new(Problem::of(error)));
         if first {
             tracing::warn!(error = %chain(error), "vCenter is lost; its state is kept until it is back");
-            let link = self.clone();
+            let link = Arc::downgrade(&self.0);
             tokio::spawn(async move {
                 tokio::time::sleep(GRACE).await;
-                if link.lost_for_long() {
+                if let Some(link) = link.upgrade().map(Link)
+                    && link.lost_for_long()
+                {
                     link.bump();
                 }
             });
@@ -259,7 +267,7 @@ impl Link {
         let about = self.0.vcenter.connect().await?;
         let site = self.0.vcenter.resolve_site(&self.0.selection).await?;
         tracing::info!(vcenter = %about.full_name, datacenter = %site.datacenter.name, "connected to vCenter");
-        let bridge = Bridge { link: self.clone(), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
+        let bridge = Bridge { link: Arc::downgrade(&self.0), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
             site,
@@ -284,7 +292,8 @@ impl Link {
 /// Turns what the watch sees into wake-ups. Called from the watch loop, so it
 /// must not block.
 struct Bridge {
-    link: Link,
+    /// Weak: the watch belongs to the link, and ends with it.
+    link: Weak<Shared>,
     tasks: TaskBook,
     wake: Wake,
     claims: Claims,
@@ -301,8 +310,16 @@ impl Bridge {
 impl Observer for Bridge {
     fn on_event(&self, event: &Event) {
         match event {
-            Event::Synced | Event::Restored => self.link.restored(),
-            Event::Lost { error } => self.link.lost(error),
+            Event::Synced | Event::Restored => {
+                if let Some(link) = self.link.upgrade() {
+                    Link(link).restored();
+                }
+            }
+            Event::Lost { error } => {
+                if let Some(link) = self.link.upgrade() {
+                    Link(link).lost(error);
+                }
+            }
             Event::VmChanged { vm, was } => {
                 self.wake_owner(vm);
                 if let Some(was) = was

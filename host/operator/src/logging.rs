@@ -21,7 +21,9 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// Not a level and not a filter.
-    #[error("log level `{filter}` is not understood: use error, warn, info, debug or trace, or a filter such as `info,vmgroup_vsphere=debug`")]
+    #[error(
+        "log level `{filter}` is not understood: use error, warn, info, debug or trace, or a filter such as `info,vmgroup_vsphere=debug`"
+    )]
     Filter {
         /// As it was given.
         filter: String,

@@ -63,6 +63,8 @@ pub struct GroupMemory {
     /// The status as it was last read or written, and the object's version then.
     /// Nothing until the first pass has read it afresh.
     pub written: Option<(VmGroupStatus, String)>,
+    /// The tasks in the record have been taken over.
+    pub adopted: bool,
     /// What is known of members that are not in the inventory.
     pub births: HashMap<String, Birth>,
     /// Members whose virtual machine the last pass saw.

@@ -41,7 +41,8 @@ const TASK: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0,
 
 /// One decision in a fresh sandbox: 30 µs for a small one, 5 ms for 10,000
 /// members (measured), and the deadline of a runaway is a matter of a second.
-const DECISION: &[f64] = &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+const DECISION: &[f64] =
+    &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 
 /// Fuel is roughly one unit per WebAssembly instruction: 10⁵ for a small
 /// decision, 10⁸ for 10,000 members; by powers of four up to 4·10⁹.
@@ -224,7 +225,7 @@ impl Metrics {
         StepTimer { histogram: self.0.step_seconds.get_or_create_owned(&Step { step }), since: Instant::now() }
     }
 
-    /// Everything, in the OpenMetrics text format.
+    /// Everything, in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         self.0.read_process();
         let mut text = String::new();
@@ -249,12 +250,24 @@ impl Inner {
         r.register("leader_election_master_status", "1 while this process leads", self.master.clone());
         r.register("vmgroup_vcenter_calls", "Calls to vCenter, by vSphere method and outcome", self.calls.clone());
         r.register("vmgroup_vcenter_call_seconds", "Duration of a call to vCenter", self.call_seconds.clone());
-        r.register("vmgroup_vcenter_task_seconds", "Duration of a vCenter task, from its submission to its end", self.task_seconds.clone());
+        r.register(
+            "vmgroup_vcenter_task_seconds",
+            "Duration of a vCenter task, from its submission to its end",
+            self.task_seconds.clone(),
+        );
         r.register("vmgroup_vcenter_connected", "1 while vCenter answers", self.connected.clone());
-        r.register("vmgroup_inventory_age_seconds", "Time since the inventory cache last heard of vCenter", self.inventory_age.clone());
+        r.register(
+            "vmgroup_inventory_age_seconds",
+            "Time since the inventory cache last heard of vCenter",
+            self.inventory_age.clone(),
+        );
         r.register("vmgroup_members", "Members of all groups, by state", self.members.clone());
         r.register("vmgroup_policy_decisions", "Questions to policies, by kind and outcome", self.decisions.clone());
-        r.register("vmgroup_policy_decision_seconds", "Duration of one decision, sandbox included", self.decision_seconds.clone());
+        r.register(
+            "vmgroup_policy_decision_seconds",
+            "Duration of one decision, sandbox included",
+            self.decision_seconds.clone(),
+        );
         r.register("vmgroup_policy_fuel", "WebAssembly fuel used by one decision", self.fuel.clone());
         r.register("vmgroup_policy_swaps", "Policies offered, by outcome", self.swaps.clone());
         r.register("vmgroup_pass_step_seconds", "Duration of one step of a pass", self.step_seconds.clone());

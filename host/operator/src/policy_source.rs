@@ -94,7 +94,12 @@ impl ConfigMapData {
     pub fn of(map: ConfigMap) -> Self {
         Self {
             policy_yaml: map.data.and_then(|mut data| data.remove(FILE_NAME)),
-            binaries: map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0.into())).collect(),
+            binaries: map
+                .binary_data
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(key, value)| (key, value.0.into()))
+                .collect(),
             resource_version: map.metadata.resource_version.unwrap_or_default(),
         }
     }
@@ -315,7 +320,9 @@ impl Proposal {
                 "config-map",
                 "",
                 format!("the ConfigMap has no `{FILE_NAME}`"),
-                format!("add a key `{FILE_NAME}` under `data` that names a plugin for naming, placement or scaling, or delete the ConfigMap to use the built-in policies"),
+                format!(
+                    "Add a key `{FILE_NAME}` under `data` that names a plugin for naming, placement or scaling, or delete the ConfigMap to use the built-in policies."
+                ),
             ));
         };
         let PolicyFile { naming, placement, scaling } = PolicyFile::parse(text).map_err(|error| {
@@ -323,7 +330,7 @@ impl Proposal {
                 "policy-file",
                 "",
                 error.to_string(),
-                format!("correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config and onFailure"),
+                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config and onFailure."),
             )
         })?;
         let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
@@ -331,12 +338,12 @@ impl Proposal {
                 return Ok((default.clone(), OnFailure::Hold));
             };
             let bytes = data.binaries.get(&plugin).cloned().or_else(|| shipped::find(&plugin).map(|shipped| shipped.bytes)).ok_or_else(|| {
-                refuse("source", &plugin, format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, &data.binaries)), format!("add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there"))
+                refuse("source", &plugin, format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, &data.binaries)), format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
             })?;
             let source = Source { name: plugin, bytes, config: serde_json::Value::Object(config) };
-            host.check(kind, &source)
-                .map(|checked| (checked.policy, on_failure))
-                .map_err(|error| refuse(&error.stage.to_string(), &source.name, error.problem.to_string(), error.remedy.clone()))
+            host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
+                refuse(&error.stage.to_string(), &source.name, error.problem.to_string(), error.remedy.clone())
+            })
         };
         let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
         let (placement, on_placement) = check(Kind::Placement, placement, &builtin.placement)?;
@@ -351,7 +358,14 @@ impl Proposal {
 
     fn serving(self, old: &Serving) -> Serving {
         let Self { set, naming, placement, scaling } = self;
-        Serving { set: Arc::new(set), builtin: old.builtin.clone(), naming, placement, scaling, generation: old.generation + 1 }
+        Serving {
+            set: Arc::new(set),
+            builtin: old.builtin.clone(),
+            naming,
+            placement,
+            scaling,
+            generation: old.generation + 1,
+        }
     }
 
     /// What would be different from now, a phrase for each kind that changes.
@@ -367,7 +381,11 @@ impl Proposal {
     }
 }
 
-fn difference(kind: Kind, (old, old_failure): (&Policy, OnFailure), (new, new_failure): (&Policy, OnFailure)) -> Option<String> {
+fn difference(
+    kind: Kind,
+    (old, old_failure): (&Policy, OnFailure),
+    (new, new_failure): (&Policy, OnFailure),
+) -> Option<String> {
     let mut said = Vec::new();
     if old.plugin() != new.plugin() || old.digest() != new.digest() {
         said.push(format!("{} instead of {}", label(new), label(old)));
@@ -393,7 +411,11 @@ fn label(policy: &Policy) -> String {
 fn what_there_is(kind: Kind, binaries: &BTreeMap<String, Bytes>) -> String {
     let keys: Vec<&str> = binaries.keys().map(String::as_str).take(20).collect();
     let shipped: Vec<&str> = shipped::all().iter().filter(|it| it.kind == kind).map(|it| it.name).collect();
-    let keys = if keys.is_empty() { "`binaryData` is empty".to_owned() } else { format!("`binaryData` has {}", keys.join(", ")) };
+    let keys = if keys.is_empty() {
+        "`binaryData` is empty".to_owned()
+    } else {
+        format!("`binaryData` has {}", keys.join(", "))
+    };
     format!("{keys}; shipped for {kind}: {}", shipped.join(", "))
 }
 

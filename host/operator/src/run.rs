@@ -185,17 +185,13 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
     background.spawn(housekeeping(engine.clone(), health.clone(), config.leader_election.clone(), stop.clone()));
-    let keeper = {
-        let (link, tasks, wake, claims, after) =
-            (link.clone(), engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
-        tokio::spawn(async move { link.run(tasks, wake, claims, after).await })
-    };
+    let (tasks, woken, claims, until) = (engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
+    background.spawn(async move { link.run(tasks, woken, claims, until).await });
 
     controller::run(engine, wake, health, stop.clone()).await;
     stop.cancel();
     after.cancel();
     let ending = async {
-        let _ = keeper.await;
         while background.join_next().await.is_some() {}
     };
     if tokio::time::timeout(Duration::from_secs(10), ending).await.is_err() {

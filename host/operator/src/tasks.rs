@@ -167,6 +167,7 @@ impl TaskBook {
 
     /// Hears of a task's state from vCenter.
     pub fn update(&self, info: &TaskInfo) {
+        tracing::trace!(task = %info.id, state = ?info.state, "task");
         let ending = match &info.state {
             TaskState::Queued | TaskState::Running => return,
             TaskState::Success { .. } => Ending::Success,

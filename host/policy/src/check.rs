@@ -92,7 +92,7 @@ pub struct CheckError {
     /// The plugin's name as in the policy file.
     pub plugin: String,
     /// What is wrong.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// One sentence that says what to do about it.
     pub remedy: String,
     /// The stages that were passed before.
@@ -184,7 +184,7 @@ fn config_problems(problems: &[ConfigProblem]) -> String {
 }
 
 impl Problem {
-    fn remedy(&self, kind: Kind, config: &serde_json::Value) -> String {
+    fn remedy(&self, kind: Kind) -> String {
         match self {
             Self::Size(SizeProblem::Empty | SizeProblem::TruncatedGzip | SizeProblem::BadGzip(_))
             | Self::Parse(ParseProblem::Truncated { .. }) => {
@@ -216,7 +216,7 @@ impl Problem {
             }
             Self::Interface(InterfaceProblem::ForbiddenImports { imports }) => {
                 if imports.iter().all(|import| import.starts_with("wasi:")) {
-                    "Build it for wasm32-unknown-unknown instead of a wasm32-wasi target (see docs/policies.md): a policy has no clock, files or network.".to_owned()
+                    "Build it for wasm32-unknown-unknown instead of a wasm32-wasi target, as scripts/build-plugins does: a policy has no clock, files or network.".to_owned()
                 } else {
                     "Remove these imports: a policy may import vmgroup:policy/log and nothing else.".to_owned()
                 }
@@ -248,10 +248,7 @@ impl Problem {
                 "Correct what `describe` returns; the rules are in wit/0.1/lifecycle.wit.".to_owned()
             }
             Self::ConfigShape(_) => "Write `config: { … }` with named fields.".to_owned(),
-            Self::Config(_) => format!(
-                "Correct `config` under `{kind}:` in policy.yaml; it is now {}.",
-                tidy(&config.to_string(), 200)
-            ),
+            Self::Config(_) => format!("Correct `config` under `{kind}:` in policy.yaml."),
             Self::Failed(error) | Self::SelfTest { error, .. } => failed_remedy(error),
             Self::NotRepeatable { .. } => {
                 "Decide by the question alone: order by its tables or by name, and take randomness from context.seed.".to_owned()
@@ -309,22 +306,16 @@ impl Host {
             Err((stage, problem)) => Err(CheckError {
                 stage,
                 plugin: tidy(&source.name, 253),
-                remedy: problem.remedy(kind, &source.config),
-                problem,
+                remedy: problem.remedy(kind),
+                problem: Box::new(problem),
                 stages: progress.stages,
             }),
         }
     }
 
-    fn check_stages(
-        &self,
-        kind: Kind,
-        source: &Source,
-        progress: &mut Progress,
-    ) -> Result<Policy, (Stage, Problem)> {
+    fn check_stages(&self, kind: Kind, source: &Source, progress: &mut Progress) -> Result<Policy, (Stage, Problem)> {
         let limits = self.limits();
-        let bytes = source::unpack(&source.bytes, limits)
-            .map_err(|problem| (Stage::Size, problem.into()))?;
+        let bytes = source::unpack(&source.bytes, limits).map_err(|problem| (Stage::Size, problem.into()))?;
         let digest = Digest::of(&bytes);
         let packed = if bytes.len() == source.bytes.len() {
             String::new()
@@ -333,17 +324,15 @@ impl Host {
         };
         progress.passed(Stage::Size, format!("{}{packed}, {digest}", kib(bytes.len())), None);
 
-        let shape =
-            shape::parse(&bytes, limits).map_err(|problem| (Stage::Parse, problem.into()))?;
+        let shape = shape::parse(&bytes, limits).map_err(|problem| (Stage::Parse, problem.into()))?;
         progress.passed(Stage::Parse, format!("a component of {} functions", shape.functions), None);
 
-        let names = shape::interfaces(&shape, kind)
-            .map_err(|problem| (Stage::Interface, problem.into()))?;
+        let names = shape::interfaces(&shape, kind).map_err(|problem| (Stage::Interface, problem.into()))?;
         progress.passed(Stage::Interface, interface_detail(&shape), None);
 
-        let (component, known) = self.compile(&digest, &bytes).map_err(|error| {
-            (Stage::Compile, Problem::Compile(tidy(&format!("{error:#}"), MESSAGE_CHARS)))
-        })?;
+        let (component, known) = self
+            .compile(&digest, &bytes)
+            .map_err(|error| (Stage::Compile, Problem::Compile(tidy(&format!("{error:#}"), MESSAGE_CHARS))))?;
         let detail = if known { "compiled before" } else { "compiled" };
         progress.passed(Stage::Compile, detail.to_owned(), None);
 
@@ -352,15 +341,13 @@ impl Host {
         let fuel = instantiate(&loaded, &plugin).map_err(|p| (Stage::Instantiate, p))?;
         progress.passed(Stage::Instantiate, "links, and an instance can be made".into(), Some(fuel));
 
-        let (description, fuel) =
-            describe(&loaded, &plugin).map_err(|problem| (Stage::Describe, problem))?;
+        let (description, fuel) = describe(&loaded, &plugin).map_err(|problem| (Stage::Describe, problem))?;
         let detail = format!("{} {}: {}", description.name, description.version, description.summary);
         progress.passed(Stage::Describe, detail, Some(fuel));
 
         let config = config_object(&source.config).map_err(|p| (Stage::Config, p))?;
         let config_text = config.to_string();
-        let fuel =
-            validate_config(&loaded, &plugin, &config_text).map_err(|p| (Stage::Config, p))?;
+        let fuel = validate_config(&loaded, &plugin, &config_text).map_err(|p| (Stage::Config, p))?;
         progress.passed(Stage::Config, tidy(&config_text, 120), Some(fuel));
 
         let policy = Policy { plugin, description, digest, config, config_text, loaded };
@@ -375,9 +362,7 @@ impl Host {
         component: &wasmtime::component::Component,
         (answer, lifecycle): &(String, String),
     ) -> Result<Loaded, Problem> {
-        let link = |error: wasmtime::Error| {
-            Problem::Link(tidy(&format!("{error:#}"), MESSAGE_CHARS))
-        };
+        let link = |error: wasmtime::Error| Problem::Link(tidy(&format!("{error:#}"), MESSAGE_CHARS));
         let find = |interface: &str, function: &str| {
             component
                 .get_export_index(None, interface)
@@ -400,9 +385,7 @@ fn kib(bytes: usize) -> String {
 }
 
 fn interface_detail(shape: &Shape) -> String {
-    let names = |items: &[shape::Extern]| {
-        items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
+    let names = |items: &[shape::Extern]| items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let imports = if shape.imports.is_empty() { "nothing".into() } else { names(&shape.imports) };
     format!("imports {imports}; exports {}", names(&shape.exports))
 }
@@ -417,9 +400,9 @@ fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
     let ran = loaded.run(plugin, |store, instance| {
         let answer = &loaded.answer;
         let fits = match kind {
-            Kind::Naming => instance
-                .get_typed_func(&mut *store, answer)
-                .map(|_: Answers<&naming::Request, naming::Answer>| ()),
+            Kind::Naming => {
+                instance.get_typed_func(&mut *store, answer).map(|_: Answers<&naming::Request, naming::Answer>| ())
+            }
             Kind::Placement => instance
                 .get_typed_func(&mut *store, answer)
                 .map(|_: Answers<&placement::Request, Vec<placement::Place>>| ()),
@@ -429,14 +412,12 @@ fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
         };
         let fits = fits
             .and_then(|()| {
-                instance
-                    .get_typed_func(&mut *store, &loaded.describe)
-                    .map(|_: TypedFunc<(), (Description,)>| ())
+                instance.get_typed_func(&mut *store, loaded.describe).map(|_: TypedFunc<(), (Description,)>| ())
             })
             .and_then(|()| {
-                instance.get_typed_func(&mut *store, &loaded.validate_config).map(
-                    |_: TypedFunc<(&str,), (Result<(), Vec<WitProblem>>,)>| (),
-                )
+                instance
+                    .get_typed_func(&mut *store, loaded.validate_config)
+                    .map(|_: TypedFunc<(&str,), (Result<(), Vec<WitProblem>>,)>| ())
             });
         Ok(fits.map_err(|error| tidy(&format!("{error:#}"), MESSAGE_CHARS)))
     });
@@ -451,8 +432,7 @@ fn describe(loaded: &Loaded, plugin: &Arc<str>) -> Result<(Description, u64), Pr
     });
     let description = ran.outcome.map_err(Problem::Failed)?;
     let name = &description.name;
-    let legal = (1..=40).contains(&name.len())
-        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let legal = (1..=40).contains(&name.len()) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if !legal {
         return Err(Problem::Description(format!(
             "the name {} is not 1 to 40 lower-case letters, digits and hyphens",

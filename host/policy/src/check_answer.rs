@@ -170,10 +170,7 @@ pub enum BadAnswer {
 ///
 /// Lengths are counted as vCenter counts: in characters, after `%`, `/` and `\`
 /// are escaped as `%25`, `%2f`, `%5c`.
-pub fn naming(
-    request: &naming::Request,
-    mut answer: naming::Answer,
-) -> Result<naming::Answer, BadAnswer> {
+pub fn naming(request: &naming::Request, mut answer: naming::Answer) -> Result<naming::Answer, BadAnswer> {
     count("names", request.count, answer.proposals.len())?;
     let mut taken: BTreeSet<&str> = request.taken_in_group.iter().map(String::as_str).collect();
     taken.extend(request.members.iter().map(|member| member.name.as_str()));
@@ -186,10 +183,7 @@ pub fn naming(
         let name = proposal.name.as_str();
         legal_name(name, index + 1, request.max_length)?;
         if taken.contains(name) || elsewhere.contains(name) {
-            return Err(BadAnswer::NameTaken {
-                name: name.to_owned(),
-                elsewhere: !taken.contains(name),
-            });
+            return Err(BadAnswer::NameTaken { name: name.to_owned(), elsewhere: !taken.contains(name) });
         }
         if !given.insert(name) {
             return Err(BadAnswer::NameTwice { name: name.to_owned() });
@@ -227,10 +221,7 @@ fn legal_name(name: &str, position: usize, limit: u32) -> Result<(), BadAnswer> 
 /// Checks places: one for each newcomer, each of them exists, is usable, agrees
 /// with itself (host in cluster, datastore mounted), and has room: a host's
 /// memory for each of them, a datastore's free space for all of them together.
-pub fn placement(
-    request: &placement::Request,
-    mut answer: Vec<Place>,
-) -> Result<Vec<Place>, BadAnswer> {
+pub fn placement(request: &placement::Request, mut answer: Vec<Place>) -> Result<Vec<Place>, BadAnswer> {
     count("places", len_u32(request.newcomers.len()), answer.len())?;
     let mut filled: BTreeMap<u32, u64> = BTreeMap::new();
     for (newcomer, place) in request.newcomers.iter().zip(&answer) {
@@ -256,15 +247,11 @@ pub fn placement(
 }
 
 fn fits(inventory: &Inventory, newcomer: &Newcomer, place: &Place) -> Result<(), BadAnswer> {
-    let cluster =
-        place.cluster.map(|index| entry("cluster", &inventory.clusters, index)).transpose()?;
+    let cluster = place.cluster.map(|index| entry("cluster", &inventory.clusters, index)).transpose()?;
     if let Some(index) = place.host {
         let host = entry("host", &inventory.hosts, index)?;
         if !host.usable {
-            return Err(BadAnswer::HostUnusable {
-                newcomer: newcomer.name.clone(),
-                host: host.name.clone(),
-            });
+            return Err(BadAnswer::HostUnusable { newcomer: newcomer.name.clone(), host: host.name.clone() });
         }
         if let Some(cluster) = cluster.filter(|_| place.cluster != Some(host.cluster)) {
             return Err(BadAnswer::HostNotInCluster {
@@ -291,8 +278,9 @@ fn fits(inventory: &Inventory, newcomer: &Newcomer, place: &Place) -> Result<(),
         });
     }
     let unreachable_from = match (place.host, place.cluster) {
-        (Some(host), _) => (!datastore.hosts.contains(&host))
-            .then(|| entry("host", &inventory.hosts, host).map(|host| &host.name)),
+        (Some(host), _) => {
+            (!datastore.hosts.contains(&host)).then(|| entry("host", &inventory.hosts, host).map(|host| &host.name))
+        }
         // Hosts that the group may not use are not in the table, so a cluster
         // without any says nothing about its mounts.
         (None, Some(index)) => {
@@ -318,10 +306,7 @@ fn fits(inventory: &Inventory, newcomer: &Newcomer, place: &Place) -> Result<(),
 
 /// Checks victims: exactly as many as asked, all different, all of them members
 /// of the question, none of them protected (property S5).
-pub fn scaling(
-    request: &scaling::Request,
-    mut answer: Vec<Victim>,
-) -> Result<Vec<Victim>, BadAnswer> {
+pub fn scaling(request: &scaling::Request, mut answer: Vec<Victim>) -> Result<Vec<Victim>, BadAnswer> {
     count("victims", request.count, answer.len())?;
     let mut chosen = BTreeSet::new();
     for victim in &answer {
@@ -349,8 +334,10 @@ fn count(what: &str, wanted: u32, got: usize) -> Result<(), BadAnswer> {
 }
 
 fn entry<'a, T>(table: &str, entries: &'a [T], index: u32) -> Result<&'a T, BadAnswer> {
-    usize::try_from(index).ok().and_then(|index| entries.get(index)).ok_or_else(|| {
-        BadAnswer::NoSuch { table: table.to_owned(), index, size: entries.len() }
+    usize::try_from(index).ok().and_then(|index| entries.get(index)).ok_or_else(|| BadAnswer::NoSuch {
+        table: table.to_owned(),
+        index,
+        size: entries.len(),
     })
 }
 

@@ -108,11 +108,8 @@ impl DecisionError {
 }
 
 fn refusal_text(refusal: &Refusal) -> &str {
-    let (Refusal::Unsatisfiable(text)
-    | Refusal::NotNow(text)
-    | Refusal::Config(text)
-    | Refusal::Other(text)) = refusal;
-    text
+    let (Refusal::Unsatisfiable(text) | Refusal::NotNow(text) | Refusal::Config(text) | Refusal::Other(text)) = refusal;
+    if text.is_empty() { "the policy refuses and gives no reason" } else { text }
 }
 
 fn said_text(said: Option<&String>) -> String {

@@ -71,15 +71,7 @@ impl Host {
         let engine = Engine::new(&config(&limits)).map_err(HostError::Engine)?;
         let linker = sandbox::linker(&engine).map_err(HostError::Engine)?;
         let running = start_ticker(&engine).map_err(HostError::Ticker)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                engine,
-                linker,
-                limits,
-                kept: Mutex::default(),
-                _running: running,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { engine, linker, limits, kept: Mutex::default(), _running: running }) })
     }
 
     /// What each call may use up.
@@ -93,11 +85,7 @@ impl Host {
 
     /// The compiled component of these bytes, compiled now or before. The flag
     /// says whether it had been compiled before.
-    pub(crate) fn compile(
-        &self,
-        digest: &Digest,
-        bytes: &[u8],
-    ) -> wasmtime::Result<(Component, bool)> {
+    pub(crate) fn compile(&self, digest: &Digest, bytes: &[u8]) -> wasmtime::Result<(Component, bool)> {
         let slot = self.slot(digest);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = &*slot {
@@ -113,9 +101,7 @@ impl Host {
     fn slot(&self, digest: &Digest) -> Slot {
         let mut kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().position(|(known, _)| known == digest);
-        let entry = found
-            .and_then(|at| kept.remove(at))
-            .unwrap_or_else(|| (digest.clone(), Slot::default()));
+        let entry = found.and_then(|at| kept.remove(at)).unwrap_or_else(|| (digest.clone(), Slot::default()));
         let slot = Arc::clone(&entry.1);
         kept.push_front(entry);
         kept.truncate(self.inner.limits.kept_components.max(1));
@@ -150,4 +136,41 @@ fn start_ticker(engine: &Engine) -> std::io::Result<SyncSender<()>> {
         }
     })?;
     Ok(running)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_latest_components_are_kept() {
+        let host = Host::new(Limits { kept_components: 2, ..Limits::default() }).unwrap();
+        let digests = ["a", "b", "c"].map(|text| Digest::of(text.as_bytes()));
+        let [a, b, c] = digests.each_ref().map(|digest| host.slot(digest));
+        assert!(Arc::ptr_eq(&host.slot(&digests[1]), &b));
+        assert!(Arc::ptr_eq(&host.slot(&digests[2]), &c));
+        assert!(!Arc::ptr_eq(&host.slot(&digests[0]), &a), "it was displaced by the two after it");
+    }
+
+    #[test]
+    fn a_deadline_is_never_shorter_than_it_says() {
+        assert_eq!(ticks(Duration::from_millis(10)), 2);
+        assert_eq!(ticks(Duration::from_millis(11)), 3);
+        assert_eq!(ticks(Duration::ZERO), 1);
+        assert!(ticks(Duration::MAX) > 1 << 40);
+    }
+
+    #[test]
+    fn the_clock_ends_with_the_last_host() {
+        let host = Host::new(Limits::default()).unwrap();
+        let engine = host.inner.engine.weak();
+        drop(host.clone());
+        assert!(engine.upgrade().is_some());
+        drop(host);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while engine.upgrade().is_some() {
+            assert!(std::time::Instant::now() < deadline, "something still holds the engine");
+            thread::yield_now();
+        }
+    }
 }

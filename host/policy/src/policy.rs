@@ -90,10 +90,7 @@ impl Policy {
 
     /// Asks for names. `context.config` of the request is replaced by the
     /// policy's own configuration. Blocks for the length of the call.
-    pub fn name(
-        &self,
-        request: &naming::Request,
-    ) -> Result<Decided<naming::Answer>, DecisionError> {
+    pub fn name(&self, request: &naming::Request) -> Result<Decided<naming::Answer>, DecisionError> {
         self.is(Kind::Naming)?;
         let mut request = Cow::Borrowed(request);
         if self.needs_config(&request.context) {
@@ -103,10 +100,7 @@ impl Policy {
     }
 
     /// Asks for places. See [`name`](Self::name).
-    pub fn place(
-        &self,
-        request: &placement::Request,
-    ) -> Result<Decided<Vec<placement::Place>>, DecisionError> {
+    pub fn place(&self, request: &placement::Request) -> Result<Decided<Vec<placement::Place>>, DecisionError> {
         self.is(Kind::Placement)?;
         let mut request = Cow::Borrowed(request);
         if self.needs_config(&request.context) {
@@ -116,10 +110,7 @@ impl Policy {
     }
 
     /// Asks who leaves. See [`name`](Self::name).
-    pub fn choose(
-        &self,
-        request: &scaling::Request,
-    ) -> Result<Decided<Vec<scaling::Victim>>, DecisionError> {
+    pub fn choose(&self, request: &scaling::Request) -> Result<Decided<Vec<scaling::Victim>>, DecisionError> {
         self.is(Kind::Scaling)?;
         let mut request = Cow::Borrowed(request);
         if self.needs_config(&request.context) {
@@ -132,10 +123,7 @@ impl Policy {
         if self.loaded.kind == asked {
             return Ok(());
         }
-        Err(DecisionError::Host(format!(
-            "{} is in force for {}, not for {asked}",
-            self.plugin, self.loaded.kind
-        )))
+        Err(DecisionError::Host(format!("{} is in force for {}, not for {asked}", self.plugin, self.loaded.kind)))
     }
 
     fn needs_config(&self, context: &Context) -> bool {
@@ -152,8 +140,7 @@ impl Policy {
         A: Lift + 'static,
     {
         let ran = self.loaded.run(&self.plugin, |store, instance| {
-            let (answer,): (Result<A, Refusal>,) =
-                sandbox::call(store, instance, &self.loaded.answer, (request,))?;
+            let (answer,): (Result<A, Refusal>,) = sandbox::call(store, instance, &self.loaded.answer, (request,))?;
             Ok(answer)
         });
         let answer = ran.outcome?.map_err(|refusal| DecisionError::Refused(tidy_refusal(refusal)))?;

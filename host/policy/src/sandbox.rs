@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use wasmtime::component::{
-    ComponentExportIndex, ComponentNamedList, HasSelf, Instance, InstancePre, Lift, Linker, Lower,
-    TypedFunc,
+    ComponentExportIndex, ComponentNamedList, HasSelf, Instance, InstancePre, Lift, Linker, Lower, TypedFunc,
 };
 use wasmtime::{Engine, ResourceLimiter, Store, Trap};
 
@@ -73,12 +72,7 @@ pub(crate) fn run<A>(
         .and_then(|instance| call(&mut store, &instance));
     let fuel = limits.fuel.saturating_sub(store.get_fuel().unwrap_or_default());
     let sandbox = store.into_data();
-    Ran {
-        outcome: result.map_err(|error| classify(&error, &sandbox)),
-        fuel,
-        memory: sandbox.memory,
-        log: sandbox.log,
-    }
+    Ran { outcome: result.map_err(|error| classify(&error, &sandbox)), fuel, memory: sandbox.memory, log: sandbox.log }
 }
 
 /// Looks a function up and calls it. Its signature is compared with the
@@ -112,12 +106,8 @@ fn classify(error: &wasmtime::Error, sandbox: &Sandbox) -> DecisionError {
             | Trap::InvalidDiscriminant
             | Trap::UnalignedPointer),
         ) => DecisionError::BadAnswer(BadAnswer::Unreadable { problem: trap.to_string() }),
-        Some(trap) => {
-            DecisionError::Trap { trap: trap.to_string(), said: sandbox.said.clone() }
-        }
-        None if is_too_large(error) => {
-            DecisionError::OutputTooLarge { limit: sandbox.limits.output_bytes }
-        }
+        Some(trap) => DecisionError::Trap { trap: trap.to_string(), said: sandbox.said.clone() },
+        None if is_too_large(error) => DecisionError::OutputTooLarge { limit: sandbox.limits.output_bytes },
         None => DecisionError::BadAnswer(BadAnswer::Unreadable {
             problem: tidy(&error.root_cause().to_string(), MESSAGE_CHARS),
         }),
@@ -132,12 +122,7 @@ fn is_too_large(error: &wasmtime::Error) -> bool {
 }
 
 impl ResourceLimiter for Sandbox {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let asked = self.memory.saturating_add(desired.saturating_sub(current));
         let limit = self.limits.memory_bytes;
         if asked > limit {
@@ -147,12 +132,7 @@ impl ResourceLimiter for Sandbox {
         Ok(true)
     }
 
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let asked = self.tables.saturating_add(desired.saturating_sub(current));
         let limit = self.limits.table_elements;
         if asked > limit {

@@ -3,9 +3,7 @@
 //! fine; a crash, an overrun or an illegal answer is not.
 
 use crate::check::Problem;
-use crate::wit::types::{
-    Attribute, Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose,
-};
+use crate::wit::types::{Attribute, Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
 use crate::wit::{naming, placement, scaling};
 use crate::{Decided, DecisionError, Kind, Policy};
 

@@ -4,9 +4,7 @@
 
 use std::fmt;
 
-use wasmparser::{
-    ComponentInstance, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures,
-};
+use wasmparser::{ComponentInstance, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures};
 
 use crate::{Kind, Limits};
 
@@ -136,9 +134,9 @@ impl fmt::Display for Extern {
 
 fn is_spoken(version: Option<&str>) -> bool {
     // "0.1.7" and nothing like "0.10.0".
-    version.and_then(|version| version.strip_prefix(SPOKEN)).is_some_and(|rest| {
-        rest.strip_prefix('.').is_some_and(|patch| patch.bytes().all(|b| b.is_ascii_digit()))
-    })
+    version
+        .and_then(|version| version.strip_prefix(SPOKEN))
+        .is_some_and(|rest| rest.strip_prefix('.').is_some_and(|patch| patch.bytes().all(|b| b.is_ascii_digit())))
 }
 
 /// WebAssembly as the engine takes it: no threads, nothing that differs from
@@ -166,9 +164,7 @@ pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Shape, ParseProblem
         Stop::Problem(problem) => problem,
         Stop::Broken(error) => broken(bytes, &error),
     })?;
-    Validator::new_with_features(features())
-        .validate_all(bytes)
-        .map_err(|error| broken(bytes, &error))?;
+    Validator::new_with_features(features()).validate_all(bytes).map_err(|error| broken(bytes, &error))?;
     Ok(shape)
 }
 
@@ -204,16 +200,11 @@ fn outline(bytes: &[u8], limits: &Limits) -> Result<Shape, Stop> {
             Payload::CodeSectionEntry(body) => {
                 shape.functions += 1;
                 if shape.functions > limits.functions {
-                    return Err(Stop::Problem(ParseProblem::TooManyFunctions {
-                        limit: limits.functions,
-                    }));
+                    return Err(Stop::Problem(ParseProblem::TooManyFunctions { limit: limits.functions }));
                 }
                 let bytes = body.range().len();
                 if bytes > limits.function_bytes {
-                    return Err(Stop::Problem(ParseProblem::FunctionTooLarge {
-                        bytes,
-                        limit: limits.function_bytes,
-                    }));
+                    return Err(Stop::Problem(ParseProblem::FunctionTooLarge { bytes, limit: limits.function_bytes }));
                 }
             }
             Payload::ComponentInstanceSection(section) => {
@@ -226,9 +217,7 @@ fn outline(bytes: &[u8], limits: &Limits) -> Result<Shape, Stop> {
                         return Err(Stop::Problem(ParseProblem::NestedInstances));
                     }
                     if instances > INSTANCES {
-                        return Err(Stop::Problem(ParseProblem::TooManyInstances {
-                            limit: INSTANCES,
-                        }));
+                        return Err(Stop::Problem(ParseProblem::TooManyInstances { limit: INSTANCES }));
                     }
                 }
             }
@@ -265,20 +254,23 @@ fn broken(bytes: &[u8], error: &wasmparser::BinaryReaderError) -> ParseProblem {
 
 /// Whether more bytes could make it whole: asked of the parser as if it were
 /// reading from a stream that goes on.
-fn is_truncated(mut bytes: &[u8]) -> bool {
+fn is_truncated(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
     let mut parser = Parser::new(0);
     let mut outer = Vec::new();
     loop {
-        match parser.parse(bytes, false) {
-            Ok(wasmparser::Chunk::NeedMoreData(_)) => {
-                // At a boundary of the outermost component nothing need follow.
-                return !(bytes.is_empty() && outer.is_empty());
-            }
+        // What is nested says how long it is, and is whole if the file is that long.
+        match parser.parse(rest, !outer.is_empty()) {
+            // At a boundary of the outermost component nothing need follow.
+            Ok(wasmparser::Chunk::NeedMoreData(_)) => return !rest.is_empty(),
             Ok(wasmparser::Chunk::Parsed { consumed, payload }) => {
-                bytes = bytes.get(consumed..).unwrap_or_default();
+                rest = rest.get(consumed..).unwrap_or_default();
                 match payload {
-                    Payload::ModuleSection { parser: inner, .. }
-                    | Payload::ComponentSection { parser: inner, .. } => {
+                    Payload::ModuleSection { parser: inner, unchecked_range }
+                    | Payload::ComponentSection { parser: inner, unchecked_range } => {
+                        if unchecked_range.end > bytes.len() {
+                            return true;
+                        }
                         outer.push(std::mem::replace(&mut parser, inner));
                     }
                     Payload::End(_) => match outer.pop() {
@@ -331,15 +323,11 @@ pub(crate) fn interfaces(shape: &Shape, kind: Kind) -> Result<(String, String), 
         .collect();
     let answers = |wanted: &str| {
         shape.exports.iter().find(|export| {
-            export.instance
-                && export
-                    .of_contract()
-                    .is_some_and(|(name, version)| name == wanted && is_spoken(version))
+            export.instance && export.of_contract().is_some_and(|(name, version)| name == wanted && is_spoken(version))
         })
     };
     // A plugin may speak several versions: what counts is that it speaks this one.
-    let import_of_other_version =
-        foreign.iter().any(|item| shape.imports.iter().any(|import| import == *item));
+    let import_of_other_version = foreign.iter().any(|item| shape.imports.iter().any(|import| import == *item));
     if !foreign.is_empty() && (import_of_other_version || answers(kind.as_str()).is_none()) {
         let version = foreign[0].of_contract().and_then(|(_, version)| version);
         return Err(InterfaceProblem::OtherVersion {
@@ -351,8 +339,8 @@ pub(crate) fn interfaces(shape: &Shape, kind: Kind) -> Result<(String, String), 
         .imports
         .iter()
         .filter(|import| {
-            let allowed = import.instance
-                && import.of_contract().is_some_and(|(name, _)| matches!(name, "log" | "types"));
+            let allowed =
+                import.instance && import.of_contract().is_some_and(|(name, _)| matches!(name, "log" | "types"));
             !allowed
         })
         .map(ToString::to_string)

@@ -67,11 +67,7 @@ pub fn default_set(host: &Host) -> Result<PolicySet, CheckError> {
         let source = find(name).ok_or_else(|| not_shipped(name))?;
         host.check(kind, &source).map(|checked| Arc::clone(&checked.policy))
     };
-    Ok(PolicySet {
-        naming: check(Kind::Naming)?,
-        placement: check(Kind::Placement)?,
-        scaling: check(Kind::Scaling)?,
-    })
+    Ok(PolicySet { naming: check(Kind::Naming)?, placement: check(Kind::Placement)?, scaling: check(Kind::Scaling)? })
 }
 
 /// What to say of a name that is neither among the offered plugins nor shipped.
@@ -80,7 +76,7 @@ pub fn not_shipped(name: &str) -> CheckError {
     CheckError {
         stage: Stage::Size,
         plugin: name.to_owned(),
-        problem: Problem::NotShipped { shipped },
+        problem: Box::new(Problem::NotShipped { shipped }),
         remedy: "Use one of these names, or put the plugin into the ConfigMap's binaryData under the name that policy.yaml uses.".to_owned(),
         stages: Vec::new(),
     }

@@ -106,13 +106,12 @@ pub(crate) fn unpack(bytes: &Bytes, limits: &Limits) -> Result<Bytes, SizeProble
     // One byte more than allowed tells "exactly full" from "too much" without
     // ever holding more.
     let cap = u64::try_from(limits.unpacked_bytes).unwrap_or(u64::MAX).saturating_add(1);
-    flate2::read::MultiGzDecoder::new(bytes.as_ref())
-        .take(cap)
-        .read_to_end(&mut unpacked)
-        .map_err(|error| match error.kind() {
+    flate2::read::MultiGzDecoder::new(bytes.as_ref()).take(cap).read_to_end(&mut unpacked).map_err(
+        |error| match error.kind() {
             ErrorKind::UnexpectedEof => SizeProblem::TruncatedGzip,
             _ => SizeProblem::BadGzip(error.to_string()),
-        })?;
+        },
+    )?;
     if unpacked.len() > limits.unpacked_bytes {
         return Err(SizeProblem::UnpacksTooLarge { limit: limits.unpacked_bytes });
     }

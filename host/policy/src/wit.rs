@@ -15,8 +15,8 @@ pub(crate) mod bindings {
 /// `interface types`: the vocabulary of every question and every answer.
 pub mod types {
     pub use super::bindings::vmgroup::policy::types::{
-        Attribute, Cluster, Context, Datastore, EsxiHost as Host, Group, Index, Inventory, Member,
-        PowerState, Purpose, Refusal,
+        Attribute, Cluster, Context, Datastore, EsxiHost as Host, Group, Index, Inventory, Member, PowerState, Purpose,
+        Refusal,
     };
 }
 

@@ -19,8 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sim = VcenterSim::new(config, Clock::system());
     let (identity, ca) = TlsIdentity::self_signed(&[])?;
     let server = serve_on(sim.service(), port, Some(&identity)).await?;
-    let ca_file =
-        std::env::temp_dir().join(format!("vmgroup-sim-vcenter-{}.pem", server.addr.port()));
+    let ca_file = std::env::temp_dir().join(format!("vmgroup-sim-vcenter-{}.pem", server.addr.port()));
     std::fs::write(&ca_file, ca)?;
 
     let mut out = std::io::stdout().lock();

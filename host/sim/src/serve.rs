@@ -187,6 +187,8 @@ pub fn kubeconfig_with(addr: SocketAddr, ca_pem: Option<&str>, token: Option<&st
             ),
         ),
     };
+    // kubectl asks for a user name if it has a server under TLS and no token.
+    let token = token.or(ca_pem.map(|_| "anybody"));
     let user = token.map_or_else(|| "{}".to_owned(), |t| format!("{{ token: {t:?} }}"));
     format!(
         "apiVersion: v1

@@ -1,5 +1,7 @@
 //! What the simulated vCenter's methods do to its world, seen over the wire.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are test code")]
+
 mod vcenter_client;
 
 use std::time::Duration;
@@ -24,10 +26,7 @@ fn kind(reply: Result<impl std::fmt::Debug, Failure>) -> String {
 async fn only_the_content_and_the_login_need_no_session() {
     let sim = sim(VcenterConfig::default());
     let mut client = Client::new(&sim);
-    let content = client
-        .call("RetrieveServiceContent", &manager("ServiceInstance"), "")
-        .await
-        .unwrap();
+    let content = client.call("RetrieveServiceContent", &manager("ServiceInstance"), "").await.unwrap();
     assert_eq!(content.text("returnval/about/apiType"), "VirtualCenter");
     assert_eq!(content.get("returnval/rootFolder").unwrap().ref_type.as_deref(), Some("Folder"));
     let refused = client.call("CurrentTime", &manager("ServiceInstance"), "").await;
@@ -208,10 +207,8 @@ async fn a_taken_instance_uuid_is_replaced() {
     let b = sim.vm("/DC0/vm/vm-operator/b").unwrap();
     assert_eq!(a.instance_uuid, uuid);
     assert_ne!(b.instance_uuid, uuid);
-    let body = format!(
-        "<uuid>{}</uuid><vmSearch>true</vmSearch><instanceUuid>true</instanceUuid>",
-        uuid.to_uppercase()
-    );
+    let body =
+        format!("<uuid>{}</uuid><vmSearch>true</vmSearch><instanceUuid>true</instanceUuid>", uuid.to_uppercase());
     let found = client.call("FindAllByUuid", &manager("SearchIndex"), &body).await.unwrap();
     let found: Vec<String> = found.all("returnval").map(|node| node.text.clone()).collect();
     assert_eq!(found, [a.moref]);
@@ -260,10 +257,8 @@ async fn clones_spread_over_hosts_and_shun_those_in_maintenance() {
     for name in ["a", "b", "c"] {
         client.clone_vm(FOLDER, name, "").await;
     }
-    let hosts: Vec<String> = ["a", "b", "c"]
-        .map(|name| sim.vm(&format!("{FOLDER}/{name}")).unwrap().host)
-        .into_iter()
-        .collect();
+    let hosts: Vec<String> =
+        ["a", "b", "c"].map(|name| sim.vm(&format!("{FOLDER}/{name}")).unwrap().host).into_iter().collect();
     assert_eq!(hosts, ["DC0_C0_H2", "DC0_C0_H0", "DC0_C0_H2"]);
 }
 
@@ -291,8 +286,7 @@ async fn the_fault_script_is_obeyed() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(kind(client.properties(&task, &["info"]).await), "ManagedObjectNotFound");
 
-    let names: Vec<String> =
-        sim.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.name).collect();
+    let names: Vec<String> = sim.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.name).collect();
     assert_eq!(names, ["lost", "forgotten"]);
     assert_eq!(sim.faults().calls()["CloneVM_Task"], 6);
 }

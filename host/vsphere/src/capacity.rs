@@ -118,10 +118,7 @@ impl Vcenter {
         for vms in vms.chunks(chunk) {
             let refs = vms.iter().map(VmRef::managed_object).collect();
             for object in self.retrieve_each(refs, &paths).await? {
-                let used = Usage {
-                    cpu_mhz: object.number(CPU),
-                    memory_mib: object.number(MEMORY),
-                };
+                let used = Usage { cpu_mhz: object.number(CPU), memory_mib: object.number(MEMORY) };
                 usage.insert(VmRef::new(&object.id.id), used);
             }
         }
@@ -130,17 +127,11 @@ impl Vcenter {
 }
 
 fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query {
-    let steps = [
-        Step::along("hosts", COMPUTE, "host", &[]),
-        Step::along("datastores", COMPUTE, "datastore", &[]),
-    ];
+    let steps = [Step::along("hosts", COMPUTE, "host", &[]), Step::along("datastores", COMPUTE, "datastore", &[])];
     let mut starts: Vec<Start> = site
         .clusters
         .iter()
-        .map(|cluster| Start {
-            skip: false,
-            ..Start::from(cluster.id.managed_object(), steps.to_vec())
-        })
+        .map(|cluster| Start { skip: false, ..Start::from(cluster.id.managed_object(), steps.to_vec()) })
         .collect();
     starts.extend(fields.map(Start::at));
     Query {
@@ -200,41 +191,23 @@ impl Capacity {
                 pool: cluster.pool.clone(),
             })
             .collect();
-        let mut hosts: Vec<HostCapacity> = of_kind(HOST)
-            .filter_map(|object| host(object, &clusters, &fields))
-            .collect();
+        let mut hosts: Vec<HostCapacity> =
+            of_kind(HOST).filter_map(|object| host(object, &clusters, &fields)).collect();
         hosts.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        let index: HashMap<&str, usize> = hosts
-            .iter()
-            .enumerate()
-            .map(|(index, host)| (host.id.as_str(), index))
-            .collect();
+        let index: HashMap<&str, usize> =
+            hosts.iter().enumerate().map(|(index, host)| (host.id.as_str(), index)).collect();
         let mut datastores: Vec<DatastoreCapacity> = of_kind(DATASTORE)
-            .filter(|object| {
-                site.datastores
-                    .iter()
-                    .any(|datastore| datastore.id.as_str() == object.id.id)
-            })
+            .filter(|object| site.datastores.iter().any(|datastore| datastore.id.as_str() == object.id.id))
             .map(|object| datastore(object, &index, &fields))
             .collect();
         datastores.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Self {
-            clusters,
-            hosts,
-            datastores,
-        }
+        Self { clusters, hosts, datastores }
     }
 }
 
-fn host(
-    object: &Object,
-    clusters: &[ClusterCapacity],
-    fields: &HashMap<String, String>,
-) -> Option<HostCapacity> {
+fn host(object: &Object, clusters: &[ClusterCapacity], fields: &HashMap<String, String>) -> Option<HostCapacity> {
     let parent = object.reference("parent")?;
-    let cluster = clusters
-        .iter()
-        .position(|cluster| cluster.id.managed_object() == parent)?;
+    let cluster = clusters.iter().position(|cluster| cluster.id.managed_object() == parent)?;
     let number = |path: &str| object.number(path);
     let maintenance = object.is_true("runtime.inMaintenanceMode");
     let powered = matches!(object.text("runtime.powerState"), "poweredOn" | "unknown" | "");
@@ -255,11 +228,7 @@ fn host(
     })
 }
 
-fn datastore(
-    object: &Object,
-    hosts: &HashMap<&str, usize>,
-    fields: &HashMap<String, String>,
-) -> DatastoreCapacity {
+fn datastore(object: &Object, hosts: &HashMap<&str, usize>, fields: &HashMap<String, String>) -> DatastoreCapacity {
     let maintenance = object.text("summary.maintenanceMode");
     let mut mounts: Vec<usize> = object
         .get("host")
@@ -284,10 +253,7 @@ fn datastore(
 /// A `DatastoreHostMount`: mounted and accessible unless it says otherwise.
 fn is_writable(mount: &Element) -> bool {
     let info = mount.child("mountInfo");
-    let says_no = |name: &str| {
-        info.and_then(|info| info.child(name))
-            .is_some_and(|value| value.text.trim() == "false")
-    };
+    let says_no = |name: &str| info.and_then(|info| info.child(name)).is_some_and(|value| value.text.trim() == "false");
     let read_only = info.is_some_and(|info| info.text_of("accessMode") == "readOnly");
     !says_no("accessible") && !says_no("mounted") && !read_only
 }
@@ -298,12 +264,7 @@ fn field_names(manager: &Object) -> HashMap<String, String> {
         .get("field")
         .map_or(&[][..], |fields| &fields.children)
         .iter()
-        .map(|field| {
-            (
-                field.text_of("key").to_owned(),
-                field.text_of("name").to_owned(),
-            )
-        })
+        .map(|field| (field.text_of("key").to_owned(), field.text_of("name").to_owned()))
         .collect()
 }
 

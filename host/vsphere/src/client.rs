@@ -52,9 +52,9 @@ impl Options {
         Self {
             endpoint,
             credentials,
-            call_timeout: Duration::from_secs(60),
-            keepalive: Duration::from_secs(300),
-            long_poll: Duration::from_secs(300),
+            call_timeout: Duration::from_mins(1),
+            keepalive: Duration::from_mins(5),
+            long_poll: Duration::from_mins(5),
             settle: Duration::from_millis(20),
             page_size: 500,
             extra_prefix: String::new(),
@@ -120,9 +120,7 @@ pub struct Vcenter {
 
 impl std::fmt::Debug for Vcenter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vcenter")
-            .field("endpoint", &self.inner.options.endpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Vcenter").field("endpoint", &self.inner.options.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -206,11 +204,7 @@ impl Vcenter {
 
     /// Sets who is told of every exchange; one hook, the last one set.
     pub fn set_call_hook(&self, hook: CallHook) {
-        *self
-            .inner
-            .hook
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(hook);
+        *self.inner.hook.write().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
 
     /// A call in whatever session there is. If vCenter does not know that
@@ -235,12 +229,7 @@ impl Vcenter {
 
     /// The session for a call of this name.
     pub(crate) async fn session(&self, method: &'static str) -> Result<Arc<Session>, Error> {
-        session::session(&self.inner)
-            .await
-            .map_err(|error| Error::Session {
-                method,
-                source: Arc::new(error),
-            })
+        session::session(&self.inner).await.map_err(|error| Error::Session { method, source: Arc::new(error) })
     }
 
     /// A call in just this session: for what lives and dies with one.
@@ -251,8 +240,7 @@ impl Vcenter {
         this: &This,
         arguments: impl FnOnce(&mut Writer),
     ) -> Result<Element, Error> {
-        self.call_within(session, method, this, self.inner.options.call_timeout, arguments)
-            .await
+        self.call_within(session, method, this, self.inner.options.call_timeout, arguments).await
     }
 
     /// The same with a deadline of its own, for the long poll.
@@ -273,10 +261,7 @@ impl Vcenter {
         };
         let envelope = soap::envelope(method, this, arguments);
         session.touch();
-        let result = self
-            .inner
-            .exchange(method, session.cookie.as_deref(), envelope, deadline)
-            .await;
+        let result = self.inner.exchange(method, session.cookie.as_deref(), envelope, deadline).await;
         match result {
             Ok(reply) => Ok(reply.element),
             Err(error) => {
@@ -304,10 +289,7 @@ impl Inner {
         let result = async {
             match tokio::time::timeout(deadline, self.send(method, cookie, envelope)).await {
                 Ok(result) => result,
-                Err(_) => Err(Error::Timeout {
-                    method,
-                    after: deadline,
-                }),
+                Err(_) => Err(Error::Timeout { method, after: deadline }),
             }
         }
         .instrument(span.clone())
@@ -317,29 +299,15 @@ impl Inner {
         span.in_scope(|| {
             tracing::debug!(outcome = outcome.as_str(), ?elapsed, "call ended");
         });
-        *self
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((method, outcome))
-            .or_default() += 1;
-        let hook = self
-            .hook
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry((method, outcome)).or_default() += 1;
+        let hook = self.hook.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(hook) = hook {
             hook(method, outcome, elapsed);
         }
         result
     }
 
-    async fn send(
-        &self,
-        method: &'static str,
-        cookie: Option<&str>,
-        envelope: String,
-    ) -> Result<Reply, Error> {
+    async fn send(&self, method: &'static str, cookie: Option<&str>, envelope: String) -> Result<Reply, Error> {
         let mut request = http::Request::post(self.options.endpoint.clone())
             .header(http::header::CONTENT_TYPE, "text/xml; charset=utf-8")
             // vim25's version is negotiated by this header; 6.7 is old enough
@@ -351,11 +319,7 @@ impl Inner {
         let request = request
             .body(Bytes::from(envelope))
             .map_err(|error| Error::Config(format!("{method} cannot be sent: {error}")))?;
-        let response = self
-            .transport
-            .call(request)
-            .await
-            .map_err(|source| Error::Transport { method, source })?;
+        let response = self.transport.call(request).await.map_err(|source| Error::Transport { method, source })?;
         let cookie = session::cookie_of(response.headers());
         let element = soap::answer(method, response.status().as_u16(), response.body())?;
         Ok(Reply { element, cookie })

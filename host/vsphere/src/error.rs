@@ -14,7 +14,7 @@ use crate::transport::{TransportError, TransportKind};
 #[non_exhaustive]
 pub enum Error {
     /// The request or its answer got lost on the way.
-    #[error("{}", transport_message(*.method, .source))]
+    #[error("{}", transport_message(.method, .source))]
     Transport {
         /// The vim25 method.
         method: &'static str,
@@ -43,7 +43,7 @@ pub enum Error {
         /// The vim25 method.
         method: &'static str,
         /// The fault.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// vCenter refused user or password.
     #[error("vCenter refused the login of user {user:?}: check user and password")]
@@ -51,7 +51,7 @@ pub enum Error {
         /// The user name that was tried.
         user: String,
         /// The fault, `InvalidLogin` as a rule.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// There was no session and none could be had, so the call was never sent.
     #[error("no session with vCenter, {method} was not sent")]
@@ -266,12 +266,24 @@ impl FaultKind {
             | Self::RequestCanceled
             | Self::InvalidCollectorVersion => Category::Transient,
             Self::Other(name) => match name.as_str() {
-                "InvalidType" | "InvalidRequest" | "InvalidProperty" | "InvalidDatastore"
-                | "InvalidDatastorePath" | "InvalidFolder" | "NotSupported" | "VmConfigFault"
-                | "InvalidVmConfig" | "CannotAccessNetwork" | "CannotAccessVmComponent"
-                | "MethodNotFound" | "CustomizationFault" | "RestrictedVersion"
-                | "NumVirtualCpusNotSupported" | "NumVirtualCpusIncompatible"
-                | "TooManyDevices" | "DisallowedOperationOnFailoverHost" => Category::Configuration,
+                "InvalidType"
+                | "InvalidRequest"
+                | "InvalidProperty"
+                | "InvalidDatastore"
+                | "InvalidDatastorePath"
+                | "InvalidFolder"
+                | "NotSupported"
+                | "VmConfigFault"
+                | "InvalidVmConfig"
+                | "CannotAccessNetwork"
+                | "CannotAccessVmComponent"
+                | "MethodNotFound"
+                | "CustomizationFault"
+                | "RestrictedVersion"
+                | "NumVirtualCpusNotSupported"
+                | "NumVirtualCpusIncompatible"
+                | "TooManyDevices"
+                | "DisallowedOperationOnFailoverHost" => Category::Configuration,
                 _ => Category::Transient,
             },
         }
@@ -290,13 +302,8 @@ impl fmt::Display for FaultKind {
                 write!(f, ": {name:?} is taken")?;
                 by(f, object.as_ref())
             }
-            Self::InvalidPowerState {
-                requested,
-                existing,
-            } => write!(f, ": needs {requested}, is {existing}"),
-            Self::ManagedObjectNotFound {
-                object: Some(object),
-            } => write!(f, ": {object}"),
+            Self::InvalidPowerState { requested, existing } => write!(f, ": needs {requested}, is {existing}"),
+            Self::ManagedObjectNotFound { object: Some(object) } => write!(f, ": {object}"),
             Self::InvalidName { name } => write!(f, ": {name:?}"),
             Self::InvalidArgument { property } if !property.is_empty() => write!(f, ": {property}"),
             Self::NoDiskSpace { datastore } if !datastore.is_empty() => {
@@ -321,9 +328,7 @@ impl Error {
         match self {
             Self::Transport { source, .. } => match source.kind {
                 TransportKind::Tls => Category::Configuration,
-                TransportKind::Connect | TransportKind::Timeout | TransportKind::Broken => {
-                    Category::Transient
-                }
+                TransportKind::Connect | TransportKind::Timeout | TransportKind::Broken => Category::Transient,
             },
             Self::Http { status, .. } => match status {
                 401 | 403 | 407 => Category::Permission,
@@ -334,9 +339,7 @@ impl Error {
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
             Self::Session { source, .. } => source.category(),
-            Self::Ambiguous { .. } | Self::NotFound { .. } | Self::Config(_) => {
-                Category::Configuration
-            }
+            Self::Ambiguous { .. } | Self::NotFound { .. } | Self::Config(_) => Category::Configuration,
         }
     }
 
@@ -352,10 +355,12 @@ impl Error {
             Self::Timeout { .. } | Self::Protocol { .. } => true,
             Self::Http { status, .. } => *status < 400 || *status >= 500,
             // A general failure inside vCenter may come after the effect.
-            Self::Fault { fault, .. } => matches!(
-                &fault.kind,
-                FaultKind::Other(name) if name == "SystemError" || name == "RuntimeFault"
-            ) || matches!(&fault.kind, FaultKind::HostNotConnected(name) if name == "HostCommunication"),
+            Self::Fault { fault, .. } => {
+                matches!(
+                    &fault.kind,
+                    FaultKind::Other(name) if name == "SystemError" || name == "RuntimeFault"
+                ) || matches!(&fault.kind, FaultKind::HostNotConnected(name) if name == "HostCommunication")
+            }
             Self::Login { .. }
             | Self::Session { .. }
             | Self::Ambiguous { .. }
@@ -373,30 +378,31 @@ impl Error {
         }
     }
 
-    pub(crate) fn is_session_lost(&self) -> bool {
-        matches!(
-            self,
-            Self::Fault {
-                fault: Fault {
-                    kind: FaultKind::NotAuthenticated,
-                    ..
-                },
-                ..
-            }
-        )
+    pub(crate) fn from_fault(method: &'static str, kind: FaultKind) -> Self {
+        Self::Fault { method, fault: Box::new(Fault { kind, message: String::new() }) }
     }
 
-    /// The object that vCenter says is not there, if that is the fault.
-    pub(crate) fn missing_object(&self) -> Option<Option<&ManagedObjectRef>> {
+    /// What this call itself was answered, not the login before it.
+    fn own_fault(&self) -> Option<&FaultKind> {
         match self {
-            Self::Fault {
-                fault:
-                    Fault {
-                        kind: FaultKind::ManagedObjectNotFound { object },
-                        ..
-                    },
-                ..
-            } => Some(object.as_ref()),
+            Self::Fault { fault, .. } => Some(&fault.kind),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_session_lost(&self) -> bool {
+        matches!(self.own_fault(), Some(FaultKind::NotAuthenticated))
+    }
+
+    /// True if vCenter says that some object is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self.own_fault(), Some(FaultKind::ManagedObjectNotFound { .. }))
+    }
+
+    /// The object that is not there, if vCenter names it.
+    pub(crate) fn missing_object(&self) -> Option<&ManagedObjectRef> {
+        match self.own_fault() {
+            Some(FaultKind::ManagedObjectNotFound { object }) => object.as_ref(),
             _ => None,
         }
     }
@@ -405,11 +411,9 @@ impl Error {
 fn transport_message(method: &str, source: &TransportError) -> String {
     match source.kind {
         TransportKind::Connect => format!("vCenter cannot be reached, {method} was not sent"),
-        TransportKind::Tls => {
-            "vCenter's certificate is not trusted: give the CA that signed it as a file, or, \
+        TransportKind::Tls => "vCenter's certificate is not trusted: give the CA that signed it as a file, or, \
              for a test only, turn the check off"
-                .to_owned()
-        }
+            .to_owned(),
         TransportKind::Timeout => format!("vCenter was too slow to answer {method}"),
         TransportKind::Broken => format!("the connection broke during {method}"),
     }
@@ -424,11 +428,7 @@ fn list(candidates: &[String]) -> String {
 }
 
 fn there_are(candidates: &[String]) -> String {
-    if candidates.is_empty() {
-        String::new()
-    } else {
-        format!("; there are: {}", list(candidates))
-    }
+    if candidates.is_empty() { String::new() } else { format!("; there are: {}", list(candidates)) }
 }
 
 fn remedy_text(remedy: Option<&String>) -> String {

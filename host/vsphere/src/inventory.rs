@@ -32,10 +32,7 @@ pub struct Inventory {
 
 impl std::fmt::Debug for Inventory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inventory")
-            .field("len", &self.len())
-            .field("synced", &self.synced())
-            .finish_non_exhaustive()
+        f.debug_struct("Inventory").field("len", &self.len()).field("synced", &self.synced()).finish_non_exhaustive()
     }
 }
 
@@ -53,10 +50,7 @@ struct Tables {
 
 impl Inventory {
     pub(crate) fn new(index_key: &str) -> Self {
-        Self {
-            tables: Arc::default(),
-            index_key: Arc::from(index_key),
-        }
+        Self { tables: Arc::default(), index_key: Arc::from(index_key) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
@@ -117,11 +111,7 @@ impl Inventory {
     /// The names taken by machines, each with its folder, in no order. Those
     /// inside a vApp have no folder and are left out.
     pub fn names(&self) -> Vec<(FolderRef, String)> {
-        self.read()
-            .vms
-            .values()
-            .filter_map(|vm| Some((vm.parent.clone()?, vm.name.clone())))
-            .collect()
+        self.read().vms.values().filter_map(|vm| Some((vm.parent.clone()?, vm.name.clone()))).collect()
     }
 
     /// The folder, if it lies under the root or is the root.
@@ -170,10 +160,7 @@ impl Inventory {
         let mut tables = self.write();
         let was = tables.take_folder(&folder.id);
         if let Some(parent) = &folder.parent {
-            tables.by_name.insert(
-                (parent.clone(), folder.name.clone()),
-                folder.id.clone(),
-            );
+            tables.by_name.insert((parent.clone(), folder.name.clone()), folder.id.clone());
         }
         tables.folders.insert(folder.id.clone(), folder);
         was
@@ -194,10 +181,7 @@ impl Inventory {
 
 impl Tables {
     fn all(&self, refs: Option<&BTreeSet<VmRef>>) -> Vec<Arc<Vm>> {
-        refs.into_iter()
-            .flatten()
-            .filter_map(|vm| self.vms.get(vm).cloned())
-            .collect()
+        refs.into_iter().flatten().filter_map(|vm| self.vms.get(vm).cloned()).collect()
     }
 
     fn index_vm(&mut self, vm: Arc<Vm>, index_key: &str) {
@@ -294,11 +278,7 @@ mod tests {
     fn a_folder_that_goes_late_does_not_take_its_successors_name_along() {
         let inventory = Inventory::new("mark");
         let folder = |id: &str| {
-            Arc::new(Folder {
-                id: FolderRef::new(id),
-                name: "g".to_owned(),
-                parent: Some(FolderRef::new("root")),
-            })
+            Arc::new(Folder { id: FolderRef::new(id), name: "g".to_owned(), parent: Some(FolderRef::new("root")) })
         };
         inventory.put_folder(folder("f-1"));
         inventory.put_folder(folder("f-2"));

@@ -11,9 +11,9 @@
 //! and its count; `property` reads objects in bulk. On these stand the methods
 //! of [`Vcenter`], one module per subject, and the [`Watch`].
 
-pub mod error;
 mod capacity;
 mod client;
+pub mod error;
 mod inventory;
 mod model;
 mod property;
@@ -35,8 +35,7 @@ pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};
 pub use model::{About, Child, ConnectionState, PowerState, Template, Vm};
 pub use refs::{
-    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef,
-    VmRef,
+    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef,
 };
 pub use secret::{Credentials, Password};
 pub use site::{Named, Site, SiteCluster, SiteSelection};

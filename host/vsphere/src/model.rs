@@ -12,9 +12,9 @@ pub struct About {
     pub full_name: String,
     /// Product version, such as `8.0.2`.
     pub version: String,
-    /// vim25 API version, such as `8.0.2.0`.
+    /// The vim25 API's version, such as `8.0.2.0`.
     pub api_version: String,
-    /// Identifies this vCenter; empty on a bare ESXi.
+    /// Identifies this vCenter; empty on a bare `ESXi`.
     pub instance_uuid: String,
 }
 

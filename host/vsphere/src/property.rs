@@ -17,10 +17,7 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn new(kind: &'static str, paths: &[&'static str]) -> Self {
-        Self {
-            kind,
-            paths: paths.to_vec(),
-        }
+        Self { kind, paths: paths.to_vec() }
     }
 }
 
@@ -40,18 +37,8 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    pub(crate) fn along(
-        name: &'static str,
-        kind: &'static str,
-        path: &'static str,
-        then: &[Step],
-    ) -> Self {
-        Self::Along {
-            name,
-            kind,
-            path,
-            then: then.to_vec(),
-        }
+    pub(crate) fn along(name: &'static str, kind: &'static str, path: &'static str, then: &[Step]) -> Self {
+        Self::Along { name, kind, path, then: then.to_vec() }
     }
 }
 
@@ -65,19 +52,11 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) fn at(object: ManagedObjectRef) -> Self {
-        Self {
-            object,
-            skip: false,
-            steps: Vec::new(),
-        }
+        Self { object, skip: false, steps: Vec::new() }
     }
 
     pub(crate) fn from(object: ManagedObjectRef, steps: Vec<Step>) -> Self {
-        Self {
-            object,
-            skip: true,
-            steps,
-        }
+        Self { object, skip: true, steps }
     }
 }
 
@@ -115,12 +94,7 @@ impl Query {
 
 fn write_step(step: &Step, writer: &mut Writer) {
     match step {
-        Step::Along {
-            name,
-            kind,
-            path,
-            then,
-        } => {
+        Step::Along { name, kind, path, then } => {
             writer.typed("selectSet", "TraversalSpec", |w| {
                 w.text("name", name);
                 w.text("type", kind);
@@ -177,9 +151,7 @@ impl Object {
     }
 
     pub(crate) fn properties(&self) -> impl Iterator<Item = (&str, &Element)> {
-        self.properties
-            .iter()
-            .map(|(path, value)| (path.as_str(), value))
+        self.properties.iter().map(|(path, value)| (path.as_str(), value))
     }
 
     fn read(content: &Element) -> Option<Self> {
@@ -204,9 +176,7 @@ pub(crate) fn references_in(array: &Element) -> Vec<ManagedObjectRef> {
 /// True if a property is missing because the session is: vCenter answers
 /// `RetrievePropertiesEx` with 200 then, and says so per property.
 pub(crate) fn session_lost_in(missing: &Element) -> bool {
-    missing
-        .child("fault")
-        .is_some_and(|fault| localized_fault(fault).kind == FaultKind::NotAuthenticated)
+    missing.child("fault").is_some_and(|fault| localized_fault(fault).kind == FaultKind::NotAuthenticated)
 }
 
 impl Vcenter {
@@ -241,13 +211,7 @@ impl Vcenter {
             for content in page.children_named("objects") {
                 if content.children_named("missingSet").any(session_lost_in) {
                     self.inner.sessions.invalidate(&session);
-                    return Err(Error::Fault {
-                        method,
-                        fault: crate::Fault {
-                            kind: FaultKind::NotAuthenticated,
-                            message: String::new(),
-                        },
-                    });
+                    return Err(Error::from_fault(method, FaultKind::NotAuthenticated));
                 }
                 objects.extend(Object::read(content));
             }
@@ -284,10 +248,10 @@ impl Vcenter {
             };
             let before = objects.len();
             match error.missing_object() {
-                Some(Some(gone)) => objects.retain(|object| object.id != gone.id),
+                Some(gone) => objects.retain(|object| object.id != gone.id),
                 // The fault does not say which; with one there is no doubt.
-                Some(None) if before == 1 => objects.clear(),
-                _ => {}
+                None if before == 1 && error.is_missing() => objects.clear(),
+                None => {}
             }
             if objects.len() == before {
                 return Err(error);

@@ -84,9 +84,8 @@ impl Vm {
                 self.name = unescape_name(value.map_or("", |value| value.text.as_str()));
             }
             "parent" => {
-                self.parent = reference()
-                    .filter(|parent| parent.kind == FOLDER)
-                    .map(|parent| FolderRef::new(parent.id));
+                self.parent =
+                    reference().filter(|parent| parent.kind == FOLDER).map(|parent| FolderRef::new(parent.id));
             }
             "config.instanceUuid" => self.instance_uuid = text.to_ascii_lowercase(),
             "config.hardware.numCPU" => self.cpus = text.parse().unwrap_or(0),
@@ -117,12 +116,7 @@ fn extra_of(all: &Element, prefix: &str) -> BTreeMap<String, String> {
     all.children
         .iter()
         .filter(|option| option.text_of("key").starts_with(prefix))
-        .map(|option| {
-            (
-                option.text_of("key").to_owned(),
-                option.text_of("value").to_owned(),
-            )
-        })
+        .map(|option| (option.text_of("key").to_owned(), option.text_of("value").to_owned()))
         .collect()
 }
 
@@ -157,11 +151,8 @@ impl Vcenter {
                 w.value("instanceUuid", true);
             })
             .await?;
-        let refs = found
-            .children_named("returnval")
-            .filter_map(reference_of)
-            .filter(|found| found.kind == VM)
-            .collect();
+        let refs =
+            found.children_named("returnval").filter_map(reference_of).filter(|found| found.kind == VM).collect();
         let mut vms = self.read_vms(refs).await?;
         // Read a moment later than found.
         vms.retain(|vm| vm.instance_uuid.eq_ignore_ascii_case(instance_uuid));
@@ -175,10 +166,7 @@ impl Vcenter {
             return Ok(None);
         };
         Ok(match found.kind.as_str() {
-            VM => self
-                .read_vm(&VmRef::new(&found.id))
-                .await?
-                .map(Child::Vm),
+            VM => self.read_vm(&VmRef::new(&found.id)).await?.map(Child::Vm),
             FOLDER => Some(Child::Folder(FolderRef::new(found.id), name.to_owned())),
             _ => Some(Child::Other(found, name.to_owned())),
         })
@@ -198,7 +186,7 @@ impl Vcenter {
             .await;
         match found {
             Ok(answer) => Ok(answer.child("returnval").and_then(reference_of)),
-            Err(error) if error.missing_object().is_some() => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -214,10 +202,7 @@ impl Vcenter {
             ],
             starts: vec![Start {
                 skip: false,
-                ..Start::from(
-                    folder.managed_object(),
-                    vec![Step::along("children", FOLDER, "childEntity", &[])],
-                )
+                ..Start::from(folder.managed_object(), vec![Step::along("children", FOLDER, "childEntity", &[])])
             }],
         };
         let objects = match self.retrieve(&query).await {
@@ -255,10 +240,7 @@ impl Vcenter {
     /// answered from the cache.
     pub async fn list_marked(&self, site: &Site, value: &str) -> Result<Vec<Vm>, Error> {
         let again = [Step::Again("folders"), Step::Again("vapps")];
-        let steps = vec![
-            Step::along("folders", FOLDER, "childEntity", &again),
-            Step::along("vapps", VAPP, "vm", &[]),
-        ];
+        let steps = vec![Step::along("folders", FOLDER, "childEntity", &again), Step::along("vapps", VAPP, "vm", &[])];
         let query = Query {
             paths: vec![self.vm_paths().await?],
             starts: vec![Start::from(site.root_folder.managed_object(), steps)],
@@ -277,7 +259,5 @@ impl Vcenter {
 /// True if the fault says that just this object is not there. One that names no
 /// object is taken so as well, as the question was about one.
 pub(crate) fn is_gone(error: &Error, object: &ManagedObjectRef) -> bool {
-    error
-        .missing_object()
-        .is_some_and(|gone| gone.is_none_or(|gone| gone.id == object.id))
+    error.is_missing() && error.missing_object().is_none_or(|gone| gone.id == object.id)
 }

@@ -19,10 +19,7 @@ pub struct ManagedObjectRef {
 
 impl ManagedObjectRef {
     pub(crate) fn new(kind: &str, id: &str) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            id: id.to_owned(),
-        }
+        Self { kind: kind.to_owned(), id: id.to_owned() }
     }
 }
 

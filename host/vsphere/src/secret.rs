@@ -47,10 +47,7 @@ mod tests {
 
     #[test]
     fn s9_a_password_cannot_be_printed() {
-        let credentials = Credentials {
-            user: "admin".to_owned(),
-            password: Password::from("hunter2"),
-        };
+        let credentials = Credentials { user: "admin".to_owned(), password: Password::from("hunter2") };
         let printed = format!("{credentials:?} {credentials:#?}");
         assert!(printed.contains("Password(***)"), "{printed}");
         assert!(!printed.contains("hunter2"), "{printed}");

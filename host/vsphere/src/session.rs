@@ -35,7 +35,7 @@ pub(crate) struct ServiceContent {
     pub(crate) search_index: ManagedObjectRef,
     pub(crate) task_manager: ManagedObjectRef,
     pub(crate) session_manager: ManagedObjectRef,
-    /// A bare ESXi has none.
+    /// A bare `ESXi` has none.
     pub(crate) custom_fields: Option<ManagedObjectRef>,
 }
 
@@ -57,10 +57,7 @@ impl Session {
     }
 
     fn idle(&self) -> Duration {
-        self.used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// `config.createDate` came with vSphere 6.7; asking an older server for it
@@ -119,11 +116,7 @@ impl Sessions {
     /// Forgets a session that vCenter no longer knows. A newer one stays.
     pub(crate) fn invalidate(&self, session: &Session) {
         let mut state = self.lock();
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.generation == session.generation)
-        {
+        if state.current.as_ref().is_some_and(|current| current.generation == session.generation) {
             tracing::debug!(generation = session.generation, "session lost");
             state.current = None;
         }
@@ -161,21 +154,13 @@ impl Sessions {
             return Ok(Step::Join(pending.clone(), epoch));
         }
         state.generation += 1;
-        let task = tokio::spawn(login_and_keep(
-            Arc::clone(inner),
-            state.credentials.clone(),
-            epoch,
-            state.generation,
-        ));
+        let task = tokio::spawn(login_and_keep(Arc::clone(inner), state.credentials.clone(), epoch, state.generation));
         // A task of its own: the login ends, and is accounted for, even if all
         // who wait for it give up.
         let pending: Login = task
             .map(|joined| {
                 joined.unwrap_or_else(|_| {
-                    Err(Error::Protocol {
-                        method: "Login",
-                        detail: "the login was cut short".to_owned(),
-                    })
+                    Err(Error::Protocol { method: "Login", detail: "the login was cut short".to_owned() })
                 })
             })
             .boxed()
@@ -266,11 +251,7 @@ async fn login_and_keep(
     let wanted = inner.sessions.settle(epoch, &result);
     if let Ok(session) = &result {
         if wanted {
-            tokio::spawn(keep_alive(
-                Arc::downgrade(&inner),
-                Arc::clone(session),
-                inner.options.keepalive,
-            ));
+            tokio::spawn(keep_alive(Arc::downgrade(&inner), Arc::clone(session), inner.options.keepalive));
         } else {
             logout(&inner, session).await;
         }
@@ -278,20 +259,14 @@ async fn login_and_keep(
     result
 }
 
-async fn login(
-    inner: &Inner,
-    credentials: Credentials,
-    generation: u64,
-) -> Result<Arc<Session>, Error> {
+async fn login(inner: &Inner, credentials: Credentials, generation: u64) -> Result<Arc<Session>, Error> {
     let instance = ManagedObjectRef::new("ServiceInstance", "ServiceInstance");
     let deadline = inner.options.call_timeout;
     let method = "RetrieveServiceContent";
     let envelope = soap::envelope(method, &instance, |_| {});
     let reply = inner.exchange(method, None, envelope, deadline).await?;
-    let content = reply.element.child("returnval").ok_or(Error::Protocol {
-        method,
-        detail: "it has no content".to_owned(),
-    })?;
+    let content =
+        reply.element.child("returnval").ok_or(Error::Protocol { method, detail: "it has no content".to_owned() })?;
     let about = about_of(content);
     let content = service_content(content)?;
     let early_cookie = reply.cookie;
@@ -310,19 +285,13 @@ async fn login(
             used: Mutex::new(Instant::now()),
         })
     };
-    match inner
-        .exchange(method, early_cookie.as_deref(), envelope, deadline)
-        .await
-    {
+    match inner.exchange(method, early_cookie.as_deref(), envelope, deadline).await {
         Ok(reply) => {
             tracing::debug!(generation, user = %credentials.user, "logged in");
             Ok(session(reply.cookie.or(early_cookie)))
         }
         Err(Error::Fault { fault, .. }) if fault.kind == FaultKind::InvalidLogin => {
-            Err(Error::Login {
-                user: credentials.user,
-                fault,
-            })
+            Err(Error::Login { user: credentials.user, fault })
         }
         Err(error) => {
             // If the login took effect although its answer is lost, the
@@ -338,9 +307,7 @@ async fn login(
 /// Best effort, bounded.
 pub(crate) async fn logout(inner: &Inner, session: &Session) {
     let envelope = soap::envelope("Logout", &session.content.session_manager, |_| {});
-    let result = inner
-        .exchange("Logout", session.cookie.as_deref(), envelope, LOGOUT_TIMEOUT)
-        .await;
+    let result = inner.exchange("Logout", session.cookie.as_deref(), envelope, LOGOUT_TIMEOUT).await;
     if let Err(error) = result {
         tracing::debug!(generation = session.generation, %error, "logout failed");
     }
@@ -353,10 +320,7 @@ async fn keep_alive(inner: Weak<Inner>, session: Arc<Session>, every: Duration) 
     loop {
         tokio::time::sleep(every.saturating_sub(session.idle()).max(every / 8)).await;
         let Some(inner) = inner.upgrade() else { return };
-        let in_use = inner
-            .sessions
-            .current()
-            .is_some_and(|current| current.generation == session.generation);
+        let in_use = inner.sessions.current().is_some_and(|current| current.generation == session.generation);
         if !in_use {
             return;
         }
@@ -368,14 +332,8 @@ async fn keep_alive(inner: Weak<Inner>, session: Arc<Session>, every: Duration) 
             continue;
         }
         let envelope = soap::envelope("CurrentTime", &instance, |_| {});
-        let result = inner
-            .exchange(
-                "CurrentTime",
-                session.cookie.as_deref(),
-                envelope,
-                inner.options.call_timeout,
-            )
-            .await;
+        let result =
+            inner.exchange("CurrentTime", session.cookie.as_deref(), envelope, inner.options.call_timeout).await;
         session.touch();
         if let Err(error) = result
             && error.is_session_lost()
@@ -394,19 +352,12 @@ pub(crate) fn cookie_of(headers: &http::HeaderMap) -> Option<String> {
         .filter_map(|value| value.to_str().ok())
         .filter_map(|value| value.split(';').next())
         .map(str::trim)
-        .find(|pair| {
-            pair.split_once('=')
-                .is_some_and(|(name, value)| name == COOKIE && !value.is_empty())
-        })
+        .find(|pair| pair.split_once('=').is_some_and(|(name, value)| name == COOKIE && !value.is_empty()))
         .map(str::to_owned)
 }
 
 fn about_of(content: &Element) -> About {
-    let text = |name: &str| {
-        content
-            .at(&["about", name])
-            .map_or_else(String::new, |element| element.text.clone())
-    };
+    let text = |name: &str| content.at(&["about", name]).map_or_else(String::new, |element| element.text.clone());
     About {
         full_name: text("fullName"),
         version: text("version"),
@@ -418,10 +369,8 @@ fn about_of(content: &Element) -> About {
 fn service_content(content: &Element) -> Result<ServiceContent, Error> {
     let optional = |name: &str| content.child(name).and_then(soap::reference_of);
     let needed = |name: &'static str| {
-        optional(name).ok_or_else(|| Error::Protocol {
-            method: "RetrieveServiceContent",
-            detail: format!("it has no {name}"),
-        })
+        optional(name)
+            .ok_or_else(|| Error::Protocol { method: "RetrieveServiceContent", detail: format!("it has no {name}") })
     };
     Ok(ServiceContent {
         root_folder: needed("rootFolder")?,
@@ -442,16 +391,8 @@ mod tests {
     fn the_cookie_is_taken_as_it_is_quotes_and_all() {
         let mut headers = http::HeaderMap::new();
         headers.append("set-cookie", "other=1; Path=/".parse().unwrap());
-        headers.append(
-            "set-cookie",
-            "vmware_soap_session=\"52ab-cd\"; Path=/; HttpOnly; Secure"
-                .parse()
-                .unwrap(),
-        );
-        assert_eq!(
-            cookie_of(&headers).as_deref(),
-            Some("vmware_soap_session=\"52ab-cd\"")
-        );
+        headers.append("set-cookie", "vmware_soap_session=\"52ab-cd\"; Path=/; HttpOnly; Secure".parse().unwrap());
+        assert_eq!(cookie_of(&headers).as_deref(), Some("vmware_soap_session=\"52ab-cd\""));
         assert_eq!(cookie_of(&http::HeaderMap::new()), None);
     }
 }

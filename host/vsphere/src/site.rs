@@ -11,9 +11,7 @@ use crate::error::Error;
 use crate::model::{Template, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step};
 use crate::read::{FOLDER, VM, folder_paths};
-use crate::refs::{
-    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, ManagedObjectRef, PoolRef, VmRef,
-};
+use crate::refs::{ClusterRef, DatacenterRef, DatastoreRef, FolderRef, ManagedObjectRef, PoolRef, VmRef};
 
 /// The root folder if none is named, directly in the datacenter's vm folder.
 const DEFAULT_ROOT: &str = "vm-operator";
@@ -118,11 +116,7 @@ impl Vcenter {
         let chosen = choose_pools(selection.pool_or_cluster.as_deref(), &pools)?;
         let stores: Vec<Named<DatastoreRef>> = stores
             .into_iter()
-            .filter(|store| {
-                chosen
-                    .iter()
-                    .any(|pool| pool.datastores.iter().any(|id| id.id == store.id.as_str()))
-            })
+            .filter(|store| chosen.iter().any(|pool| pool.datastores.iter().any(|id| id.id == store.id.as_str())))
             .collect();
         let datastores: Vec<Named<DatastoreRef>> = some(
             "datastore",
@@ -136,18 +130,13 @@ impl Vcenter {
         .into_iter()
         .cloned()
         .collect();
-        let (root_folder, root_path) = self
-            .root_folder(datacenter, selection.root_folder.as_deref())
-            .await?;
+        let (root_folder, root_path) = self.root_folder(datacenter, selection.root_folder.as_deref()).await?;
         let clusters: Vec<SiteCluster> = chosen.iter().map(|pool| pool.cluster.clone()).collect();
         let Some(first) = clusters.first() else {
             return Err(not_found("resource pool or cluster", None, Vec::new()));
         };
         Ok(Site {
-            datacenter: Named {
-                id: datacenter.id.clone(),
-                name: datacenter.name.clone(),
-            },
+            datacenter: Named { id: datacenter.id.clone(), name: datacenter.name.clone() },
             datacenter_path: datacenter.path.clone(),
             vm_folder: datacenter.vm_folder.clone(),
             root_folder,
@@ -165,14 +154,8 @@ impl Vcenter {
     async fn datacenters(&self) -> Result<Vec<Datacenter>, Error> {
         let session = self.session("RetrievePropertiesEx").await?;
         let query = Query {
-            paths: vec![
-                Paths::new(DATACENTER, &["name", "parent", "vmFolder", "hostFolder"]),
-                folder_paths(),
-            ],
-            starts: vec![Start::from(
-                session.content.root_folder.clone(),
-                vec![folders(&[])],
-            )],
+            paths: vec![Paths::new(DATACENTER, &["name", "parent", "vmFolder", "hostFolder"]), folder_paths()],
+            starts: vec![Start::from(session.content.root_folder.clone(), vec![folders(&[])])],
         };
         let objects = self.retrieve(&query).await?;
         let tree = Tree::of(&objects);
@@ -194,10 +177,7 @@ impl Vcenter {
     }
 
     /// Every resource pool of a datacenter, by path, and every datastore.
-    async fn pools(
-        &self,
-        datacenter: &Datacenter,
-    ) -> Result<(Vec<Pool>, Vec<Named<DatastoreRef>>), Error> {
+    async fn pools(&self, datacenter: &Datacenter) -> Result<(Vec<Pool>, Vec<Named<DatastoreRef>>), Error> {
         let steps = vec![
             folders(&[Step::Again("pools"), Step::Again("stores")]),
             Step::along("pools", COMPUTE, "resourcePool", &[Step::Again("subpools")]),
@@ -211,16 +191,12 @@ impl Vcenter {
                 Paths::new(DATASTORE, &["name"]),
                 folder_paths(),
             ],
-            starts: vec![Start {
-                skip: false,
-                ..Start::from(datacenter.host_folder.clone(), steps)
-            }],
+            starts: vec![Start { skip: false, ..Start::from(datacenter.host_folder.clone(), steps) }],
         };
         let objects = self.retrieve(&query).await?;
         let mut tree = Tree::of(&objects);
         tree.root(datacenter.id.managed_object(), datacenter.path.clone());
-        let by_id: HashMap<&ManagedObjectRef, &Object> =
-            objects.iter().map(|object| (&object.id, object)).collect();
+        let by_id: HashMap<&ManagedObjectRef, &Object> = objects.iter().map(|object| (&object.id, object)).collect();
         let mut pools: Vec<Pool> = objects
             .iter()
             .filter(|object| object.id.kind == POOL)
@@ -244,30 +220,18 @@ impl Vcenter {
         let mut stores: Vec<Named<DatastoreRef>> = objects
             .iter()
             .filter(|object| object.id.kind == DATASTORE)
-            .map(|object| Named {
-                id: DatastoreRef::new(&object.id.id),
-                name: object.name(),
-            })
+            .map(|object| Named { id: DatastoreRef::new(&object.id.id), name: object.name() })
             .collect();
         stores.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         stores.dedup_by(|a, b| a.id == b.id);
         Ok((pools, stores))
     }
 
-    async fn root_folder(
-        &self,
-        datacenter: &Datacenter,
-        asked: Option<&str>,
-    ) -> Result<(FolderRef, String), Error> {
+    async fn root_folder(&self, datacenter: &Datacenter, asked: Option<&str>) -> Result<(FolderRef, String), Error> {
         let vm_path = format!("{}/vm", datacenter.path);
-        let asked = asked.unwrap_or(DEFAULT_ROOT);
+        let asked = asked.map(str::trim).filter(|asked| !asked.is_empty()).unwrap_or(DEFAULT_ROOT);
         let segments = below(&vm_path, asked);
-        let wanted = format!(
-            "{vm_path}{}",
-            segments
-                .iter()
-                .fold(String::new(), |path, segment| path + "/" + segment)
-        );
+        let wanted = format!("{vm_path}{}", segments.iter().fold(String::new(), |path, segment| path + "/" + segment));
         let mut folder = datacenter.vm_folder.clone();
         for segment in &segments {
             let found = self.find_child_ref(&folder, &unescape_name(segment)).await?;
@@ -306,21 +270,12 @@ impl Vcenter {
     /// Reads the name of every machine of the datacenter.
     pub async fn find_template(&self, site: &Site, name: &str) -> Result<Template, Error> {
         let query = Query {
-            paths: vec![
-                Paths::new(VM, &["name", "parent", "config.template"]),
-                folder_paths(),
-            ],
-            starts: vec![Start {
-                skip: false,
-                ..Start::from(site.vm_folder.managed_object(), vec![folders(&[])])
-            }],
+            paths: vec![Paths::new(VM, &["name", "parent", "config.template"]), folder_paths()],
+            starts: vec![Start { skip: false, ..Start::from(site.vm_folder.managed_object(), vec![folders(&[])]) }],
         };
         let objects = self.retrieve(&query).await?;
         let mut tree = Tree::of(&objects);
-        tree.root(
-            site.datacenter.id.managed_object(),
-            site.datacenter_path.clone(),
-        );
+        tree.root(site.datacenter.id.managed_object(), site.datacenter_path.clone());
         let mut machines: Vec<Template> = objects
             .iter()
             .filter(|object| object.id.kind == VM)
@@ -340,23 +295,12 @@ fn choose_template(name: &str, vm_path: &str, machines: &[Template]) -> Result<T
     let found: Vec<&Template> = if name.contains('/') {
         let path = below(vm_path, name)
             .iter()
-            .fold(vm_path.to_owned(), |path, segment| {
-                path + "/" + &escape_name(&unescape_name(segment))
-            });
-        machines
-            .iter()
-            .filter(|machine| machine.path == path)
-            .collect()
+            .fold(vm_path.to_owned(), |path, segment| path + "/" + &escape_name(&unescape_name(segment)));
+        machines.iter().filter(|machine| machine.path == path).collect()
     } else {
-        let named: Vec<&Template> = machines
-            .iter()
-            .filter(|machine| machine.name == name)
-            .collect();
+        let named: Vec<&Template> = machines.iter().filter(|machine| machine.name == name).collect();
         if named.iter().any(|machine| machine.is_template) {
-            named
-                .into_iter()
-                .filter(|machine| machine.is_template)
-                .collect()
+            named.into_iter().filter(|machine| machine.is_template).collect()
         } else {
             named
         }
@@ -366,11 +310,7 @@ fn choose_template(name: &str, vm_path: &str, machines: &[Template]) -> Result<T
         [] => Err(not_found(
             "template",
             Some(name),
-            machines
-                .iter()
-                .filter(|machine| machine.is_template)
-                .map(|machine| machine.name.clone())
-                .collect(),
+            machines.iter().filter(|machine| machine.is_template).map(|machine| machine.name.clone()).collect(),
         )),
         several => Err(Error::Ambiguous {
             what: "template",
@@ -392,9 +332,10 @@ fn choose_pools<'a>(asked: Option<&str>, pools: &'a [Pool]) -> Result<Vec<&'a Po
             Some(asked),
             &pools.iter().collect::<Vec<_>>(),
             |pool, asked| {
-                let cluster = pool.cluster_path.as_ref().is_some_and(|cluster_path| {
-                    pool.cluster.name == asked || cluster_path == asked
-                });
+                let cluster = pool
+                    .cluster_path
+                    .as_ref()
+                    .is_some_and(|cluster_path| pool.cluster.name == asked || cluster_path == asked);
                 cluster || pool.name == asked || pool.cluster.pool_path == asked
             },
             path,
@@ -412,10 +353,7 @@ fn one<'a, T>(
     show: impl Fn(&T) -> String,
 ) -> Result<&'a T, Error> {
     let asked = asked.map(str::trim).filter(|asked| !asked.is_empty());
-    let found: Vec<&T> = all
-        .iter()
-        .filter(|candidate| asked.is_none_or(|asked| matches(candidate, asked)))
-        .collect();
+    let found: Vec<&T> = all.iter().filter(|candidate| asked.is_none_or(|asked| matches(candidate, asked))).collect();
     match found.as_slice() {
         [only] => Ok(only),
         [] => Err(not_found(what, asked, all.iter().map(show).collect())),
@@ -445,11 +383,8 @@ fn some<'a, T>(
         return Ok(all.iter().collect());
     }
     let whole = all.iter().any(|candidate| matches(candidate, text));
-    let parts: Vec<&str> = if whole {
-        vec![text]
-    } else {
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
-    };
+    let parts: Vec<&str> =
+        if whole { vec![text] } else { text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect() };
     let mut found: Vec<&T> = Vec::new();
     for part in parts {
         let next = one(what, Some(part), all, &matches, &show)?;
@@ -464,12 +399,7 @@ fn some<'a, T>(
 }
 
 fn not_found(what: &'static str, name: Option<&str>, candidates: Vec<String>) -> Error {
-    Error::NotFound {
-        what,
-        name: name.map(str::to_owned),
-        candidates: bounded(candidates),
-        remedy: None,
-    }
+    Error::NotFound { what, name: name.map(str::to_owned), candidates: bounded(candidates), remedy: None }
 }
 
 fn bounded(mut candidates: Vec<String>) -> Vec<String> {
@@ -491,10 +421,7 @@ fn below<'a>(vm_path: &str, asked: &'a str) -> Vec<&'a str> {
         .strip_prefix(vm_path)
         .or_else(|| asked.strip_prefix(vm_path.trim_start_matches('/')))
         .filter(|rest| rest.is_empty() || rest.starts_with('/'));
-    full.unwrap_or(asked)
-        .split('/')
-        .filter(|segment| !segment.is_empty())
-        .collect()
+    full.unwrap_or(asked).split('/').filter(|segment| !segment.is_empty()).collect()
 }
 
 /// Down through folders, and from each thing in them as the other steps say.
@@ -515,12 +442,7 @@ impl Tree {
         Self {
             nodes: objects
                 .iter()
-                .map(|object| {
-                    (
-                        object.id.clone(),
-                        (object.name(), object.reference("parent")),
-                    )
-                })
+                .map(|object| (object.id.clone(), (object.name(), object.reference("parent"))))
                 .collect(),
             roots: HashMap::new(),
         }
@@ -587,10 +509,7 @@ mod tests {
     fn an_unknown_template_lists_those_there_are() {
         let machines = [template("/DC0/vm/golden", true), template("/DC0/vm/web", false)];
         let error = choose_template("goldn", "/DC0/vm", &machines).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no template named \"goldn\"; there are: golden"
-        );
+        assert_eq!(error.to_string(), "there is no template named \"goldn\"; there are: golden");
         assert!(!choose_template("web", "/DC0/vm", &machines).unwrap().is_template);
     }
 
@@ -616,12 +535,8 @@ mod tests {
             pool("H0", "/DC0/host/H0/Resources", true),
         ];
         let paths = |asked| {
-            choose_pools(asked, &pools).map(|found| {
-                found
-                    .iter()
-                    .map(|pool| pool.cluster.pool_path.clone())
-                    .collect::<Vec<_>>()
-            })
+            choose_pools(asked, &pools)
+                .map(|found| found.iter().map(|pool| pool.cluster.pool_path.clone()).collect::<Vec<_>>())
         };
         for asked in ["C0", "/DC0/host/C0", "/DC0/host/C0/Resources"] {
             assert_eq!(paths(Some(asked)).unwrap(), ["/DC0/host/C0/Resources"]);

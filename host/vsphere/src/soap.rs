@@ -16,11 +16,7 @@ const CLOSE: &str = "</soapenv:Body></soapenv:Envelope>";
 
 /// The envelope of one call. `xsi:type` values are vim25's own, so vim25 is the
 /// default namespace within the call.
-pub(crate) fn envelope(
-    method: &str,
-    this: &ManagedObjectRef,
-    arguments: impl FnOnce(&mut Writer),
-) -> String {
+pub(crate) fn envelope(method: &str, this: &ManagedObjectRef, arguments: impl FnOnce(&mut Writer)) -> String {
     let mut writer = Writer::default();
     writer.reference("_this", &this.kind, &this.id);
     arguments(&mut writer);
@@ -31,21 +27,14 @@ pub(crate) fn envelope(
 /// The answer's `…Response` element, or the fault, or what else came instead.
 pub(crate) fn answer(method: &'static str, status: u16, body: &[u8]) -> Result<Element, Error> {
     let not_soap = |detail: String| {
-        if status == 200 {
-            Error::Protocol { method, detail }
-        } else {
-            Error::Http { method, status }
-        }
+        if status == 200 { Error::Protocol { method, detail } } else { Error::Http { method, status } }
     };
     let envelope = xml::parse(body).map_err(not_soap)?;
     let Some(body) = envelope.child("Body") else {
         return Err(not_soap("it has no SOAP body".to_owned()));
     };
     if let Some(fault) = body.child("Fault") {
-        return Err(Error::Fault {
-            method,
-            fault: soap_fault(fault),
-        });
+        return Err(Error::Fault { method, fault: Box::new(soap_fault(fault)) });
     }
     if status != 200 {
         return Err(Error::Http { method, status });
@@ -59,28 +48,17 @@ pub(crate) fn answer(method: &'static str, status: u16, body: &[u8]) -> Result<E
 
 fn soap_fault(fault: &Element) -> Fault {
     let message = fault.text_of("faultstring").trim().to_owned();
-    let detail = fault
-        .child("detail")
-        .and_then(|detail| detail.children.first());
+    let detail = fault.child("detail").and_then(|detail| detail.children.first());
     match detail {
-        Some(detail) => Fault {
-            kind: kind_of(detail),
-            message,
-        },
-        None => Fault {
-            kind: FaultKind::Other("SystemError".to_owned()),
-            message,
-        },
+        Some(detail) => Fault { kind: kind_of(detail), message },
+        None => Fault { kind: FaultKind::Other("SystemError".to_owned()), message },
     }
 }
 
 /// A `LocalizedMethodFault`: `fault` and `localizedMessage`.
 pub(crate) fn localized_fault(element: &Element) -> Fault {
     Fault {
-        kind: element.child("fault").map_or_else(
-            || FaultKind::Other("MethodFault".to_owned()),
-            kind_of,
-        ),
+        kind: element.child("fault").map_or_else(|| FaultKind::Other("MethodFault".to_owned()), kind_of),
         message: element.text_of("localizedMessage").trim().to_owned(),
     }
 }
@@ -97,40 +75,26 @@ pub(crate) fn reference_of(element: &Element) -> Option<ManagedObjectRef> {
 fn kind_of(element: &Element) -> FaultKind {
     let object = |name: &str| element.child(name).and_then(reference_of);
     let text = |name: &str| element.text_of(name).trim().to_owned();
-    let name = element
-        .xsi_type
-        .as_deref()
-        .unwrap_or_else(|| element.name.strip_suffix("Fault").unwrap_or(&element.name));
+    let name =
+        element.xsi_type.as_deref().unwrap_or_else(|| element.name.strip_suffix("Fault").unwrap_or(&element.name));
     match name {
         "NotAuthenticated" => FaultKind::NotAuthenticated,
         "InvalidLogin" | "InvalidLocale" | "PasswordExpired" => FaultKind::InvalidLogin,
         // Newer servers put several missing privileges into a list of objects.
         "NoPermission" => FaultKind::NoPermission {
             privilege: missing_privilege(element),
-            object: object("object").or_else(|| {
-                element
-                    .at(&["missingPrivileges", "entity"])
-                    .and_then(reference_of)
-            }),
+            object: object("object").or_else(|| element.at(&["missingPrivileges", "entity"]).and_then(reference_of)),
         },
-        "DuplicateName" => FaultKind::DuplicateName {
-            name: crate::model::unescape_name(&text("name")),
-            object: object("object"),
-        },
-        "InvalidPowerState" => FaultKind::InvalidPowerState {
-            requested: text("requestedState"),
-            existing: text("existingState"),
-        },
-        "ManagedObjectNotFound" => FaultKind::ManagedObjectNotFound {
-            object: object("obj"),
-        },
+        "DuplicateName" => {
+            FaultKind::DuplicateName { name: crate::model::unescape_name(&text("name")), object: object("object") }
+        }
+        "InvalidPowerState" => {
+            FaultKind::InvalidPowerState { requested: text("requestedState"), existing: text("existingState") }
+        }
+        "ManagedObjectNotFound" => FaultKind::ManagedObjectNotFound { object: object("obj") },
         "InvalidName" => FaultKind::InvalidName { name: text("name") },
-        "InvalidArgument" => FaultKind::InvalidArgument {
-            property: text("invalidProperty"),
-        },
-        "NoDiskSpace" => FaultKind::NoDiskSpace {
-            datastore: text("datastore"),
-        },
+        "InvalidArgument" => FaultKind::InvalidArgument { property: text("invalidProperty") },
+        "NoDiskSpace" => FaultKind::NoDiskSpace { datastore: text("datastore") },
         "Timedout" => FaultKind::Timedout,
         "TaskInProgress" => FaultKind::TaskInProgress,
         "RequestCanceled" => FaultKind::RequestCanceled,
@@ -139,20 +103,19 @@ fn kind_of(element: &Element) -> FaultKind {
         "HostNotConnected" | "HostNotReachable" | "HostCommunication" | "HostConnectFault" => {
             FaultKind::HostNotConnected(name.to_owned())
         }
-        "InvalidState" | "InvalidHostState" | "InvalidHostConnectionState" => {
-            FaultKind::InvalidState(name.to_owned())
-        }
-        "NoCompatibleHost" | "NoCompatibleDatastore" | "NotEnoughCpus" | "NotEnoughLicenses"
-        | "VmLimitLicense" | "NotEnoughLogicalCpus" | "NumVirtualCpusExceedsLimit"
+        "InvalidState" | "InvalidHostState" | "InvalidHostConnectionState" => FaultKind::InvalidState(name.to_owned()),
+        "NoCompatibleHost"
+        | "NoCompatibleDatastore"
+        | "NotEnoughCpus"
+        | "NotEnoughLicenses"
+        | "VmLimitLicense"
+        | "NotEnoughLogicalCpus"
+        | "NumVirtualCpusExceedsLimit"
         | "MemorySizeNotRecommended" => FaultKind::InsufficientResources(name.to_owned()),
-        _ if name.starts_with("Insufficient") => {
-            FaultKind::InsufficientResources(name.to_owned())
-        }
-        "FileFault" | "CannotAccessFile" | "CannotCreateFile" | "CannotDeleteFile"
-        | "FileAlreadyExists" | "FileLocked" | "FileNameTooLong" | "FileNotFound"
-        | "FileNotWritable" | "FileTooLarge" | "IncorrectFileType" | "NetworkCopyFault" => {
-            FaultKind::FileFault(name.to_owned())
-        }
+        _ if name.starts_with("Insufficient") => FaultKind::InsufficientResources(name.to_owned()),
+        "FileFault" | "CannotAccessFile" | "CannotCreateFile" | "CannotDeleteFile" | "FileAlreadyExists"
+        | "FileLocked" | "FileNameTooLong" | "FileNotFound" | "FileNotWritable" | "FileTooLarge"
+        | "IncorrectFileType" | "NetworkCopyFault" => FaultKind::FileFault(name.to_owned()),
         _ => FaultKind::Other(name.to_owned()),
     }
 }
@@ -162,9 +125,7 @@ fn missing_privilege(element: &Element) -> String {
     if !old.is_empty() {
         return old.to_owned();
     }
-    element
-        .at(&["missingPrivileges", "privilegeIds"])
-        .map_or_else(String::new, |id| id.text.trim().to_owned())
+    element.at(&["missingPrivileges", "privilegeIds"]).map_or_else(String::new, |id| id.text.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -206,10 +167,7 @@ mod tests {
 
     #[test]
     fn the_elements_name_serves_where_the_type_is_missing() {
-        assert_eq!(
-            fault("<InvalidLoginFault/>").fault(),
-            Some(&FaultKind::InvalidLogin)
-        );
+        assert_eq!(fault("<InvalidLoginFault/>").fault(), Some(&FaultKind::InvalidLogin));
     }
 
     #[test]
@@ -218,10 +176,7 @@ mod tests {
             "<Fault xmlns:_XMLSchema-instance=\"http://www.w3.org/2001/XMLSchema-instance\" \
              _XMLSchema-instance:type=\"ManagedObjectNotFound\"><obj type=\"VirtualMachine\">vm-1</obj></Fault>",
         );
-        assert_eq!(
-            error.missing_object(),
-            Some(Some(&ManagedObjectRef::new("VirtualMachine", "vm-1")))
-        );
+        assert_eq!(error.missing_object(), Some(&ManagedObjectRef::new("VirtualMachine", "vm-1")));
     }
 
     #[test]

@@ -58,14 +58,9 @@ impl TaskInfo {
     pub(crate) fn read(id: TaskRef, info: &Element) -> Self {
         let text = |name: &str| info.text_of(name).trim();
         let state = match text("state") {
-            "success" => TaskState::Success {
-                result: info.child("result").and_then(reference_of),
-            },
+            "success" => TaskState::Success { result: info.child("result").and_then(reference_of) },
             "error" => TaskState::Error(info.child("error").map_or_else(
-                || Fault {
-                    kind: crate::FaultKind::Other("MethodFault".to_owned()),
-                    message: String::new(),
-                },
+                || Fault { kind: crate::FaultKind::Other("MethodFault".to_owned()), message: String::new() },
                 localized_fault,
             )),
             "running" => TaskState::Running,
@@ -79,9 +74,7 @@ impl TaskInfo {
             progress: text("progress").parse().ok(),
             cancelled: info.child("cancelled").is_some_and(Element::is_true),
             queued_at: text("queueTime").parse().ok(),
-            user: info
-                .at(&["reason", "userName"])
-                .map(|user| user.text.clone()),
+            user: info.at(&["reason", "userName"]).map(|user| user.text.clone()),
         }
     }
 }
@@ -90,9 +83,7 @@ impl Vcenter {
     /// The task as vCenter knows it now; `None` if it knows it no longer.
     pub async fn read_task(&self, task: &TaskRef) -> Result<Option<TaskInfo>, Error> {
         let paths = Paths::new(TASK, &["info"]);
-        let read = self
-            .retrieve_each(vec![task.managed_object()], &paths)
-            .await?;
+        let read = self.retrieve_each(vec![task.managed_object()], &paths).await?;
         Ok(read.first().and_then(|object| {
             let info = object.get("info")?;
             Some(TaskInfo::read(task.clone(), info))
@@ -106,14 +97,11 @@ impl Vcenter {
         let manager = session.content.task_manager.clone();
         let query = Query {
             paths: vec![Paths::new(TASK, &["info"])],
-            starts: vec![Start::from(
-                manager,
-                vec![Step::along("recent", "TaskManager", "recentTask", &[])],
-            )],
+            starts: vec![Start::from(manager, vec![Step::along("recent", "TaskManager", "recentTask", &[])])],
         };
         let objects = match self.retrieve(&query).await {
             // One of them was forgotten while they were being read.
-            Err(error) if error.missing_object().is_some() => self.retrieve(&query).await?,
+            Err(error) if error.is_missing() => self.retrieve(&query).await?,
             other => other?,
         };
         Ok(objects
@@ -168,10 +156,8 @@ mod tests {
 
     #[test]
     fn vcsims_untyped_nil_result_is_no_result() {
-        let info = xml::parse(
-            b"<val><state>success</state><result/><error/><cancelled>true</cancelled></val>",
-        )
-        .unwrap();
+        let info =
+            xml::parse(b"<val><state>success</state><result/><error/><cancelled>true</cancelled></val>").unwrap();
         let task = TaskInfo::read(TaskRef::new("task-1"), &info);
         assert_eq!(task.state, TaskState::Success { result: None });
         assert!(task.cancelled && task.state.is_ended());

@@ -18,6 +18,9 @@ use crate::error::Error;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dead peer is noticed under the long poll, which is otherwise silent.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Shorter than servers and load balancers keep an idle connection, so that a
+/// write does not go out on one that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(30);
 /// The largest answer that is read. vCenter pages its answers far below this.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -25,10 +28,7 @@ const MAX_ANSWER: usize = 256 << 20;
 /// drops the future when the call's deadline passes.
 pub trait Transport: Send + Sync + 'static {
     /// Sends the request and collects the whole answer.
-    fn call(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>>;
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>>;
 }
 
 /// Why an HTTP exchange gave no answer.
@@ -45,10 +45,7 @@ pub struct TransportError {
 impl TransportError {
     /// Makes one from any cause.
     pub fn new(kind: TransportKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self {
-            kind,
-            source: Arc::from(source.into()),
-        }
+        Self { kind, source: Arc::from(source.into()) }
     }
 }
 
@@ -104,6 +101,7 @@ impl HttpTransport {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(TCP_KEEPALIVE)
             .tcp_nodelay(true)
+            .pool_idle_timeout(POOL_IDLE)
             .build()
             .map_err(|error| Error::Config(format!("no HTTP client: {}", chain(&error))))?;
         Ok(Self { client })
@@ -111,10 +109,7 @@ impl HttpTransport {
 }
 
 impl Transport for HttpTransport {
-    fn call(
-        &self,
-        request: http::Request<Bytes>,
-    ) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let client = self.client.clone();
         async move {
             let request = reqwest::Request::try_from(request)
@@ -134,8 +129,7 @@ impl Transport for HttpTransport {
                 }
                 body.extend_from_slice(&chunk);
             }
-            head.body(body.freeze())
-                .map_err(|error| TransportError::new(TransportKind::Broken, error))
+            head.body(body.freeze()).map_err(|error| TransportError::new(TransportKind::Broken, error))
         }
         .boxed()
     }
@@ -144,11 +138,7 @@ impl Transport for HttpTransport {
 /// Splits by error type along the chain of causes, never by text.
 fn classify(error: reqwest::Error) -> TransportError {
     let kind = if error.is_connect() || error.is_builder() {
-        if caused_by_tls(&error) {
-            TransportKind::Tls
-        } else {
-            TransportKind::Connect
-        }
+        if caused_by_tls(&error) { TransportKind::Tls } else { TransportKind::Connect }
     } else if error.is_timeout() {
         TransportKind::Timeout
     } else {
@@ -165,9 +155,7 @@ fn caused_by_tls(error: &(dyn StdError + 'static)) -> bool {
             return true;
         }
         // An `io::Error`'s `source` skips the very error that it wraps.
-        if let Some(inner) = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
+        if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref)
             && caused_by_tls(inner)
         {
             return true;
@@ -190,9 +178,7 @@ fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, Error> {
             // An empty store is legal: the handshake then says whom it cannot trust.
             builder.with_root_certificates(roots).with_no_client_auth()
         }
-        Tls::CaFile(path) => builder
-            .with_root_certificates(roots_from(path)?)
-            .with_no_client_auth(),
+        Tls::CaFile(path) => builder.with_root_certificates(roots_from(path)?).with_no_client_auth(),
         Tls::Insecure => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(trust_anybody::Verifier(provider)))
@@ -203,13 +189,9 @@ fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, Error> {
 fn roots_from(path: &Path) -> Result<rustls::RootCertStore, Error> {
     let fail = |detail: String| Error::Config(format!("CA file {}: {detail}", path.display()));
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in
-        CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?
-    {
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))? {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| fail(error.to_string()))?;
+        roots.add(certificate).map_err(|error| fail(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(fail("it holds no PEM certificate".to_owned()));
@@ -247,12 +229,7 @@ mod trust_anybody {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
+            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
         }
 
         fn verify_tls13_signature(
@@ -261,12 +238,7 @@ mod trust_anybody {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(
-                message,
-                cert,
-                dss,
-                &self.0.signature_verification_algorithms,
-            )
+            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -292,14 +264,8 @@ pub fn endpoint(host: &str) -> Result<http::Uri, Error> {
     if host.contains('@') {
         return Err(fail("user and password do not belong in it"));
     }
-    let with_scheme = if host.contains("://") {
-        host.to_owned()
-    } else {
-        format!("https://{host}")
-    };
-    let uri: http::Uri = with_scheme
-        .parse()
-        .map_err(|_| fail(&format!("{host:?} is not a host, host:port or URL")))?;
+    let with_scheme = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
+    let uri: http::Uri = with_scheme.parse().map_err(|_| fail(&format!("{host:?} is not a host, host:port or URL")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(fail("its scheme is neither https nor http"));
     }
@@ -364,9 +330,7 @@ mod tests {
 
     #[test]
     fn a_ca_file_that_is_none_is_named() {
-        let message = HttpTransport::new(&Tls::CaFile("/nowhere/ca.pem".into()))
-            .unwrap_err()
-            .to_string();
+        let message = HttpTransport::new(&Tls::CaFile("/nowhere/ca.pem".into())).unwrap_err().to_string();
         assert!(message.contains("/nowhere/ca.pem"), "{message}");
     }
 
@@ -376,9 +340,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let request = http::Request::post(format!("http://{address}/sdk"))
-            .body(Bytes::new())
-            .unwrap();
+        let request = http::Request::post(format!("http://{address}/sdk")).body(Bytes::new()).unwrap();
         let error = transport.call(request).await.unwrap_err();
         assert_eq!(error.kind, TransportKind::Connect);
     }

@@ -92,29 +92,25 @@ impl Vcenter {
     /// `VirtualMachine.PowerOnVM_Task`. On a running machine the task fails with
     /// `InvalidPowerState`.
     pub async fn power_on(&self, vm: &VmRef) -> Result<TaskRef, Error> {
-        self.start("PowerOnVM_Task", vm.managed_object(), |_| {})
-            .await
+        self.start("PowerOnVM_Task", vm.managed_object(), |_| {}).await
     }
 
     /// `VirtualMachine.PowerOffVM_Task`, the hard way. On a machine that is off
     /// the task fails with `InvalidPowerState`.
     pub async fn power_off(&self, vm: &VmRef) -> Result<TaskRef, Error> {
-        self.start("PowerOffVM_Task", vm.managed_object(), |_| {})
-            .await
+        self.start("PowerOffVM_Task", vm.managed_object(), |_| {}).await
     }
 
     /// `ManagedEntity.Destroy_Task`: deletes the machine from disk. It has to be
     /// powered off.
     pub async fn destroy_vm(&self, vm: &VmRef) -> Result<TaskRef, Error> {
-        self.start("Destroy_Task", vm.managed_object(), |_| {})
-            .await
+        self.start("Destroy_Task", vm.managed_object(), |_| {}).await
     }
 
     /// `ManagedEntity.Destroy_Task` on a folder. vCenter deletes **everything in
     /// it, from disk**: list it first, and call this on an empty one only.
     pub async fn destroy_folder(&self, folder: &FolderRef) -> Result<TaskRef, Error> {
-        self.start("Destroy_Task", folder.managed_object(), |_| {})
-            .await
+        self.start("Destroy_Task", folder.managed_object(), |_| {}).await
     }
 
     async fn start(
@@ -132,10 +128,7 @@ fn returned(method: &'static str, answer: &Element) -> Result<ManagedObjectRef, 
     answer
         .child("returnval")
         .and_then(reference_of)
-        .ok_or_else(|| Error::Protocol {
-            method,
-            detail: "it returns no object".to_owned(),
-        })
+        .ok_or_else(|| Error::Protocol { method, detail: "it returns no object".to_owned() })
 }
 
 #[cfg(test)]

@@ -34,10 +34,7 @@ impl Element {
     }
 
     /// All children of this name.
-    pub(crate) fn children_named<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> impl Iterator<Item = &'a Element> + 'a {
+    pub(crate) fn children_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> + 'a {
         self.children.iter().filter(move |child| child.name == name)
     }
 
@@ -48,8 +45,7 @@ impl Element {
 
     /// The element at a path of names.
     pub(crate) fn at(&self, path: &[&str]) -> Option<&Element> {
-        path.iter()
-            .try_fold(self, |element, name| element.child(name))
+        path.iter().try_fold(self, |element, name| element.child(name))
     }
 
     /// `true` or `1`.
@@ -90,10 +86,7 @@ pub(crate) fn parse(document: &[u8]) -> Result<Element, String> {
             Event::Text(text) => add_text(&mut open, &text.xml_content(XmlVersion::Implicit1_0)),
             Event::CData(data) => add_text(&mut open, &data.xml_content(XmlVersion::Implicit1_0)),
             Event::GeneralRef(reference) => {
-                let resolved = match reference
-                    .resolve_char_ref()
-                    .map_err(|error| error.to_string())?
-                {
+                let resolved = match reference.resolve_char_ref().map_err(|error| error.to_string())? {
                     Some(c) => c,
                     None => match reference.as_ref() {
                         "lt" => '<',
@@ -134,19 +127,14 @@ fn close(mut element: Element, open: &mut [Element]) -> Option<Element> {
 }
 
 fn element_of(start: &BytesStart<'_>, resolver: &NamespaceResolver) -> Result<Element, String> {
-    let mut element = Element {
-        name: start.local_name().as_ref().to_owned(),
-        ..Element::default()
-    };
+    let mut element = Element { name: start.local_name().as_ref().to_owned(), ..Element::default() };
     for attribute in start.attributes() {
         let attribute = attribute.map_err(|error| error.to_string())?;
         let (namespace, local) = resolver.resolve_attribute(attribute.key);
         if local.as_ref() != "type" {
             continue;
         }
-        let value = attribute
-            .normalized_value(XmlVersion::Implicit1_0)
-            .map_err(|error| error.to_string())?;
+        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| error.to_string())?;
         match namespace {
             ResolveResult::Bound(Namespace(namespace)) if namespace == XSI => {
                 let local = value.rsplit(':').next().unwrap_or(&value);
@@ -172,12 +160,7 @@ impl Writer {
     }
 
     /// An element with children and an `xsi:type` of vim25.
-    pub(crate) fn typed(
-        &mut self,
-        name: &str,
-        xsi_type: &str,
-        inside: impl FnOnce(&mut Self),
-    ) -> &mut Self {
+    pub(crate) fn typed(&mut self, name: &str, xsi_type: &str, inside: impl FnOnce(&mut Self)) -> &mut Self {
         self.tag(name, &format!(" xsi:type=\"{xsi_type}\""), inside)
     }
 
@@ -233,8 +216,7 @@ mod tests {
             "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"vim25:ManagedObjectReference\"",
             "xmlns:_XMLSchema-instance=\"http://www.w3.org/2001/XMLSchema-instance\" _XMLSchema-instance:type=\"ManagedObjectReference\"",
         ] {
-            let root = parse(format!("<val {attribute} type=\"Folder\">group-v3</val>").as_bytes())
-                .unwrap();
+            let root = parse(format!("<val {attribute} type=\"Folder\">group-v3</val>").as_bytes()).unwrap();
             assert_eq!(root.xsi_type.as_deref(), Some("ManagedObjectReference"));
             assert_eq!(root.ref_type.as_deref(), Some("Folder"));
             assert_eq!(root.text, "group-v3");
@@ -255,16 +237,10 @@ mod tests {
     #[test]
     fn what_is_cut_or_hostile_is_an_error() {
         let deep = "<a>".repeat(100_000);
-        for document in [
-            "",
-            "<a>",
-            "<a><b></a>",
-            "<a>&nope;</a>",
-            "not xml",
-            "<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>",
-            &deep,
-        ] {
-            assert!(parse(document.as_bytes()).is_err(), "{:.40}", document);
+        for document in
+            ["", "<a>", "<a><b></a>", "<a>&nope;</a>", "not xml", "<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>", &deep]
+        {
+            assert!(parse(document.as_bytes()).is_err(), "{document:.40}");
         }
     }
 }

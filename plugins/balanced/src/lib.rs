@@ -33,8 +33,9 @@ pub struct Balanced {
 }
 
 /// Members in a place, and those of them that may leave, the next to leave last.
-#[derive(Default)]
 struct Crowd<'a> {
+    /// None: wherever they are, it is not known.
+    spot: Option<Spot<'a>>,
     members: usize,
     may_leave: Vec<Candidate<'a>>,
 }
@@ -47,55 +48,56 @@ impl Scaling for Balanced {
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut candidates = request.candidates(&self.protect)?;
         candidates.sort_by(|a, b| b.newest_first(a));
-        let mut crowds: BTreeMap<Option<Spot<'_>>, Crowd<'_>> = BTreeMap::new();
-        for member in &request.members {
-            let spot = self.by.spot_of(&request.inventory, member);
-            crowds.entry(spot).or_default().members += 1;
-        }
-        for candidate in candidates {
-            let spot = self.by.spot_of(&request.inventory, &candidate);
-            crowds.entry(spot).or_default().may_leave.push(candidate);
-        }
+        let mut crowds = self.crowds(request, candidates);
         let mut victims = Vec::new();
         for _ in 0..request.count {
-            let Some(spot) = fullest(&crowds) else { break };
-            let reason = self.reason(spot, &crowds);
-            let next = crowds.get_mut(&spot).and_then(|crowd| {
-                crowd.members -= 1;
-                crowd.may_leave.pop()
-            });
-            victims.extend(next.map(|candidate| candidate.leaves(reason)));
+            let Some(fullest) = fullest(&crowds) else { break };
+            let reason = self.reason(&crowds, fullest);
+            let crowd = &mut crowds[fullest];
+            crowd.members -= 1;
+            victims.extend(crowd.may_leave.pop().map(|candidate| candidate.leaves(reason)));
         }
         Ok(victims)
     }
 }
 
-/// The place with most members, of those where anybody may leave.
-fn fullest<'a>(crowds: &BTreeMap<Option<Spot<'a>>, Crowd<'a>>) -> Option<Option<Spot<'a>>> {
-    let open = crowds
-        .iter()
-        .filter_map(|(spot, crowd)| Some((spot, crowd.members, crowd.may_leave.last()?)));
-    let most = open.max_by(|(_, many, first), (_, others, second)| {
-        many.cmp(others).then_with(|| second.newest_first(first))
+/// Where most members are, of the places where anybody may leave.
+fn fullest(crowds: &[Crowd<'_>]) -> Option<usize> {
+    let open =
+        crowds.iter().enumerate().filter_map(|(index, crowd)| Some((index, crowd.members, crowd.may_leave.last()?)));
+    let most = open.max_by(|(_, many, next), (_, others, other_next)| {
+        many.cmp(others).then_with(|| other_next.newest_first(next))
     });
-    most.map(|(spot, ..)| *spot)
+    most.map(|(index, ..)| index)
 }
 
 impl Balanced {
-    fn reason(
-        &self,
-        spot: Option<Spot<'_>>,
-        crowds: &BTreeMap<Option<Spot<'_>>, Crowd<'_>>,
-    ) -> String {
-        let here = crowds.get(&spot).map_or(0, |crowd| crowd.members);
+    /// By place, in the order of their names; `candidates` keep their order.
+    fn crowds<'a>(&self, request: &'a Request, candidates: Vec<Candidate<'a>>) -> Vec<Crowd<'a>> {
+        let spot_of = |member| self.by.spot_of(&request.inventory, member);
+        let mut crowds: BTreeMap<_, (usize, Vec<_>)> = BTreeMap::new();
+        for member in &request.members {
+            crowds.entry(spot_of(member)).or_default().0 += 1;
+        }
+        for candidate in candidates {
+            crowds.entry(spot_of(candidate.member)).or_default().1.push(candidate);
+        }
+        let crowds = crowds.into_iter().map(|(spot, (members, may_leave))| Crowd { spot, members, may_leave });
+        crowds.collect()
+    }
+
+    fn reason(&self, crowds: &[Crowd<'_>], chosen: usize) -> String {
+        let here = crowds[chosen].members;
         let noun = if here == 1 { "member" } else { "members" };
-        let place = match spot {
+        let place = match crowds[chosen].spot {
             Some(spot) => format!("{} {} has {here} {noun}", self.by, spot.name),
             None => format!("{here} {noun} without a known {}", self.by),
         };
-        let others = crowds.iter().filter(|(other, _)| **other != spot);
-        let counts: Vec<usize> = others.map(|(_, crowd)| crowd.members).collect();
-        match (counts.iter().min(), counts.iter().max()) {
+        let others = || {
+            let others = crowds.iter().enumerate().filter(|(index, _)| *index != chosen);
+            others.map(|(_, crowd)| crowd.members)
+        };
+        match (others().min(), others().max()) {
             (Some(least), Some(most)) if least == most => format!("{place}, the others {most}"),
             (Some(least), Some(most)) => format!("{place}, the others {least} to {most}"),
             _ => format!("{place}, there is no other"),
@@ -110,6 +112,7 @@ mod tests {
     use super::*;
     use vmgroup_policy_sdk::parse_config;
     use vmgroup_policy_sdk::testing::{Question, assert_legal_victims, group, names_of};
+    use vmgroup_policy_sdk::types::Member;
 
     /// Ten members: four on esx-1, three each on esx-2 and esx-3.
     fn ten() -> Question {
@@ -127,13 +130,9 @@ mod tests {
         let gone = |index: usize| victims.iter().any(|v| v.member as usize == index);
         (0..request.inventory.hosts.len())
             .map(|host| {
-                let mut members = request.members.iter().enumerate();
-                let mut count = 0;
-                while let Some((index, member)) = members.next() {
-                    let here = member.host.is_some_and(|h| h as usize == host);
-                    count += usize::from(here && !gone(index));
-                }
-                count
+                let here = |member: &Member| member.host.is_some_and(|h| h as usize == host);
+                let members = request.members.iter().enumerate();
+                members.filter(|(index, member)| here(member) && !gone(*index)).count()
             })
             .collect()
     }
@@ -167,10 +166,7 @@ mod tests {
         let victims = choose("{}", &request);
         assert_eq!(names_of(&request, &victims), ["web-9", "web-8"]);
         assert_eq!(left_by_host(&request, &victims), [4, 2, 2]);
-        assert_eq!(
-            victims[0].reason,
-            "host esx-3 has 3 members, the others 3 to 4"
-        );
+        assert_eq!(victims[0].reason, "host esx-3 has 3 members, the others 3 to 4");
     }
 
     #[test]
@@ -193,15 +189,9 @@ mod tests {
     fn by_datastore_and_by_cluster() {
         let request = ten().member("web-2", |m| m.datastore = Some(0)).remove(1);
         let victims = choose(r#"{"by": "datastore"}"#, &request);
-        assert_eq!(
-            victims[0].reason,
-            "datastore ds-1 has 6 members, the others 4"
-        );
+        assert_eq!(victims[0].reason, "datastore ds-1 has 6 members, the others 4");
         let victims = choose(r#"{"by": "cluster"}"#, &request);
-        assert_eq!(
-            victims[0].reason,
-            "cluster cluster-1 has 10 members, there is no other"
-        );
+        assert_eq!(victims[0].reason, "cluster cluster-1 has 10 members, there is no other");
     }
 
     #[test]
@@ -209,11 +199,7 @@ mod tests {
         let request = group("web").members(3).remove(2);
         let victims = choose("{}", &request);
         assert_eq!(names_of(&request, &victims), ["web-3", "web-2"]);
-        assert!(
-            victims[0]
-                .reason
-                .starts_with("3 members without a known host")
-        );
+        assert!(victims[0].reason.starts_with("3 members without a known host"));
     }
 
     #[test]

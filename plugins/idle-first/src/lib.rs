@@ -136,9 +136,7 @@ mod tests {
 
     #[test]
     fn what_does_not_run_is_idle() {
-        let request = five()
-            .member("web-2", |m| m.power = PowerState::PoweredOff)
-            .remove(1);
+        let request = five().member("web-2", |m| m.power = PowerState::PoweredOff).remove(1);
         assert_eq!(leave("{}", &request), ["web-2"]);
     }
 
@@ -152,9 +150,7 @@ mod tests {
     fn the_busy_are_waited_for() {
         let policy: IdleFirst = parse_config(r#"{"busyAbove": 100}"#).unwrap();
         assert_eq!(policy.choose(&five().remove(3)).unwrap().len(), 3);
-        let many = five()
-            .member("web-3", |m| m.cpu_used_mhz = Some(101))
-            .remove(4);
+        let many = five().member("web-3", |m| m.cpu_used_mhz = Some(101)).remove(4);
         let Err(Refusal::NotNow(why)) = policy.choose(&many) else {
             panic!("chose a busy member");
         };

@@ -52,7 +52,8 @@ pub enum Order {
 
 impl Scaling for Ordered {
     const NAME: &'static str = "ordered";
-    const SUMMARY: &'static str = "Members leave in order: the newest, the oldest, the highest number or the powered-off first.";
+    const SUMMARY: &'static str =
+        "Members leave in order: the newest, the oldest, the highest number or the powered-off first.";
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut candidates = request.candidates(&self.protect)?;
@@ -107,10 +108,7 @@ mod tests {
     use vmgroup_policy_sdk::testing::{assert_legal_victims, group, names_of};
 
     fn ordered(order: Order) -> Ordered {
-        Ordered {
-            order,
-            protect: Protect::default(),
-        }
+        Ordered { order, protect: Protect::default() }
     }
 
     fn leave(policy: &Ordered, request: &Request) -> Vec<String> {
@@ -144,10 +142,7 @@ mod tests {
 
     #[test]
     fn oldest_leaves_unknown_ages_to_the_end() {
-        let request = group("web")
-            .members(3)
-            .member("web-1", |m| m.created_at = None)
-            .remove(3);
+        let request = group("web").members(3).member("web-1", |m| m.created_at = None).remove(3);
         let oldest = leave(&ordered(Order::Oldest), &request);
         assert_eq!(oldest, ["web-2", "web-3", "web-1"]);
         let newest = leave(&ordered(Order::Newest), &request);
@@ -156,10 +151,7 @@ mod tests {
 
     #[test]
     fn highest_ordinal_counts_and_does_not_spell() {
-        let request = group("web")
-            .members(10)
-            .member("web-2", |m| m.name = "web-blue".to_owned())
-            .remove(10);
+        let request = group("web").members(10).member("web-2", |m| m.name = "web-blue".to_owned()).remove(10);
         let names = leave(&ordered(Order::HighestOrdinal), &request);
         assert_eq!(names[..2], ["web-10", "web-9"]);
         assert_eq!(names[9], "web-blue");

@@ -12,8 +12,8 @@
 //!     unique: everywhere            # group (default) | everywhere
 //! ```
 //!
-//! The pattern may have `{namespace}`, `{group}`, `{template}`, `{label:KEY}` (a label
-//! of the `VmGroup`), and has `{ordinal}` exactly once. A name that would be too long
+//! The pattern may have `{namespace}`, `{group}`, `{template}` (its name, without a path),
+//! `{label:KEY}` (a label of the `VmGroup`), and has `{ordinal}` exactly once. A name that would be too long
 //! has its `{group}` shortened, and the reason says so; nothing else ever is, the
 //! number least of all: what cannot fit is refused.
 //!
@@ -51,14 +51,7 @@ pub struct Ordinal {
 
 impl Default for Ordinal {
     fn default() -> Self {
-        Self {
-            pattern: Pattern::default(),
-            width: 1,
-            start: 0,
-            max_length: None,
-            reuse: true,
-            unique: Unique::Group,
-        }
+        Self { pattern: Pattern::default(), width: 1, start: 0, max_length: None, reuse: true, unique: Unique::Group }
     }
 }
 
@@ -70,16 +63,12 @@ impl Naming for Ordinal {
         let mut problems = Vec::new();
         let mut check = |right: bool, path: &str, message: &str| {
             if !right {
-                problems.push(Problem {
-                    path: path.to_owned(),
-                    message: message.to_owned(),
-                });
+                problems.push(Problem { path: path.to_owned(), message: message.to_owned() });
             }
         };
         check(self.width <= 20, "/width", "expected at most 20 digits");
         check(
-            self.max_length
-                .is_none_or(|length| (1..=80).contains(&length)),
+            self.max_length.is_none_or(|length| (1..=80).contains(&length)),
             "/maxLength",
             "expected 1 to 80, the most that vCenter takes",
         );
@@ -88,42 +77,32 @@ impl Naming for Ordinal {
 
     fn name(&self, request: &Request) -> Result<Answer, Refusal> {
         let limit = self.max_length.unwrap_or(u32::MAX).min(request.max_length);
-        let scheme = self
-            .pattern
-            .fill(&request.context.group, self.width, limit as usize)?;
+        let scheme = self.pattern.fill(&request.context.group, self.width, limit as usize)?;
         let scope = Scope::from(self.unique);
         let taken = request.taken(scope);
-        let highest = taken
-            .iter()
-            .filter_map(|name| scheme.ordinal_of(name))
-            .max();
+        let highest = taken.iter().filter_map(|name| scheme.ordinal_of(name)).max();
         let (mut next, why) = match (self.reuse, highest) {
             (true, _) => (self.start, "the lowest that is free".to_owned()),
             (false, None) => (self.start, "the first".to_owned()),
-            (false, Some(highest)) => (
-                self.start.max(highest.saturating_add(1)),
-                format!("above the highest present, {highest}"),
-            ),
+            (false, Some(highest)) => {
+                (self.start.max(highest.saturating_add(1)), format!("above the highest present, {highest}"))
+            }
         };
         let mut proposals = Vec::new();
         while proposals.len() < request.count as usize {
             let name = scheme.name(next)?;
             if !taken.contains(name.text.as_str()) {
                 let shortened = match name.shortened {
-                    Some(to) => format!(
-                        "; `{}` shortened to `{to}` to fit {limit} characters",
-                        request.context.group.name
-                    ),
+                    Some(to) => {
+                        format!("; `{}` shortened to `{to}` to fit {limit} characters", request.context.group.name)
+                    }
                     None => String::new(),
                 };
-                proposals.push(Proposal {
-                    name: name.text,
-                    reason: format!("number {next}: {why}{shortened}"),
-                });
+                proposals.push(Proposal { name: name.text, reason: format!("number {next}: {why}{shortened}") });
             }
-            next = next.checked_add(1).ok_or_else(|| {
-                Refusal::Unsatisfiable("there is no number left above the highest".to_owned())
-            })?;
+            next = next
+                .checked_add(1)
+                .ok_or_else(|| Refusal::Unsatisfiable("there is no number left above the highest".to_owned()))?;
         }
         Ok(Answer { proposals, scope })
     }
@@ -163,23 +142,13 @@ mod tests {
         assert_eq!(names("{}", &request), ["web-1", "web-2"]);
         assert_eq!(names(r#"{"reuse": false}"#, &request), ["web-8", "web-9"]);
         let answer = policy(r#"{"reuse": false}"#).name(&request).unwrap();
-        assert_eq!(
-            answer.proposals[0].reason,
-            "number 8: above the highest present, 7"
-        );
+        assert_eq!(answer.proposals[0].reason, "number 8: above the highest present, 7");
     }
 
     #[test]
     fn only_names_of_the_pattern_count_as_highest() {
         let mut question = group("web");
-        for name in [
-            "web-x9",
-            "web-007",
-            "web2-50",
-            "db-60",
-            "web-70-old",
-            "web-",
-        ] {
+        for name in ["web-x9", "web-007", "web2-50", "db-60", "web-70-old", "web-"] {
             question = question.taken(name);
         }
         let request = question.taken("web-5").names(1);
@@ -196,16 +165,19 @@ mod tests {
     #[test]
     fn a_cmdb_pattern() {
         let config = r#"{"pattern": "{label:site}{label:role}{ordinal}-{namespace}", "width": 2}"#;
-        let request = group("web")
-            .label("site", "ber")
-            .label("role", "lx")
-            .names(2);
+        let request = group("web").label("site", "ber").label("role", "lx").names(2);
         assert_eq!(names(config, &request), ["berlx00-shop", "berlx01-shop"]);
         let refusal = policy(config).name(&group("web").label("site", "x").names(1));
         assert_eq!(
             refusal.unwrap_err(),
             Refusal::Config("the group has no label `role`, which the pattern asks for".to_owned())
         );
+    }
+
+    #[test]
+    fn a_template_given_by_its_path_counts_by_its_name() {
+        let request = group("web").context(|c| c.group.template = "/DC0/vm/templates/small".to_owned()).names(1);
+        assert_eq!(names(r#"{"pattern": "{template}{ordinal}"}"#, &request), ["small0"]);
     }
 
     #[test]
@@ -268,12 +240,9 @@ mod tests {
                     .to_owned()
             )
         );
-        assert!(
-            problem(r#"{"pattern": "vm"}"#)
-                .1
-                .contains("{ordinal} exactly once")
-        );
+        assert!(problem(r#"{"pattern": "vm"}"#).1.contains("{ordinal} exactly once"));
         assert!(problem(r#"{"pattern": "{ordinal"}"#).1.contains("no }"));
+        assert!(problem(r#"{"pattern": "{ordinal} "}"#).1.contains("blank at an end"));
         let far: Ordinal = parse_config(r#"{"maxLength": 0, "width": 21}"#).unwrap();
         let paths: Vec<String> = far.validate().into_iter().map(|p| p.path).collect();
         assert_eq!(paths, ["/width", "/maxLength"]);

@@ -28,10 +28,7 @@ enum Part {
 impl Default for Pattern {
     /// `{group}-{ordinal}`.
     fn default() -> Self {
-        Self {
-            before: vec![Part::Group, Part::Text("-".to_owned())],
-            after: Vec::new(),
-        }
+        Self { before: vec![Part::Group, Part::Text("-".to_owned())], after: Vec::new() }
     }
 }
 
@@ -39,12 +36,13 @@ impl TryFrom<String> for Pattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
+        if pattern.trim() != pattern {
+            return Err(format!("`{pattern}` has a blank at an end, which no name may have"));
+        }
         let mut sides = vec![Vec::new()];
         let mut rest = pattern.as_str();
         while !rest.is_empty() {
-            let (text, placeholder) = rest
-                .split_once('{')
-                .map_or((rest, None), |(text, after)| (text, Some(after)));
+            let (text, placeholder) = rest.split_once('{').map_or((rest, None), |(text, after)| (text, Some(after)));
             if text.contains(['}', '\n', '\r', '\t', '\0']) {
                 return Err(format!("`{text}` cannot be part of a name"));
             }
@@ -84,14 +82,8 @@ impl Pattern {
     /// The scheme of one group's names.
     pub fn fill(&self, group: &Group, width: usize, limit: usize) -> Result<Scheme, Refusal> {
         let fixed = Fixed::new(&self.before, &self.after, group)?;
-        let sides = (0..=DIGITS)
-            .map(|digits| fixed.sides(&group.name, digits.max(width), limit))
-            .collect();
-        Ok(Scheme {
-            sides,
-            width,
-            limit,
-        })
+        let sides = (0..=DIGITS).map(|digits| fixed.sides(&group.name, digits.max(width), limit)).collect();
+        Ok(Scheme { sides, width, limit })
     }
 }
 
@@ -107,21 +99,20 @@ impl Fixed {
             let filled = parts.iter().map(|part| match part {
                 Part::Text(text) => Ok(Some(text.clone())),
                 Part::Namespace => Ok(Some(group.namespace.clone())),
-                Part::Template => Ok(Some(group.template.clone())),
+                // It may be an inventory path; no name has one in it.
+                Part::Template => {
+                    let name = group.template.rsplit('/').next();
+                    Ok(Some(name.unwrap_or_default().to_owned()))
+                }
                 Part::Group => Ok(None),
                 Part::Label(key) => match group.label(key) {
                     Some(value) => Ok(Some(value.to_owned())),
-                    None => Err(Refusal::Config(format!(
-                        "the group has no label `{key}`, which the pattern asks for"
-                    ))),
+                    None => Err(Refusal::Config(format!("the group has no label `{key}`, which the pattern asks for"))),
                 },
             });
             filled.collect()
         };
-        Ok(Self {
-            before: fill(before)?,
-            after: fill(after)?,
-        })
+        Ok(Self { before: fill(before)?, after: fill(after)? })
     }
 
     fn parts(&self) -> impl Iterator<Item = &Option<String>> {
@@ -135,12 +126,8 @@ impl Fixed {
         let others: usize = self.parts().flatten().map(|text| name_length(text)).sum();
         let share = limit.saturating_sub(others + digits).checked_div(times);
         let kept = share.map_or(group, |share| shorten(group, share));
-        let join = |parts: &[Option<String>]| -> String {
-            parts
-                .iter()
-                .map(|part| part.as_deref().unwrap_or(kept))
-                .collect()
-        };
+        let join =
+            |parts: &[Option<String>]| -> String { parts.iter().map(|part| part.as_deref().unwrap_or(kept)).collect() };
         Sides {
             before: join(&self.before),
             after: join(&self.after),
@@ -152,15 +139,8 @@ impl Fixed {
 
 /// At least one character stays, for whoever reads it.
 fn shorten(group: &str, room: usize) -> &str {
-    let end = group
-        .char_indices()
-        .nth(room.max(1))
-        .map_or(group.len(), |(end, _)| end);
-    if end == group.len() {
-        group
-    } else {
-        group[..end].trim_end_matches(['-', '.'])
-    }
+    let end = group.char_indices().nth(room.max(1)).map_or(group.len(), |(end, _)| end);
+    if end == group.len() { group } else { group[..end].trim_end_matches(['-', '.']) }
 }
 
 #[derive(Clone, Debug)]
@@ -209,29 +189,18 @@ impl Scheme {
                 self.limit
             )));
         }
-        Ok(Name {
-            text,
-            shortened: sides.shortened.clone(),
-        })
+        Ok(Name { text, shortened: sides.shortened.clone() })
     }
 
     /// The number of a name, if it is one of this scheme's.
     pub fn ordinal_of(&self, name: &str) -> Option<u64> {
-        self.sides
-            .iter()
-            .enumerate()
-            .skip(1)
-            .find_map(|(digits, sides)| {
-                let inner = name
-                    .strip_prefix(&*sides.before)?
-                    .strip_suffix(&*sides.after)?;
-                if inner.len() != digits.max(self.width)
-                    || !inner.bytes().all(|b| b.is_ascii_digit())
-                {
-                    return None;
-                }
-                let ordinal: u64 = inner.parse().ok()?;
-                (ordinal.to_string().len() == digits).then_some(ordinal)
-            })
+        self.sides.iter().enumerate().skip(1).find_map(|(digits, sides)| {
+            let inner = name.strip_prefix(&*sides.before)?.strip_suffix(&*sides.after)?;
+            if inner.len() != digits.max(self.width) || !inner.bytes().all(|b| b.is_ascii_digit()) {
+                return None;
+            }
+            let ordinal: u64 = inner.parse().ok()?;
+            (ordinal.to_string().len() == digits).then_some(ordinal)
+        })
     }
 }

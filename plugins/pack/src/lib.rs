@@ -40,10 +40,7 @@ impl Placement for Pack {
         }
         vec![Problem {
             path: "/headroomPercent".to_owned(),
-            message: format!(
-                "{} leaves no room for anybody, expected 0 to 99",
-                self.headroom_percent
-            ),
+            message: format!("{} leaves no room for anybody, expected 0 to 99", self.headroom_percent),
         }]
     }
 
@@ -63,9 +60,8 @@ impl Placement for Pack {
                 return Err(room.nowhere_for(newcomer, self.headroom_percent));
             };
             let datastore = room.roomiest(host, newcomer);
-            let used = load.map_or("use of its memory unknown".to_owned(), |load| {
-                format!("{} % of its memory in use", load / 10)
-            });
+            let used = load
+                .map_or("use of its memory unknown".to_owned(), |load| format!("{} % of its memory in use", load / 10));
             let headroom = match self.headroom_percent {
                 0 => String::new(),
                 percent => format!(", {percent} % are kept free"),
@@ -111,10 +107,7 @@ mod tests {
         let request = three().place(3);
         let places = place("{}", &request);
         assert_eq!(hosts_of(&request, &places), ["esx-2", "esx-3", "esx-3"]);
-        assert_eq!(
-            places[0].reason,
-            "fullest that fits: esx-2, 88 % of its memory in use"
-        );
+        assert_eq!(places[0].reason, "fullest that fits: esx-2, 88 % of its memory in use");
     }
 
     #[test]
@@ -122,11 +115,7 @@ mod tests {
         let request = three().place(3);
         let places = place(r#"{"headroomPercent": 15}"#, &request);
         assert_eq!(hosts_of(&request, &places), ["esx-3", "esx-1", "esx-1"]);
-        assert!(
-            places[0]
-                .reason
-                .ends_with("76 % of its memory in use, 15 % are kept free")
-        );
+        assert!(places[0].reason.ends_with("76 % of its memory in use, 15 % are kept free"));
     }
 
     #[test]
@@ -134,10 +123,7 @@ mod tests {
         let request = three().host("esx-1", |h| h.memory_used_mib = None).place(6);
         let places = place("{}", &request);
         let hosts = hosts_of(&request, &places);
-        assert_eq!(
-            hosts,
-            ["esx-2", "esx-3", "esx-3", "esx-3", "esx-1", "esx-1"]
-        );
+        assert_eq!(hosts, ["esx-2", "esx-3", "esx-3", "esx-3", "esx-1", "esx-1"]);
         assert!(places[4].reason.ends_with("use of its memory unknown"));
     }
 
@@ -145,13 +131,8 @@ mod tests {
     fn full_is_full() {
         let request = three().context(|c| c.group.memory_mib = 66_000).place(1);
         let refusal = Pack::default().place(&request).unwrap_err();
-        let Refusal::NotNow(why) = refusal else {
-            panic!("{refusal:?}")
-        };
-        assert!(
-            why.contains("66000 MiB") && why.contains("esx-1: 65536 MiB"),
-            "{why}"
-        );
+        let Refusal::NotNow(why) = refusal else { panic!("{refusal:?}") };
+        assert!(why.contains("66000 MiB") && why.contains("esx-1: 65536 MiB"), "{why}");
     }
 
     #[test]

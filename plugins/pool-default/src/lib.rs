@@ -21,12 +21,7 @@ impl Placement for PoolDefault {
     const SUMMARY: &'static str = "Leaves the place of new members to vCenter and DRS.";
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
-        let anywhere = Place {
-            cluster: None,
-            host: None,
-            datastore: None,
-            reason: "left to vCenter".to_owned(),
-        };
+        let anywhere = Place { cluster: None, host: None, datastore: None, reason: "left to vCenter".to_owned() };
         Ok(vec![anywhere; request.newcomers.len()])
     }
 }
@@ -42,10 +37,7 @@ mod tests {
     #[test]
     fn all_is_left_to_vcenter() {
         let policy: PoolDefault = parse_config("{}").unwrap();
-        for request in [
-            group("web").place(1),
-            group("web").hosts(3).datastores(2).place(3),
-        ] {
+        for request in [group("web").place(1), group("web").hosts(3).datastores(2).place(3)] {
             let places = policy.place(&request).unwrap();
             assert_legal_places(&request, &places);
             assert!(hosts_of(&request, &places).iter().all(|host| *host == "-"));
@@ -57,9 +49,6 @@ mod tests {
     fn what_it_cannot_do_is_not_ignored() {
         let problems = parse_config::<PoolDefault>(r#"{"by": "host"}"#).unwrap_err();
         assert_eq!(problems[0].path, "/by");
-        assert_eq!(
-            problems[0].message,
-            "unknown field `by`, there are no fields"
-        );
+        assert_eq!(problems[0].message, "unknown field `by`, there are no fields");
     }
 }

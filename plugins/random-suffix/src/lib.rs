@@ -41,11 +41,7 @@ pub struct RandomSuffix {
 
 impl Default for RandomSuffix {
     fn default() -> Self {
-        Self {
-            prefix: None,
-            length: 8,
-            unique: Unique::Group,
-        }
+        Self { prefix: None, length: 8, unique: Unique::Group }
     }
 }
 
@@ -61,11 +57,7 @@ impl Naming for RandomSuffix {
                 message: format!("{} is out of range, expected 4 to 32", self.length),
             });
         }
-        if self
-            .prefix
-            .as_deref()
-            .is_some_and(|prefix| prefix.contains(char::is_control))
-        {
+        if self.prefix.as_deref().is_some_and(|prefix| prefix.contains(char::is_control)) {
             problems.push(Problem {
                 path: "/prefix".to_owned(),
                 message: "has control characters, which no name may have".to_owned(),
@@ -108,11 +100,7 @@ impl Naming for RandomSuffix {
             let free = (0..DRAWS)
                 .map(|_| {
                     let suffix = rng.text(LETTERS, length);
-                    if kept.is_empty() {
-                        suffix
-                    } else {
-                        format!("{kept}-{suffix}")
-                    }
+                    if kept.is_empty() { suffix } else { format!("{kept}-{suffix}") }
                 })
                 .find(|name| !taken.contains(name.as_str()) && !drawn.contains(name));
             let Some(name) = free else {
@@ -123,13 +111,7 @@ impl Naming for RandomSuffix {
             drawn.insert(name.clone());
             names.push(name);
         }
-        let proposals = names
-            .into_iter()
-            .map(|name| Proposal {
-                name,
-                reason: reason.clone(),
-            })
-            .collect();
+        let proposals = names.into_iter().map(|name| Proposal { name, reason: reason.clone() }).collect();
         Ok(Answer { proposals, scope })
     }
 }
@@ -181,10 +163,7 @@ mod tests {
     #[test]
     fn what_is_taken_is_drawn_again() {
         let first = names("{}", &group("web").names(2));
-        let request = group("web")
-            .taken(&first[0])
-            .taken_elsewhere(&first[1])
-            .names(5);
+        let request = group("web").taken(&first[0]).taken_elsewhere(&first[1]).names(5);
         let other = names("{}", &request);
         assert!(first.iter().all(|name| !other.contains(name)));
     }
@@ -215,10 +194,7 @@ mod tests {
     #[test]
     fn any_length_is_kept_to() {
         for limit in 9..=80 {
-            names(
-                r#"{"prefix": "a/b%c--dé f-"}"#,
-                &group("web").max_length(limit).names(2),
-            );
+            names(r#"{"prefix": "a/b%c--dé f-"}"#, &group("web").max_length(limit).names(2));
             names("{}", &group(&"x-".repeat(60)).max_length(limit).names(2));
         }
         let refusal = RandomSuffix::default().name(&group("web").max_length(8).names(1));
@@ -228,16 +204,11 @@ mod tests {
     #[test]
     fn an_exhausted_suffix_is_refused() {
         let mut question = group("web");
-        let all: BTreeSet<String> = names(r#"{"length": 4}"#, &group("web").names(DRAWS))
-            .into_iter()
-            .collect();
+        let all: BTreeSet<String> = names(r#"{"length": 4}"#, &group("web").names(DRAWS)).into_iter().collect();
         for name in &all {
             question = question.taken(name);
         }
-        let policy = RandomSuffix {
-            length: 4,
-            ..RandomSuffix::default()
-        };
+        let policy = RandomSuffix { length: 4, ..RandomSuffix::default() };
         let refusal = policy.name(&question.names(1)).unwrap_err();
         assert!(matches!(refusal, Refusal::Unsatisfiable(why) if why.contains("`length`")));
     }

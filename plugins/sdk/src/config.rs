@@ -12,48 +12,27 @@ use crate::types::Refusal;
 pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Vec<Problem>> {
     // serde would take a list for a struct, field by field.
     if !json.trim_start().starts_with('{') {
-        return Err(vec![Problem {
-            path: String::new(),
-            message: "expected an object, such as {}".to_owned(),
-        }]);
+        return Err(vec![Problem { path: String::new(), message: "expected an object, such as {}".to_owned() }]);
     }
     let mut reader = serde_json::Deserializer::from_str(json);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        vec![Problem {
-            path: pointer(error.path()),
-            message: without_position(error.inner()),
-        }]
-    })?;
-    reader.end().map_err(|error| {
-        vec![Problem {
-            path: String::new(),
-            message: error.to_string(),
-        }]
-    })?;
+    let value = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| vec![Problem { path: pointer(error.path()), message: without_position(error.inner()) }])?;
+    reader.end().map_err(|error| vec![Problem { path: String::new(), message: error.to_string() }])?;
     Ok(value)
 }
 
 /// What `validate-config` answers.
-pub fn validate<T: DeserializeOwned>(
-    json: &str,
-    further: fn(&T) -> Vec<Problem>,
-) -> Result<(), Vec<Problem>> {
+pub fn validate<T: DeserializeOwned>(json: &str, further: fn(&T) -> Vec<Problem>) -> Result<(), Vec<Problem>> {
     let problems = further(&parse(json)?);
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// The configuration of a question. It was checked before the policy was put in
 /// force, so a problem here means a host that does not check.
 pub fn parse_or_refuse<T: DeserializeOwned>(json: &str) -> Result<T, Refusal> {
     parse(json).map_err(|problems| {
-        let lines: Vec<String> = problems
-            .iter()
-            .map(|problem| format!("{}: {}", problem.path, problem.message))
-            .collect();
+        let lines: Vec<String> =
+            problems.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
         Refusal::Config(lines.join("; "))
     })
 }
@@ -63,7 +42,10 @@ fn pointer(path: &Path) -> String {
     let mut pointer = String::new();
     for segment in path {
         match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Seq { index } => {
+                pointer.push('/');
+                pointer.push_str(&index.to_string());
+            }
             Segment::Map { key } | Segment::Enum { variant: key } => {
                 pointer.push('/');
                 pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
@@ -112,20 +94,14 @@ mod tests {
     fn a_misspelt_field_is_named_with_what_would_be_right() {
         let (path, message) = problem(r#"{"protct": ["pet=true"]}"#);
         assert_eq!(path, "/protct");
-        assert_eq!(
-            message,
-            "unknown field `protct`, expected `maxPerPlace` or `protect`"
-        );
+        assert_eq!(message, "unknown field `protct`, expected `maxPerPlace` or `protect`");
     }
 
     #[test]
     fn a_wrong_type_is_named_with_its_place() {
         assert_eq!(
             problem(r#"{"maxPerPlace": "two"}"#),
-            (
-                "/maxPerPlace".to_owned(),
-                r#"invalid type: string "two", expected u32"#.to_owned()
-            )
+            ("/maxPerPlace".to_owned(), r#"invalid type: string "two", expected u32"#.to_owned())
         );
     }
 

@@ -77,12 +77,9 @@ macro_rules! __export {
             }
 
             impl $crate::wire::$module::exports::vmgroup::policy::$module::Guest for Component {
-                fn $function(
-                    request: $module::Request,
-                ) -> ::core::result::Result<$answer, $crate::types::Refusal> {
+                fn $function(request: $module::Request) -> ::core::result::Result<$answer, $crate::types::Refusal> {
                     $crate::__private::install_panic_hook();
-                    let policy: $policy =
-                        $crate::__private::parse_or_refuse(&request.context.config)?;
+                    let policy: $policy = $crate::__private::parse_or_refuse(&request.context.config)?;
                     <$policy as $crate::$kind>::$method(&policy, &request)
                 }
             }
@@ -115,10 +112,7 @@ pub fn describe(
             .iter()
             .chain([&sdk])
             .filter(|(_, value)| !value.is_empty())
-            .map(|(key, value)| Attribute {
-                key: (*key).to_owned(),
-                value: (*value).to_owned(),
-            })
+            .map(|(key, value)| Attribute { key: (*key).to_owned(), value: (*value).to_owned() })
             .collect(),
     }
 }

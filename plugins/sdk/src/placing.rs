@@ -12,7 +12,7 @@ use crate::types::{Index, Inventory, Member, Refusal};
 /// `{attribute: rack}` for whatever the site has put on its hosts or clusters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum By {
-    /// Each ESXi host.
+    /// Each host.
     #[default]
     Host,
     /// Each cluster.
@@ -70,31 +70,15 @@ pub struct Spot<'a> {
 impl By {
     /// The place of a host and one of its datastores. None where the host has no
     /// such attribute.
-    pub fn spot<'a>(
-        &self,
-        inventory: &'a Inventory,
-        host: Index,
-        datastore: Option<Index>,
-    ) -> Option<Spot<'a>> {
+    pub fn spot<'a>(&self, inventory: &'a Inventory, host: Index, datastore: Option<Index>) -> Option<Spot<'a>> {
         let record = inventory.host(host)?;
         let cluster = inventory.cluster(record.cluster);
         match self {
-            Self::Host => Some(Spot {
-                name: &record.name,
-                index: Some(host),
-            }),
-            Self::Cluster => Some(Spot {
-                name: &cluster?.name,
-                index: Some(record.cluster),
-            }),
-            Self::Datastore => Some(Spot {
-                name: &inventory.datastore(datastore?)?.name,
-                index: datastore,
-            }),
+            Self::Host => Some(Spot { name: &record.name, index: Some(host) }),
+            Self::Cluster => Some(Spot { name: &cluster?.name, index: Some(record.cluster) }),
+            Self::Datastore => Some(Spot { name: &inventory.datastore(datastore?)?.name, index: datastore }),
             Self::Attribute(key) => Some(Spot {
-                name: record
-                    .attribute(key)
-                    .or_else(|| cluster.and_then(|cluster| cluster.attribute(key)))?,
+                name: record.attribute(key).or_else(|| cluster.and_then(|cluster| cluster.attribute(key)))?,
                 index: None,
             }),
         }
@@ -104,10 +88,7 @@ impl By {
     pub fn spot_of<'a>(&self, inventory: &'a Inventory, member: &Member) -> Option<Spot<'a>> {
         if let (Self::Datastore, Some(index)) = (self, member.datastore) {
             let name = &inventory.datastore(index)?.name;
-            return Some(Spot {
-                name,
-                index: Some(index),
-            });
+            return Some(Spot { name, index: Some(index) });
         }
         self.spot(inventory, member.host?, member.datastore)
     }
@@ -197,24 +178,15 @@ impl<'a> Room<'a> {
     /// Free space of a datastore in MiB, less what was placed in this batch.
     pub fn disk_left(&self, datastore: Index) -> u64 {
         let placed = self.disk_placed.get(datastore as usize).copied();
-        let free = self
-            .inventory
-            .datastore(datastore)
-            .map_or(0, |d| d.free_mib);
+        let free = self.inventory.datastore(datastore).map_or(0, |d| d.free_mib);
         free.saturating_sub(placed.unwrap_or(0))
     }
 
     /// The datastores of a host that can take the newcomer's disk.
-    pub fn datastores_for(
-        &self,
-        host: Index,
-        newcomer: &placement::Newcomer,
-    ) -> impl Iterator<Item = Index> {
+    pub fn datastores_for(&self, host: Index, newcomer: &placement::Newcomer) -> impl Iterator<Item = Index> {
         let need = newcomer.disk_mib.unwrap_or(0);
         let mounted = self.mounted.get(host as usize).into_iter().flatten();
-        mounted
-            .copied()
-            .filter(move |index| self.disk_left(*index) >= need)
+        mounted.copied().filter(move |index| self.disk_left(*index) >= need)
     }
 
     /// The datastore of a host with most room for the newcomer, by name of those
@@ -252,10 +224,7 @@ impl<'a> Room<'a> {
             .map(|(host, record)| (self.memory_left(host, headroom_percent), record));
         let Some((most, host)) = usable.max_by_key(|(left, _)| *left) else {
             let maintenance = hosts.iter().filter(|host| host.maintenance).count();
-            return Refusal::NotNow(format!(
-                "none of {} hosts is usable ({maintenance} in maintenance)",
-                hosts.len()
-            ));
+            return Refusal::NotNow(format!("none of {} hosts is usable ({maintenance} in maintenance)", hosts.len()));
         };
         Refusal::NotNow(format!(
             "no usable host has {} MiB of memory free for {} and a datastore with {} MiB free \

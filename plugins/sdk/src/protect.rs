@@ -31,14 +31,9 @@ impl TryFrom<String> for Rule {
             None => (text.trim(), None),
         };
         if key.is_empty() {
-            return Err(format!(
-                "`{text}` is no rule, expected `key=value` or `key`, such as `pet=true`"
-            ));
+            return Err(format!("`{text}` is no rule, expected `key=value` or `key`, such as `pet=true`"));
         }
-        Ok(Self {
-            key: key.to_owned(),
-            value,
-        })
+        Ok(Self { key: key.to_owned(), value })
     }
 }
 
@@ -65,9 +60,7 @@ impl Protect {
     /// From texts, for tests and for a policy's own defaults.
     pub fn new<T: Into<String>>(rules: impl IntoIterator<Item = T>) -> Result<Self, String> {
         let rules = rules.into_iter().map(|text| Rule::try_from(text.into()));
-        Ok(Self {
-            rules: rules.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
     /// Whether `member` must stay, by a rule or by the operator's word.
@@ -94,25 +87,15 @@ mod tests {
             .member("web-2", |m| m.set_attribute("pet", "false"))
             .member("web-3", |m| m.protected = true)
             .remove(1);
-        let protected = |protect: &Protect| -> Vec<bool> {
-            request
-                .members
-                .iter()
-                .map(|m| protect.protects(m))
-                .collect()
-        };
+        let protected =
+            |protect: &Protect| -> Vec<bool> { request.members.iter().map(|m| protect.protects(m)).collect() };
         let none = Protect::default();
         assert_eq!(protected(&none), [false, false, true, false]);
         let by_value = Protect::new(["pet = true"]).unwrap();
         assert_eq!(protected(&by_value), [true, false, true, false]);
         let by_key = Protect::new(["other", "pet"]).unwrap();
         assert_eq!(protected(&by_key), [true, true, true, false]);
-        assert_eq!(
-            by_key
-                .rule_for(&request.members[0])
-                .map(ToString::to_string),
-            Some("pet".to_owned())
-        );
+        assert_eq!(by_key.rule_for(&request.members[0]).map(ToString::to_string), Some("pet".to_owned()));
     }
 
     #[test]

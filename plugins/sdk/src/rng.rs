@@ -38,10 +38,7 @@ impl Rng {
     /// `length` characters of `alphabet`.
     pub fn text(&mut self, alphabet: &[u8], length: usize) -> String {
         let size = u32::try_from(alphabet.len()).unwrap_or(u32::MAX);
-        (0..length)
-            .filter_map(|_| alphabet.get(self.below(size) as usize))
-            .map(|byte| char::from(*byte))
-            .collect()
+        (0..length).filter_map(|_| alphabet.get(self.below(size) as usize)).map(|byte| char::from(*byte)).collect()
     }
 }
 

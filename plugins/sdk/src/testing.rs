@@ -14,8 +14,7 @@
 use std::collections::BTreeSet;
 
 use crate::types::{
-    Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState,
-    Purpose,
+    Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState, Purpose,
 };
 use crate::vocabulary::name_length;
 use crate::{naming, placement, scaling};
@@ -56,11 +55,7 @@ pub fn group(name: &str) -> Question {
                 attributes: Vec::new(),
             },
         },
-        inventory: Inventory {
-            clusters: Vec::new(),
-            hosts: Vec::new(),
-            datastores: Vec::new(),
-        },
+        inventory: Inventory { clusters: Vec::new(), hosts: Vec::new(), datastores: Vec::new() },
         members: Vec::new(),
         taken_in_group: Vec::new(),
         taken_elsewhere: Vec::new(),
@@ -86,10 +81,7 @@ impl Question {
     /// A label of the `VmGroup`.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.context.group.labels.push(Attribute {
-            key: key.to_owned(),
-            value: value.to_owned(),
-        });
+        self.context.group.labels.push(Attribute { key: key.to_owned(), value: value.to_owned() });
         self
     }
 
@@ -240,12 +232,7 @@ impl Question {
     pub fn remove(mut self, count: u32) -> scaling::Request {
         let left = index(self.members.len()).saturating_sub(count);
         self.context.group.replicas = left;
-        scaling::Request {
-            context: self.context,
-            count,
-            members: self.members,
-            inventory: self.inventory,
-        }
+        scaling::Request { context: self.context, count, members: self.members, inventory: self.inventory }
     }
 
     /// The question where `count` newcomers go, shaped as the group says, with disks
@@ -262,12 +249,7 @@ impl Question {
                 attributes: Vec::new(),
             })
             .collect();
-        placement::Request {
-            context: self.context,
-            inventory: self.inventory,
-            members: self.members,
-            newcomers,
-        }
+        placement::Request { context: self.context, inventory: self.inventory, members: self.members, newcomers }
     }
 
     /// The question what `count` new members are called. The names of the members
@@ -294,21 +276,14 @@ impl Question {
 
 /// The names that victims stand for, in their order.
 pub fn names_of<'a>(request: &'a scaling::Request, victims: &[scaling::Victim]) -> Vec<&'a str> {
-    victims
-        .iter()
-        .map(|victim| request.members[victim.member as usize].name.as_str())
-        .collect()
+    victims.iter().map(|victim| request.members[victim.member as usize].name.as_str()).collect()
 }
 
 /// The hosts that places stand for, in their order; `-` where it is left to vCenter.
 pub fn hosts_of<'a>(request: &'a placement::Request, places: &[placement::Place]) -> Vec<&'a str> {
     places
         .iter()
-        .map(|place| {
-            place.host.map_or("-", |host| {
-                request.inventory.hosts[host as usize].name.as_str()
-            })
-        })
+        .map(|place| place.host.map_or("-", |host| request.inventory.hosts[host as usize].name.as_str()))
         .collect()
 }
 
@@ -349,11 +324,7 @@ pub fn assert_legal_places(request: &placement::Request, places: &[placement::Pl
             let datastore = &inventory.datastores[index as usize];
             assert!(datastore.usable, "{} is not usable", datastore.name);
             assert!(place.host.is_none_or(|h| datastore.hosts.contains(&h)));
-            assert!(
-                newcomer
-                    .disk_mib
-                    .is_none_or(|need| need <= datastore.free_mib)
-            );
+            assert!(newcomer.disk_mib.is_none_or(|need| need <= datastore.free_mib));
         }
     }
 }
@@ -369,11 +340,8 @@ pub fn assert_legal_names(request: &naming::Request, answer: &naming::Answer) {
     assert_eq!(different.len(), names.len(), "all different");
     for name in names {
         let length = name_length(name);
-        assert!(
-            (1..=request.max_length as usize).contains(&length),
-            "`{name}` has {length} characters"
-        );
-        assert!(!name.trim().is_empty(), "only blanks");
+        assert!((1..=request.max_length as usize).contains(&length), "`{name}` has {length} characters");
+        assert_eq!(name.trim(), name, "a blank at an end");
         assert!(!name.contains(char::is_control), "control characters");
         assert!(!request.taken_in_group.iter().any(|taken| taken == name));
         if answer.scope == naming::Scope::Everywhere {

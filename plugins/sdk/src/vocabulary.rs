@@ -13,23 +13,18 @@ use crate::time::rfc3339;
 /// What every question and answer is made of (`interface types`).
 pub mod types {
     pub use crate::wire::vocabulary::vmgroup::policy::types::{
-        Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState,
-        Purpose, Refusal,
+        Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState, Purpose, Refusal,
     };
 }
 
 /// What new members are called (`interface naming`).
 pub mod naming {
-    pub use crate::wire::naming::exports::vmgroup::policy::naming::{
-        Answer, Proposal, Request, Scope,
-    };
+    pub use crate::wire::naming::exports::vmgroup::policy::naming::{Answer, Proposal, Request, Scope};
 }
 
 /// Where new members go (`interface placement`).
 pub mod placement {
-    pub use crate::wire::placement::exports::vmgroup::policy::placement::{
-        Newcomer, Place, Request,
-    };
+    pub use crate::wire::placement::exports::vmgroup::policy::placement::{Newcomer, Place, Request};
 }
 
 /// Who leaves (`interface scaling`).
@@ -97,27 +92,20 @@ impl Member {
 
     /// When it was made, in words for a reason.
     pub fn made(&self) -> String {
-        self.created_at
-            .map_or_else(|| "at an unknown time".to_owned(), rfc3339)
+        self.created_at.map_or_else(|| "at an unknown time".to_owned(), rfc3339)
     }
 
     /// By name as people count: `web-9` before `web-10`. A total order, as names
     /// within a group differ.
     pub fn by_name(&self, other: &Self) -> Ordering {
         let key = |member: &Self| (member.stem().len(), member.ordinal());
-        self.stem()
-            .cmp(other.stem())
-            .then_with(|| key(self).cmp(&key(other)))
-            .then_with(|| self.name.cmp(&other.name))
+        self.stem().cmp(other.stem()).then_with(|| key(self).cmp(&key(other))).then_with(|| self.name.cmp(&other.name))
     }
 
     /// The youngest first, of the same age the highest name first (those that were
     /// made in one go), those of unknown age last.
     pub fn newest_first(&self, other: &Self) -> Ordering {
-        other
-            .created_at
-            .cmp(&self.created_at)
-            .then_with(|| other.by_name(self))
+        other.created_at.cmp(&self.created_at).then_with(|| other.by_name(self))
     }
 
     fn stem(&self) -> &str {
@@ -145,10 +133,7 @@ impl Deref for Candidate<'_> {
 impl Candidate<'_> {
     /// It leaves, and why, in words for the event.
     pub fn leaves(&self, reason: impl Into<String>) -> scaling::Victim {
-        scaling::Victim {
-            member: self.index,
-            reason: reason.into(),
-        }
+        scaling::Victim { member: self.index, reason: reason.into() }
     }
 }
 
@@ -162,11 +147,8 @@ impl scaling::Request {
             .map(|(index, member)| Candidate { index, member })
             .collect();
         if candidates.len() < self.count as usize {
-            let by_rule = self
-                .members
-                .iter()
-                .filter(|member| !member.protected && protect.rule_for(member).is_some())
-                .count();
+            let by_rule =
+                self.members.iter().filter(|member| !member.protected && protect.rule_for(member).is_some()).count();
             let all = self.members.len();
             return Err(Refusal::Unsatisfiable(format!(
                 "{} of {all} members have to leave, but {} are protected ({by_rule} of them by \
@@ -186,11 +168,7 @@ impl scaling::Request {
         candidates: impl IntoIterator<Item = Candidate<'a>>,
         reason: impl Fn(&Candidate<'a>) -> String,
     ) -> Vec<scaling::Victim> {
-        candidates
-            .into_iter()
-            .take(self.count as usize)
-            .map(|candidate| candidate.leaves(reason(&candidate)))
-            .collect()
+        candidates.into_iter().take(self.count as usize).map(|candidate| candidate.leaves(reason(&candidate))).collect()
     }
 }
 
@@ -231,7 +209,5 @@ impl From<Unique> for naming::Scope {
 /// How long vCenter thinks that `name` is: it stores `%`, `/` and `\` as three
 /// characters each.
 pub fn name_length(name: &str) -> usize {
-    name.chars()
-        .map(|c| if matches!(c, '%' | '/' | '\\') { 3 } else { 1 })
-        .sum()
+    name.chars().map(|c| if matches!(c, '%' | '/' | '\\') { 3 } else { 1 }).sum()
 }

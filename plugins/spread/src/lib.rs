@@ -95,11 +95,7 @@ impl Spread {
             };
             ways.extend(datastores.into_iter().filter_map(|datastore| {
                 let spot = self.by.spot(inventory, host, datastore)?;
-                Some(Way {
-                    spot,
-                    host,
-                    datastore,
-                })
+                Some(Way { spot, host, datastore })
             }));
         }
         if ways.is_empty() {
@@ -123,9 +119,7 @@ impl Spread {
         ways: &[Way<'a>],
     ) -> Result<Way<'a>, Refusal> {
         let count = |way: &Way<'a>| counts.get(&way.spot).copied().unwrap_or(0);
-        let open = ways
-            .iter()
-            .filter(|way| self.max_per_place.is_none_or(|max| count(way) < max.get()));
+        let open = ways.iter().filter(|way| self.max_per_place.is_none_or(|max| count(way) < max.get()));
         let best = open.min_by_key(|way| {
             let load = |load: Option<u64>| (load.is_none(), load);
             let on_host = load(room.memory_load(way.host));
@@ -147,25 +141,15 @@ impl Spread {
         })
     }
 
-    fn answer(
-        &self,
-        inventory: &Inventory,
-        counts: &Counts<'_>,
-        ways: &[Way<'_>],
-        way: Way<'_>,
-    ) -> Place {
+    fn answer(&self, inventory: &Inventory, counts: &Counts<'_>, ways: &[Way<'_>], way: Way<'_>) -> Place {
         let cluster = inventory.host(way.host).map(|host| host.cluster);
-        let drs = cluster
-            .and_then(|index| inventory.cluster(index))
-            .is_some_and(|c| c.drs);
+        let drs = cluster.and_then(|index| inventory.cluster(index)).is_some_and(|c| c.drs);
         let host_is_left = drs && matches!(self.by, By::Cluster | By::Datastore);
         let datastore_is_named = self.by == By::Datastore || self.datastore == Storage::MostFree;
         let here = counts.get(&way.spot).copied().unwrap_or(0);
         let others = ways.iter().filter(|other| other.spot != way.spot);
         let others = others.map(|other| counts.get(&other.spot).copied().unwrap_or(0));
-        let (least, most) = others.fold((u32::MAX, 0), |(least, most), count| {
-            (least.min(count), most.max(count))
-        });
+        let (least, most) = others.fold((u32::MAX, 0), |(least, most), count| (least.min(count), most.max(count)));
         let others = match most {
             _ if least == u32::MAX => "the only one that fits".to_owned(),
             _ if least == most => format!("the others {most}"),
@@ -210,10 +194,7 @@ mod tests {
         let places = place("{}", &request);
         let hosts = hosts_of(&request, &places);
         assert_eq!(hosts, ["esx-2", "esx-3", "esx-1", "esx-2", "esx-3"]);
-        assert_eq!(
-            places[0].reason,
-            "host esx-2 has 1 member, the others 1 to 2"
-        );
+        assert_eq!(places[0].reason, "host esx-2 has 1 member, the others 1 to 2");
         assert_eq!(places[2].reason, "host esx-1 has 2 members, the others 2");
         assert_eq!(places[0].datastore, None);
     }
@@ -242,42 +223,25 @@ mod tests {
         let places = place(r#"{"datastore": "mostFree"}"#, &request);
         assert_eq!(hosts_of(&request, &places), ["esx-4", "esx-4"]);
         assert_eq!(places[0].datastore, Some(0));
-        assert_eq!(
-            places[0].reason,
-            "host esx-4 has 0 members, the only one that fits"
-        );
+        assert_eq!(places[0].reason, "host esx-4 has 0 members, the only one that fits");
     }
 
     #[test]
     fn clusters_with_drs_choose_the_host_themselves() {
-        let request = group("web")
-            .clusters(2)
-            .hosts(4)
-            .cluster("cluster-2", |c| c.drs = false)
-            .place(2);
+        let request = group("web").clusters(2).hosts(4).cluster("cluster-2", |c| c.drs = false).place(2);
         let places = place(r#"{"by": "cluster"}"#, &request);
         assert_eq!(hosts_of(&request, &places), ["-", "esx-2"]);
-        assert_eq!(
-            places.iter().map(|p| p.cluster).collect::<Vec<_>>(),
-            [Some(0), Some(1)]
-        );
+        assert_eq!(places.iter().map(|p| p.cluster).collect::<Vec<_>>(), [Some(0), Some(1)]);
     }
 
     #[test]
     fn datastores_by_members_then_by_room() {
-        let request = group("web")
-            .hosts(1)
-            .datastores(3)
-            .members(1)
-            .datastore("ds-2", |d| d.free_mib = 500_000)
-            .place(3);
+        let request =
+            group("web").hosts(1).datastores(3).members(1).datastore("ds-2", |d| d.free_mib = 500_000).place(3);
         let places = place(r#"{"by": "datastore"}"#, &request);
         let chosen: Vec<_> = places.iter().map(|place| place.datastore).collect();
         assert_eq!(chosen, [Some(2), Some(1), Some(0)]);
-        assert_eq!(
-            places[0].reason,
-            "datastore ds-3 has 0 members, the others 0 to 1"
-        );
+        assert_eq!(places[0].reason, "datastore ds-3 has 0 members, the others 0 to 1");
     }
 
     #[test]
@@ -290,16 +254,11 @@ mod tests {
         let config = r#"{"by": {"attribute": "rack"}, "maxPerPlace": 2}"#;
         let request = question.clone().place(4);
         let places = place(config, &request);
-        assert_eq!(
-            hosts_of(&request, &places),
-            ["esx-1", "esx-3", "esx-2", "esx-3"]
-        );
+        assert_eq!(hosts_of(&request, &places), ["esx-1", "esx-3", "esx-2", "esx-3"]);
         let policy: Spread = parse_config(config).unwrap();
         assert_eq!(
             policy.place(&question.place(5)).unwrap_err(),
-            Refusal::Unsatisfiable(
-                "every rack that fits new-5 has its `maxPerPlace` of 2 members".to_owned()
-            )
+            Refusal::Unsatisfiable("every rack that fits new-5 has its `maxPerPlace` of 2 members".to_owned())
         );
     }
 
@@ -315,10 +274,7 @@ mod tests {
         let policy = Spread::default();
         let none = policy.place(&group("web").place(1)).unwrap_err();
         assert!(matches!(none, Refusal::Unsatisfiable(_)));
-        let request = group("web")
-            .hosts(1)
-            .host("esx-1", |h| h.maintenance = true)
-            .place(1);
+        let request = group("web").hosts(1).host("esx-1", |h| h.maintenance = true).place(1);
         assert_eq!(
             policy.place(&request).unwrap_err(),
             Refusal::NotNow("none of 1 hosts is usable (1 in maintenance)".to_owned())

@@ -77,10 +77,10 @@ pub enum CheckFailure {
         source: std::io::Error,
     },
     /// `--config` is not JSON.
-    #[error("--config is not JSON: write an object such as '{{\"by\":\"oldest\"}}', or @FILE")]
+    #[error("--config is not JSON: write an object such as '{{\"order\":\"oldest\"}}', or @FILE")]
     Config(#[source] serde_json::Error),
     /// `--config` is JSON, but no object.
-    #[error("--config must be a JSON object such as '{{\"by\":\"oldest\"}}'")]
+    #[error("--config must be a JSON object such as '{{\"order\":\"oldest\"}}'")]
     NotAnObject,
     /// The plugin answers several kinds of questions.
     #[error("the plugin can be used for {}: say which with --kind", .0.join(" and "))]
@@ -207,7 +207,13 @@ fn report(kind: Option<Kind>, source: &Source, result: &Verdict) -> Value {
     report
 }
 
-fn print(out: &mut impl Write, kind: Option<Kind>, source: &Source, result: &Verdict, coloured: bool) -> std::io::Result<()> {
+fn print(
+    out: &mut impl Write,
+    kind: Option<Kind>,
+    source: &Source,
+    result: &Verdict,
+    coloured: bool,
+) -> std::io::Result<()> {
     let paint = |code: &str, text: &str| if coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
     let as_what = kind.map(|kind| format!(" as a policy for {kind}")).unwrap_or_default();
     writeln!(out, "{}{as_what}", paint("1", &source.name))?;
@@ -219,7 +225,14 @@ fn print(out: &mut impl Write, kind: Option<Kind>, source: &Source, result: &Ver
     match result {
         Ok(checked) => {
             let description = checked.policy.description();
-            writeln!(out, "{}: {} {}, {}", paint("1;32", "accepted"), description.name, description.version, description.summary)?;
+            writeln!(
+                out,
+                "{}: {} {}, {}",
+                paint("1;32", "accepted"),
+                description.name,
+                description.version,
+                description.summary
+            )?;
             writeln!(out, "  digest   {}", checked.policy.digest())
         }
         Err(error) => {

@@ -46,7 +46,13 @@ pub struct RunArgs {
     vc_pass: Option<Password>,
 
     /// A PEM file with the certificate authority that signed vCenter's certificate
-    #[arg(long = "vc-ca-file", env = "VC_CA_FILE", value_name = "FILE", conflicts_with = "insecure", help_heading = "vCenter")]
+    #[arg(
+        long = "vc-ca-file",
+        env = "VC_CA_FILE",
+        value_name = "FILE",
+        conflicts_with = "insecure",
+        help_heading = "vCenter"
+    )]
     vc_ca_file: Option<PathBuf>,
 
     /// Accept any certificate. Whoever sits on the wire can read the password: prefer --vc-ca-file
@@ -113,7 +119,9 @@ pub enum ConfigError {
     #[error("{}", missing(.0))]
     Missing(Vec<(&'static str, &'static str, &'static str)>),
     /// `VC_HOST` is no host and no URL.
-    #[error("VC_HOST `{host}` is not understood: give a host name (vcenter.example.com), host:port or https://host/sdk")]
+    #[error(
+        "VC_HOST `{host}` is not understood: give a host name (vcenter.example.com), host:port or https://host/sdk"
+    )]
     Endpoint {
         /// As it was given.
         host: String,
@@ -123,12 +131,13 @@ pub enum ConfigError {
 }
 
 fn missing(what: &[(&str, &str, &str)]) -> String {
-    let mut text = String::from("vCenter is not known:");
-    for (variable, meaning, example) in what {
-        text.push_str(&format!("\n  {variable} is not set: {meaning}, for instance  export {variable}={example}"));
-    }
-    text.push_str("\n`vmgroup run --help` lists the flags that stand for them.");
-    text
+    let lines: String = what
+        .iter()
+        .map(|(variable, meaning, example)| {
+            format!("  {variable} is not set: {meaning}, for instance  export {variable}={example}\n")
+        })
+        .collect();
+    format!("vCenter is not known:\n{lines}`vmgroup run --help` lists the flags that stand for them.")
 }
 
 impl RunArgs {
@@ -162,7 +171,9 @@ impl RunArgs {
                     (user.is_none(), ("VC_USER", "who logs in to it", "operator@vsphere.local")),
                     (password.is_none(), ("VC_PASS", "that user's password", "'…'")),
                 ];
-                return Err(ConfigError::Missing(all.into_iter().filter(|(gone, _)| *gone).map(|(_, what)| what).collect()));
+                return Err(ConfigError::Missing(
+                    all.into_iter().filter(|(gone, _)| *gone).map(|(_, what)| what).collect(),
+                ));
             }
         };
         let endpoint = vmgroup_vsphere::endpoint(&host).map_err(|source| ConfigError::Endpoint { host, source })?;
@@ -218,7 +229,9 @@ fn address(text: &str) -> Result<Address, String> {
         return Ok(Address(None));
     }
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    full.parse().map(|it| Address(Some(it))).map_err(|_| "use ADDRESS:PORT such as 0.0.0.0:8080, or 0 for nowhere".to_owned())
+    full.parse()
+        .map(|it| Address(Some(it)))
+        .map_err(|_| "use ADDRESS:PORT such as 0.0.0.0:8080, or 0 for nowhere".to_owned())
 }
 
 /// The original operator was written in Go, whose flags have one dash and may

@@ -1,3 +1,4 @@
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use vmgroup_policy::Limits;
@@ -6,12 +7,18 @@ use super::*;
 use crate::clock::Clock;
 
 fn book() -> PolicyBook {
+    /// One for all tests: it compiles each plugin once.
+    static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
     let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
-    PolicyBook::new(Host::new(Limits::default()).unwrap(), Offload::Inline, metrics).unwrap()
+    PolicyBook::new(HOST.clone(), Offload::Inline, metrics).unwrap()
 }
 
 fn yaml(text: &str) -> Option<ConfigMapData> {
-    Some(ConfigMapData { policy_yaml: Some(text.to_owned()), resource_version: "7".to_owned(), ..ConfigMapData::default() })
+    Some(ConfigMapData {
+        policy_yaml: Some(text.to_owned()),
+        resource_version: "7".to_owned(),
+        ..ConfigMapData::default()
+    })
 }
 
 const OLDEST: &str = "scaling: { plugin: ordered, config: { order: oldest } }";
@@ -31,7 +38,8 @@ async fn without_a_config_map_the_defaults_serve() {
 #[tokio::test]
 async fn a_good_offer_is_swapped_in_whole_and_what_it_leaves_out_is_built_in() {
     let book = book();
-    let serving = book.offer(yaml("scaling: { plugin: ordered, config: { order: oldest }, onFailure: builtin }")).await.unwrap();
+    let serving =
+        book.offer(yaml("scaling: { plugin: ordered, config: { order: oldest }, onFailure: builtin }")).await.unwrap();
     assert!(Arc::ptr_eq(&serving, &book.in_force()));
     assert_eq!(serving.generation, 1);
     assert_eq!(serving.set.scaling.config()["order"], "oldest");
@@ -58,7 +66,10 @@ async fn a_refused_offer_leaves_what_is_in_force_and_is_healed_by_a_good_one() {
     let good = book.offer(yaml(OLDEST)).await.unwrap();
     let bad = yaml("scaling: { plugin: ordered, config: { ordre: oldest } }");
     let refusal = book.offer(bad.clone()).await.unwrap_err();
-    assert_eq!((refusal.stage.as_str(), refusal.plugin.as_str(), refusal.resource_version.as_str()), ("config", "ordered", "7"));
+    assert_eq!(
+        (refusal.stage.as_str(), refusal.plugin.as_str(), refusal.resource_version.as_str()),
+        ("config", "ordered", "7")
+    );
     assert!(refusal.message.contains("ordre"), "{refusal}");
     assert!(!refusal.remedy.is_empty());
     assert!(Arc::ptr_eq(&good, &book.in_force()));
@@ -89,7 +100,10 @@ async fn one_bad_policy_keeps_the_others_out_too() {
 async fn a_config_map_without_a_policy_file_says_what_to_add() {
     let refusal = book().offer(Some(ConfigMapData::default())).await.unwrap_err();
     assert_eq!(refusal.stage, "config-map");
-    assert!(refusal.message.contains("policy.yaml") && refusal.remedy.contains("add a key `policy.yaml`"), "{refusal:?}");
+    assert!(
+        refusal.message.contains("policy.yaml") && refusal.remedy.contains("Add a key `policy.yaml`"),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
@@ -134,5 +148,8 @@ async fn a_swap_says_what_differs() {
     let book = book();
     let Considered::Swapped { differences, .. } = book.consider(yaml(OLDEST)).await else { panic!("swapped") };
     assert_eq!(differences.len(), 1);
-    assert!(differences[0].starts_with("scaling: ordered ") && differences[0].ends_with("with a new configuration"), "{differences:?}");
+    assert!(
+        differences[0].starts_with("scaling: ordered ") && differences[0].ends_with("with a new configuration"),
+        "{differences:?}"
+    );
 }

@@ -80,20 +80,28 @@ impl Desk {
     }
 
     async fn offer(&mut self, map: Option<ConfigMap>) {
-        let gone = map.is_none();
+        let version = map.as_ref().map(|map| map.metadata.resource_version.clone().unwrap_or_default());
         if let Some(map) = &map {
             self.uid.clone_from(&map.metadata.uid);
         }
         match self.book.consider(map.map(ConfigMapData::of)).await {
             Considered::Unchanged(_) => {}
             Considered::Swapped { serving, differences, healed } => {
-                let note = swapped_note(&serving, &differences, healed, gone);
+                let note = swapped_note(&serving, &differences, healed, version.as_deref());
                 tracing::info!(generation = serving.generation, note, "policies swapped");
                 self.tell(EventType::Normal, "PolicySwapped", &note).await;
             }
             Considered::Refused(refusal) => {
-                let Refusal { stage, plugin, message, remedy, resource_version } = &*refusal;
-                tracing::warn!(stage, plugin, message, remedy, resource_version, "policies refused; what was in force stays in force");
+                // Not a field named `message`: that is the line's own key in JSON.
+                let Refusal { stage, plugin, message: problem, remedy, resource_version } = &*refusal;
+                tracing::warn!(
+                    stage,
+                    plugin,
+                    problem,
+                    remedy,
+                    resource_version,
+                    "policies refused; what was in force stays in force"
+                );
                 self.tell(EventType::Warning, "PolicyRefused", &refused_note(&refusal)).await;
             }
         }
@@ -112,28 +120,49 @@ impl Desk {
     }
 }
 
-fn swapped_note(serving: &Serving, differences: &[String], healed: bool, gone: bool) -> String {
-    let set = &serving.set;
-    let mut note = if gone { "The ConfigMap is gone, the built-in policies serve. ".to_owned() } else { String::new() };
-    if differences.is_empty() && healed {
-        note.push_str("Accepted again, nothing differs from what was in force. ");
-    }
-    for difference in differences {
-        note.push_str(difference);
-        note.push_str(". ");
-    }
-    note.push_str(&format!("In force: naming {}, placement {}, scaling {}", label(&set.naming), label(&set.placement), label(&set.scaling)));
-    note
+/// Each note names the edit that it is about: the same edit made twice (there,
+/// back, and there again) is two events and no repetition.
+fn swapped_note(serving: &Serving, differences: &[String], healed: bool, version: Option<&str>) -> String {
+    let Serving { set, generation, .. } = serving;
+    let head = match version {
+        Some(version) => format!("Swap {generation} (resourceVersion {version}): "),
+        None => format!("Swap {generation}: the ConfigMap is gone, the built-in policies serve. "),
+    };
+    let again =
+        if differences.is_empty() && healed { "accepted again, nothing differs from what was in force. " } else { "" };
+    let differences: String = differences.iter().map(|difference| format!("{difference}. ")).collect();
+    let [naming, placement, scaling] = [&set.naming, &set.placement, &set.scaling].map(|policy| label(policy));
+    format!("{head}{again}{differences}In force: naming {naming}, placement {placement}, scaling {scaling}")
 }
 
 /// The remedy must survive the cut at the end of a note: the message gives way.
 fn refused_note(refusal: &Refusal) -> String {
-    let Refusal { remedy, .. } = refusal;
-    let tail = format!(". Remedy: {remedy}. What was in force stays in force.");
+    let Refusal { remedy, resource_version, .. } = refusal;
+    let tail =
+        format!(" Remedy: {remedy} What was in force stays in force (resourceVersion {resource_version} was refused).");
     let head = refusal.to_string();
     let room = crate::events::NOTE_LIMIT.saturating_sub(tail.len() + '…'.len_utf8());
     if head.len() <= room {
-        return head + &tail;
+        return format!("{head}.{tail}");
     }
     format!("{}…{tail}", &head[..head.floor_char_boundary(room)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_gives_way_to_the_remedy() {
+        let refusal = Refusal {
+            stage: "config".to_owned(),
+            plugin: "x.wasm".to_owned(),
+            message: "ä".repeat(2_000),
+            remedy: "Do this.".to_owned(),
+            resource_version: "9".to_owned(),
+        };
+        let note = refused_note(&refusal);
+        assert!(note.len() <= crate::events::NOTE_LIMIT, "{}", note.len());
+        assert!(note.contains("stage config") && note.contains("Remedy: Do this."), "{note}");
+    }
 }

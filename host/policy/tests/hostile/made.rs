@@ -87,7 +87,7 @@ impl Made {
     }
 
     /// Is bad in the self-test already.
-    pub fn from_the_start(mut self) -> Self {
+    pub fn bad_from_the_start(mut self) -> Self {
         self.always = true;
         self
     }
@@ -232,7 +232,11 @@ impl Made {
         };
         // `result<_, refusal>`: err, then `other` with an empty text.
         let refusal = 512;
-        let bad = if self.always { "(i32.const 1)" } else { "(i32.eq (i32.load offset=16 (local.get $request)) (i32.const 666))" };
+        let bad = if self.always {
+            "(i32.const 1)"
+        } else {
+            "(i32.eq (i32.load offset=16 (local.get $request)) (i32.const 666))"
+        };
         format!(
             r#"(module
               {log}
@@ -279,9 +283,7 @@ impl Made {
         let contract = change(contract()).replace("@0.1.0", &format!("@{version}"));
         let mut resolve = Resolve::default();
         let package = resolve.push_str("contract.wit", &contract).unwrap();
-        let world = resolve
-            .select_world(&[package], Some(&format!("{}-policy", self.kind)))
-            .unwrap();
+        let world = resolve.select_world(&[package], Some(&format!("{}-policy", self.kind))).unwrap();
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
         ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
     }
@@ -294,8 +296,7 @@ impl Made {
 /// The contract in one text, as the host reads it (see `build.rs`).
 fn contract() -> String {
     let folder = concat!(env!("OUT_DIR"), "/wit");
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut whole = String::from("package vmgroup:policy@0.1.0;\n");
     for file in files {

@@ -2,6 +2,8 @@
 //! refused with a message that names the thing and the remedy, or its answer is,
 //! and nothing else happens (property S8).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod made;
 mod offered;
 mod questions;

@@ -1,8 +1,6 @@
 //! Small questions to put to made plugins.
 
-use vmgroup_policy::wit::types::{
-    Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose,
-};
+use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
 use vmgroup_policy::wit::{naming, placement, scaling};
 
 use crate::made::NOW_BE_BAD;
@@ -73,11 +71,7 @@ fn inventory() -> Inventory {
     };
     Inventory {
         clusters: vec![cluster("gold"), cluster("silver")],
-        hosts: vec![
-            host("esx-0", 0, true, 8192),
-            host("esx-1", 0, false, 8192),
-            host("esx-2", 1, true, 512),
-        ],
+        hosts: vec![host("esx-0", 0, true, 8192), host("esx-1", 0, false, 8192), host("esx-2", 1, true, 512)],
         datastores: vec![datastore("fast", true), datastore("broken", false)],
     }
 }

@@ -10,8 +10,7 @@ use crate::made::Made;
 use crate::questions;
 
 static HOST: LazyLock<Host> = LazyLock::new(|| {
-    Host::new(Limits { fuel: 50_000_000, deadline: Duration::from_secs(60), ..Limits::default() })
-        .unwrap()
+    Host::new(Limits { fuel: 50_000_000, deadline: Duration::from_mins(1), ..Limits::default() }).unwrap()
 });
 
 fn policy(made: &Made) -> Arc<Policy> {
@@ -143,10 +142,8 @@ fn an_endless_loop_runs_out_of_fuel() {
 #[test]
 fn an_endless_loop_with_fuel_to_burn_meets_its_deadline() {
     let limit = Duration::from_millis(50);
-    let host =
-        Host::new(Limits { fuel: u64::MAX, deadline: limit, ..Limits::default() }).unwrap();
-    let policy =
-        policy_on(&host, &Made::new(Kind::Scaling).decides("(loop $l (br $l)) unreachable"));
+    let host = Host::new(Limits { fuel: u64::MAX, deadline: limit, ..Limits::default() }).unwrap();
+    let policy = policy_on(&host, &Made::new(Kind::Scaling).decides("(loop $l (br $l)) unreachable"));
     let error = policy.choose(&questions::scaling(1)).unwrap_err();
     assert_eq!(error, DecisionError::Deadline { limit });
     assert_eq!(error.reason(), "PolicyTooSlow");
@@ -162,8 +159,7 @@ fn endless_recursion_is_a_crash() {
 
 #[test]
 fn endless_allocation_meets_the_memory_limit() {
-    let made = Made::new(Kind::Scaling)
-        .decides("(loop $l (drop (memory.grow (i32.const 64))) (br $l)) unreachable");
+    let made = Made::new(Kind::Scaling).decides("(loop $l (drop (memory.grow (i32.const 64))) (br $l)) unreachable");
     let error = policy(&made).choose(&questions::scaling(1)).unwrap_err();
     assert_eq!(error.reason(), "PolicyOutOfMemory");
     assert!(error.to_string().contains("at most 67108864 are allowed"), "{error}");
@@ -181,10 +177,7 @@ fn an_answer_of_100_megabytes_is_not_taken_in() {
 fn an_answer_that_is_none_is_refused() {
     let outside = Made::new(Kind::Scaling).answers(&[0, 0xffff_0000, 1000, 0]);
     let error = policy(&outside).choose(&questions::scaling(1)).unwrap_err();
-    assert!(
-        matches!(error, DecisionError::BadAnswer(BadAnswer::Unreadable { .. })),
-        "{error:?}"
-    );
+    assert!(matches!(error, DecisionError::BadAnswer(BadAnswer::Unreadable { .. })), "{error:?}");
     let neither = Made::new(Kind::Scaling).answers(&[9, 0, 0, 0]);
     let error = policy(&neither).choose(&questions::scaling(1)).unwrap_err();
     assert_eq!(error.reason(), "PolicyBadAnswer");

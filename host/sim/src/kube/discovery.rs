@@ -36,10 +36,12 @@ fn groups(resources: &[Arc<Resource>]) -> Vec<(&str, Vec<&str>)> {
     groups
 }
 
-fn verbs() -> Value {
-    json!([
-        "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"
-    ])
+fn verbs(resource: &Resource) -> Value {
+    if resource.custom {
+        json!(["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"])
+    } else {
+        json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"])
+    }
 }
 
 /// `/api`.
@@ -87,7 +89,7 @@ pub(super) fn resource_list(
     for r in resources.iter().filter(|r| r.group == group && r.version == version) {
         let mut entry = json!({
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced,
-            "kind": r.kind, "verbs": verbs(), "storageVersionHash": "",
+            "kind": r.kind, "verbs": verbs(r), "storageVersionHash": "",
         });
         if !r.short_names.is_empty() {
             entry["shortNames"] = json!(r.short_names);
@@ -166,7 +168,7 @@ fn aggregated_resource(r: &Resource) -> Value {
     let mut entry = json!({
         "resource": r.plural, "responseKind": kind(&r.group, &r.version, &r.kind),
         "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": r.singular, "verbs": verbs(),
+        "singularResource": r.singular, "verbs": verbs(r),
     });
     if !r.short_names.is_empty() {
         entry["shortNames"] = json!(r.short_names);

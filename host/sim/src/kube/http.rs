@@ -24,7 +24,7 @@ use super::store::{Key, State};
 use super::table::{self, Include};
 use super::watch::{self, Start, View, Wish};
 use super::write::{FieldValidation, PatchBody, Preconditions, Sub, Write, Written, scale_of};
-use super::{discovery, openapi};
+use super::{discovery, openapi, proto};
 use crate::faults::{Cut, Fault, Faults};
 
 /// What the real server reads of a request at most.
@@ -429,12 +429,9 @@ fn version_of(query: &Query) -> Result<Option<u64>, ApiError> {
     match query.get("resourceVersion") {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            let error = FieldError::invalid(
-                "resourceVersion",
-                &json!(text),
-                &format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-            );
-            ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error])
+            ApiError::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
         }),
     }
 }
@@ -593,6 +590,9 @@ fn object_of(call: &Call) -> Result<Value, ApiError> {
     match media_type(&call.headers) {
         "" | "application/json" => parsed(&call.body, false),
         "application/yaml" => parsed(&call.body, true),
+        "application/vnd.kubernetes.protobuf" => proto::decode(&call.body).map_err(|e| {
+            ApiError::unsupported_media(&format!("application/json, application/yaml ({e})"))
+        }),
         _ => Err(ApiError::unsupported_media("application/json, application/yaml")),
     }
 }

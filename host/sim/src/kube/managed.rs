@@ -107,6 +107,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether an update that brings this object into being owns it as such,
+    /// not only its fields.
+    fn marked(&self) -> bool {
+        match self.schema {
+            None => is_map(&self.name),
+            Some(_) => !self.root,
+        }
+    }
+
     fn atomic_map(&self) -> bool {
         match self.schema {
             None => self.name == "selector",
@@ -224,7 +233,7 @@ impl FieldSet {
     fn collect(&mut self, value: &Value, node: &Node<'_>, containers: bool) {
         match value {
             Value::Object(map) if !node.atomic_map() => {
-                if map.is_empty() || (containers && is_map(&node.name)) {
+                if map.is_empty() || (containers && node.marked()) {
                     self.member = true;
                 }
                 for (key, child) in map {
@@ -456,7 +465,12 @@ pub(super) fn record(
     who: &Manager<'_>,
     schema: Option<&Value>,
 ) {
-    let mut entries = entries(old);
+    // A client may rewrite the record itself, as kubectl does when it moves a
+    // field from client-side to server-side apply.
+    let mut entries = match entries(Some(new)) {
+        own if own.is_empty() => self::entries(old),
+        own => own,
+    };
     let diff = diff(old, new, schema);
     let mut mine = match entries.iter().position(|e| e.is(who, "Update")) {
         Some(i) => entries.remove(i),

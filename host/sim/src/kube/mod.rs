@@ -33,6 +33,7 @@ mod json;
 mod managed;
 mod openapi;
 mod patch;
+mod proto;
 mod resources;
 mod schema;
 mod select;

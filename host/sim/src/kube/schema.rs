@@ -120,6 +120,7 @@ pub(super) fn validate(
                 | "FieldValueTooLong"
                 | "FieldValueTooMany"
                 | "FieldValueTypeInvalid"
+                | "FieldValueNotSupported"
         )
     });
     if blocking {
@@ -143,30 +144,31 @@ pub(super) fn validate(
             {
                 continue;
             }
-            let shown = now.map_or_else(|| json!(""), shown_by_cel);
+            let shown = now.filter(|v| !v.is_object() && !v.is_array());
             let message = if failure.message.is_empty() {
                 format!("failed rule: {}", failure.rule)
             } else {
                 failure.message
             };
+            let path = if path.is_empty() { "<nil>".to_owned() } else { path };
             errors.push(match failure.reason.as_deref() {
                 Some("FieldValueForbidden") => FieldError::forbidden(path, &message),
                 Some("FieldValueRequired") => FieldError::required(path, &message),
-                Some("FieldValueDuplicate") => FieldError::duplicate(path, &shown),
-                _ => FieldError::invalid(path, &shown, &message),
+                Some("FieldValueDuplicate") => {
+                    FieldError::duplicate(path, shown.unwrap_or(&Value::Null))
+                }
+                _ => match shown {
+                    Some(value) => FieldError::invalid(path, value, &message),
+                    None => FieldError {
+                        path,
+                        reason: "FieldValueInvalid",
+                        body: format!("Invalid value: {message}"),
+                    },
+                },
             });
         }
     }
     errors
-}
-
-/// What stands for the value in a failed rule's message.
-fn shown_by_cel(value: &Value) -> Value {
-    match value {
-        Value::Object(_) => json!("object"),
-        Value::Array(_) => json!("array"),
-        scalar => json!(kind_of(scalar)),
-    }
 }
 
 fn has_rules(schema: &Value) -> bool {
@@ -315,10 +317,11 @@ fn string(s: &str, schema: &Value, path: &str, invalid: &Invalid<'_>, errors: &m
         _ => true,
     };
     if !well_formed {
-        errors.push(invalid(format!(
-            "{path} in body must be of type {}: {s:?}",
-            text(schema, "format")
-        )));
+        errors.push(FieldError::wrong_type(
+            path,
+            &json!(s),
+            &format!("{path} in body must be of type {}: {s:?}", text(schema, "format")),
+        ));
     }
 }
 

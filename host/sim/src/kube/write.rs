@@ -58,6 +58,15 @@ pub(super) struct Write {
     pub validation: FieldValidation,
 }
 
+/// How a new version of an object came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Created,
+    Replaced,
+    Patched,
+    Applied,
+}
+
 /// What a write returns.
 #[derive(Debug)]
 pub(super) struct Written {
@@ -104,14 +113,14 @@ impl State {
 
     /// POST.
     pub(super) fn create(&mut self, w: &Write, object: Value) -> Result<Written, ApiError> {
-        self.create_by(w, object, false)
+        self.create_by(w, object, Origin::Created)
     }
 
     fn create_by(
         &mut self,
         w: &Write,
         mut object: Value,
-        applied: bool,
+        origin: Origin,
     ) -> Result<Written, ApiError> {
         let resource = w.resource.clone();
         check_identity(w, &mut object)?;
@@ -136,8 +145,8 @@ impl State {
         if resource.generation {
             metadata.insert("generation".to_owned(), json!(1));
         }
-        let warnings = self.admit(w, &mut object)?;
-        if !applied {
+        let warnings = admit(w, &mut object, origin)?;
+        if origin != Origin::Applied {
             meta_mut(&mut object).shift_remove("managedFields");
             managed::record(None, &mut object, &manager(w, &now), resource.raw_schema());
         }
@@ -161,7 +170,7 @@ impl State {
             return self.write_scale(w, |_| Ok(object));
         }
         let old = self.old(w)?;
-        self.update(w, &old, object, false)
+        self.update(w, &old, object, Origin::Replaced)
     }
 
     /// PATCH.
@@ -190,7 +199,7 @@ impl State {
         let Some(old) = old else { return Err(w.not_found()) };
         let mut new = old.clone();
         apply_patch(&mut new, &body)?;
-        self.update(w, &old, new, false)
+        self.update(w, &old, new, Origin::Patched)
     }
 
     /// Server-side apply.
@@ -243,8 +252,8 @@ impl State {
         let merged = managed::apply(old, &config, &who, resource.raw_schema(), force)
             .map_err(|conflicts| conflict_status(&conflicts))?;
         let mut written = match old {
-            None => self.create_by(w, merged, true)?,
-            Some(old) => self.update(w, old, merged, true)?,
+            None => self.create_by(w, merged, Origin::Applied)?,
+            Some(old) => self.update(w, old, merged, Origin::Applied)?,
         };
         written.warnings.extend(warnings);
         Ok(written)
@@ -267,7 +276,7 @@ impl State {
             }
             return Ok(Vec::new());
         }
-        self.admit(w, config)
+        admit(w, config, Origin::Applied)
     }
 
     /// The second half of every write on an existing object.
@@ -276,7 +285,7 @@ impl State {
         w: &Write,
         old: &Value,
         mut new: Value,
-        applied: bool,
+        origin: Origin,
     ) -> Result<Written, ApiError> {
         let resource = w.resource.clone();
         check_identity(w, &mut new)?;
@@ -287,7 +296,7 @@ impl State {
                 let error = FieldError {
                     path: "metadata.resourceVersion".to_owned(),
                     reason: "FieldValueInvalid",
-                    body: "Invalid value: 0x0: must be specified for an update".to_owned(),
+                    body: "Invalid value: 0: must be specified for an update".to_owned(),
                 };
                 return Err(ApiError::invalid(group, plural, &w.name, &[error]));
             }
@@ -307,12 +316,12 @@ impl State {
             ));
         }
         isolate(w, old, &mut new);
-        let warnings = self.admit(w, &mut new)?;
+        let warnings = admit(w, &mut new, origin)?;
         if resource.generation && spec_differs(&resource, old, &new) {
             let generation = field(field(old, "metadata"), "generation").as_i64().unwrap_or(0) + 1;
             meta_mut(&mut new).insert("generation".to_owned(), json!(generation));
         }
-        if !applied {
+        if origin != Origin::Applied {
             let now = self.now();
             managed::record(Some(old), &mut new, &manager(w, &now), resource.raw_schema());
         }
@@ -349,7 +358,7 @@ impl State {
             meta_mut(&mut new).insert("resourceVersion".to_owned(), json!(version));
         }
         set_path(&mut new, &paths.spec, json!(replicas));
-        let mut written = self.update(w, &old, new, false)?;
+        let mut written = self.update(w, &old, new, Origin::Replaced)?;
         written.object = scale_of(&w.resource, &written.object);
         Ok(written)
     }
@@ -403,34 +412,6 @@ impl State {
         Ok(meta(object, "name").to_owned())
     }
 
-    /// Decoding: pruning, unknown fields, defaults.
-    fn admit(&self, w: &Write, object: &mut Value) -> Result<Vec<String>, ApiError> {
-        let resource = &w.resource;
-        let mut unknown = Vec::new();
-        check_metadata_types(w, object)?;
-        match resource.raw_schema() {
-            Some(raw) => {
-                schema::prune(object, raw, &mut unknown);
-                schema::default(object, raw);
-            }
-            None if resource.is_core_event() => {}
-            None => builtin::normalise(resource, object, &mut unknown),
-        }
-        let words: Vec<String> = unknown.iter().map(|u| format!("unknown field {u:?}")).collect();
-        match w.validation {
-            _ if words.is_empty() => Ok(Vec::new()),
-            FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Warn => Ok(words),
-            FieldValidation::Strict => Err(ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-                resource.kind,
-                resource.version,
-                resource.kind,
-                words.join(", ")
-            ))),
-        }
-    }
-
     fn check_valid(
         &self,
         w: &Write,
@@ -441,7 +422,16 @@ impl State {
         let resource = &w.resource;
         let mut errors = metadata_errors(resource, object, old);
         match &resource.schema {
-            Some(schema) => errors.extend(schema::validate(object, old, schema, &self.cel)),
+            Some(schema) => {
+                let mut found = schema::validate(object, old, schema, &self.cel);
+                if w.sub == Sub::Status {
+                    // The status is validated by itself, and speaks so.
+                    for error in found.iter_mut().filter(|e| e.path.starts_with("status.")) {
+                        error.body = error.body.replace(": status.", ": ");
+                    }
+                }
+                errors.extend(found);
+            }
             None if resource.is_core_event() => {
                 let event = builtin::event_from_core(object);
                 errors.extend(builtin::validate(resource, &event, None));
@@ -471,7 +461,7 @@ impl State {
             if resource.is_core_event() { builtin::event_from_core(&object) } else { object };
         let storage = resource.storage_key();
         let result = if gone {
-            // The last state is what its watchers see go.
+            // The answer shows the last state, the watches what was stored before.
             self.remove(&storage, key, Some(stored))
         } else {
             self.commit(&storage, key, Some(stored))
@@ -634,6 +624,43 @@ impl State {
             "kind": w.resource.list_kind, "apiVersion": w.resource.api_version(),
             "metadata": {"resourceVersion": self.version.to_string()}, "items": items,
         }))
+    }
+}
+
+/// Decoding: pruning, unknown fields, defaults. Returns warnings.
+fn admit(w: &Write, object: &mut Value, origin: Origin) -> Result<Vec<String>, ApiError> {
+    let resource = &w.resource;
+    let as_sent = (origin == Origin::Patched).then(|| object.to_string());
+    let refused = |why: String| match &as_sent {
+        Some(text) => {
+            let error = FieldError::invalid("patch", &json!(text), &why);
+            ApiError::invalid("", "", "", &[error])
+        }
+        None => ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {why}",
+            resource.kind, resource.version, resource.kind
+        )),
+    };
+    if let Some(why) = wrong_types(resource, object) {
+        return Err(refused(why));
+    }
+    let mut unknown = Vec::new();
+    match resource.raw_schema() {
+        Some(raw) => {
+            schema::prune(object, raw, &mut unknown);
+            schema::default(object, raw);
+        }
+        None if resource.is_core_event() => {}
+        None => builtin::normalise(resource, object, &mut unknown),
+    }
+    unknown.sort_unstable();
+    let words: Vec<String> = unknown.iter().map(|u| format!("unknown field {u:?}")).collect();
+    match w.validation {
+        FieldValidation::Strict if !words.is_empty() => {
+            Err(refused(format!("strict decoding error: {}", words.join(", "))))
+        }
+        FieldValidation::Warn => Ok(words),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
 }
 
@@ -863,57 +890,50 @@ fn conflict_status(conflicts: &[managed::Conflict]) -> ApiError {
     error
 }
 
-fn check_metadata_types(w: &Write, object: &Value) -> Result<(), ApiError> {
+/// What typed decoding would stumble over.
+fn wrong_types(resource: &Resource, object: &Value) -> Option<String> {
     let metadata = field(object, "metadata");
-    let refuse = |what: &str, wanted: &str| {
-        Err(ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: json: cannot unmarshal into Go struct field ObjectMeta.metadata.{what} of type {wanted}",
-            w.resource.kind, w.resource.version, w.resource.kind
-        )))
+    let unfit = |value: &Value, at: String| {
+        let kind = match value {
+            Value::String(_) | Value::Null => return None,
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        Some(format!("json: cannot unmarshal {kind} into Go struct field {at} of type string"))
     };
     for key in ["labels", "annotations"] {
-        let bad = match metadata.get(key) {
-            None | Some(Value::Null) => false,
-            Some(Value::Object(map)) => map.values().any(|v| !v.is_string()),
-            Some(_) => true,
-        };
-        if bad {
-            return refuse(key, "string");
+        match metadata.get(key) {
+            Some(Value::Object(map)) => {
+                let bad = map.values().find_map(|v| unfit(v, format!("ObjectMeta.metadata.{key}")));
+                if bad.is_some() {
+                    return bad;
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => return Some(format!("json: cannot unmarshal into metadata.{key}")),
         }
     }
+    if !(resource.is("configmaps") || resource.is("secrets")) {
+        return None;
+    }
     for key in ["data", "binaryData", "stringData"] {
-        if !matches!(w.resource.plural.as_str(), "configmaps" | "secrets") || w.resource.custom {
-            break;
-        }
-        if let Some(Value::Object(map)) = object.get(key) {
-            let coded = key == "binaryData" || (key == "data" && w.resource.is("secrets"));
-            for value in map.values() {
-                let kind = match value {
-                    Value::String(s) if coded && !builtin::is_base64(s) => {
-                        return Err(ApiError::bad_request(format!(
-                            "{} in version \"v1\" cannot be handled as a {}: illegal base64 data at input byte 0",
-                            w.resource.kind, w.resource.kind
-                        )));
-                    }
-                    Value::String(_) | Value::Null => continue,
-                    Value::Number(_) => "number",
-                    Value::Bool(_) => "bool",
-                    Value::Array(_) => "array",
-                    Value::Object(_) => "object",
-                };
-                return Err(ApiError::bad_request(format!(
-                    "{0} in version \"v1\" cannot be handled as a {0}: json: cannot unmarshal {kind} into Go struct field {0}.{key} of type string",
-                    w.resource.kind
-                )));
+        let coded = key == "binaryData" || (key == "data" && resource.is("secrets"));
+        for value in field(object, key).as_object().into_iter().flat_map(Map::values) {
+            if let Some(why) = unfit(value, format!("{}.{key}", resource.kind)) {
+                return Some(why);
+            }
+            if coded && !value.as_str().is_none_or(builtin::is_base64) {
+                return Some("illegal base64 data at input byte 0".to_owned());
             }
         }
     }
-    Ok(())
+    None
 }
 
 fn is_label(part: &str) -> bool {
     !part.is_empty()
-        && part.len() <= 63
         && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         && !part.starts_with('-')
         && !part.ends_with('-')
@@ -926,7 +946,7 @@ fn metadata_errors(resource: &Resource, object: &Value, old: Option<&Value>) -> 
     let rbac = resource.group == "rbac.authorization.k8s.io";
     if old.is_none() && !rbac {
         if resource.is("namespaces") {
-            if !is_label(name) {
+            if name.len() > 63 || !is_label(name) {
                 errors.push(FieldError::invalid(
                     "metadata.name",
                     &json!(name),
@@ -957,7 +977,7 @@ fn metadata_errors(resource: &Resource, object: &Value, old: Option<&Value>) -> 
     }
     let finalizers = array(metadata, "finalizers");
     for (i, finalizer) in finalizers.iter().enumerate() {
-        if !finalizer.as_str().is_some_and(|f| f.contains('/') || f == "kubernetes" || f.contains('.')) {
+        if !resource.custom && !finalizer.as_str().is_some_and(|f| f.contains('/') || f == "kubernetes" || f.contains('.')) {
             errors.push(FieldError::invalid(
                 format!("metadata.finalizers[{i}]"),
                 finalizer,

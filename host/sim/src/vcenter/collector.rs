@@ -1,5 +1,5 @@
-//! The property collector: which objects a filter selects, which properties it
-//! reports, and what has changed since it last did.
+//! The property collector: retrievals in pages, and what has changed in the
+//! objects that a filter selects since it last reported them.
 //!
 //! A change marks the objects concerned in the filters that select them
 //! ([`Collector::touched`]); a report looks at marked objects only. So seeing
@@ -12,231 +12,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::entity::{Kind, Moref};
-use super::properties;
+use super::selection::{FilterSpec, Names, invalid_property, select, values};
 use super::session::SessionId;
 use super::soap::{Node, VimFault};
-use super::value::{Val, references, split_path, text};
+use super::value::{Val, text};
 use super::world::State;
-
-/// A `PropertyFilterSpec`.
-#[derive(Debug)]
-pub(super) struct FilterSpec {
-    objects: Vec<ObjectSpec>,
-    /// The property paths asked for, by type; a type that is not here is not
-    /// reported at all.
-    paths: BTreeMap<Kind, Vec<String>>,
-    /// Objects that do not exist are passed over instead of refused.
-    report_missing: bool,
-}
-
-#[derive(Debug)]
-struct ObjectSpec {
-    object: Moref,
-    skip: bool,
-    select: Vec<Arc<Selection>>,
-}
-
-/// A `SelectionSpec`: a reference by name, or a `TraversalSpec`.
-#[derive(Debug)]
-pub(super) enum Selection {
-    Named(String),
-    Traversal { type_name: String, path: String, skip: bool, select: Vec<Arc<Selection>> },
-}
-
-/// The traversals of an object spec that have a name.
-pub(super) type Names = BTreeMap<String, Arc<Selection>>;
-
-fn selections(node: &Node, names: &mut Names, depth: usize) -> Result<Vec<Arc<Selection>>, VimFault> {
-    if depth > 32 {
-        return Err(VimFault::invalid_argument("selectSet"));
-    }
-    let mut found = Vec::new();
-    for child in node.all("selectSet") {
-        let name = child.str("name").unwrap_or_default();
-        let Some(path) = child.str("path") else {
-            found.push(Arc::new(Selection::Named(name.to_owned())));
-            continue;
-        };
-        let selection = Arc::new(Selection::Traversal {
-            type_name: child.str("type").unwrap_or_default().to_owned(),
-            path: path.to_owned(),
-            skip: child.flag("skip"),
-            select: selections(child, names, depth + 1)?,
-        });
-        if !name.is_empty() {
-            names.insert(name.to_owned(), selection.clone());
-        }
-        found.push(selection);
-    }
-    Ok(found)
-}
-
-impl FilterSpec {
-    /// Reads a spec, and checks that its properties exist.
-    pub(super) fn parse(node: &Node) -> Result<(Self, Names), VimFault> {
-        let mut names = Names::new();
-        let mut objects = Vec::new();
-        for object in node.all("objectSet") {
-            objects.push(ObjectSpec {
-                object: object
-                    .moref("obj")?
-                    .ok_or_else(|| VimFault::invalid_argument("objectSet.obj"))?,
-                skip: object.flag("skip"),
-                select: selections(object, &mut names, 0)?,
-            });
-        }
-        let mut paths: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
-        for spec in node.all("propSet") {
-            let type_name = spec.str("type").unwrap_or_default();
-            for kind in properties::KINDS.iter().copied().filter(|kind| kind.is_a(type_name)) {
-                let known = properties::names(kind);
-                let wanted = paths.entry(kind).or_default();
-                if spec.flag("all") {
-                    wanted.extend(known.iter().map(|name| (*name).to_owned()));
-                }
-                for path in spec.all("pathSet").map(|node| node.text.trim()) {
-                    let (head, _) = split_path(path);
-                    let head = head.split('[').next().unwrap_or_default();
-                    if !known.contains(&head) {
-                        return Err(invalid_property(path));
-                    }
-                    wanted.push(path.to_owned());
-                }
-                wanted.sort();
-                wanted.dedup();
-            }
-        }
-        let report_missing = node.flag("reportMissingObjectsInResults");
-        Ok((Self { objects, paths, report_missing }, names))
-    }
-
-    fn covers(&self, object: Moref) -> bool {
-        self.paths.contains_key(&object.kind)
-    }
-
-    /// The one reference that all of the selection hangs on, if it is that
-    /// simple: one start that is not reported itself, one traversal, nothing beyond.
-    fn single_hop(&self) -> Option<(Moref, String)> {
-        let [ObjectSpec { object, skip, select }] = &self.objects[..] else { return None };
-        let [only] = &select[..] else { return None };
-        if !*skip && self.covers(*object) {
-            return None;
-        }
-        match &**only {
-            Selection::Traversal { type_name, path, skip: false, select }
-                if select.is_empty() && object.kind.is_a(type_name) =>
-            {
-                Some((*object, path.clone()))
-            }
-            _ => None,
-        }
-    }
-}
-
-pub(super) fn invalid_property(path: &str) -> VimFault {
-    VimFault::new("InvalidProperty", format!("The property '{path}' is not valid."))
-        .with("name", text(path.to_owned()))
-}
-
-/// What a spec selects just now.
-struct Selected {
-    objects: Vec<Moref>,
-    /// Everything that the traversals went through.
-    reached: BTreeSet<Moref>,
-}
-
-struct Walk<'a> {
-    state: &'a State,
-    session: SessionId,
-    spec: &'a FilterSpec,
-    names: &'a Names,
-    seen: BTreeSet<Moref>,
-    /// Which traversals have been done from where: recursion ends there.
-    done: BTreeSet<(Moref, *const Selection)>,
-    selected: Selected,
-}
-
-impl Walk<'_> {
-    fn visit(&mut self, object: Moref, skip: bool, select: &[Arc<Selection>]) {
-        if !skip && self.spec.covers(object) && self.seen.insert(object) {
-            self.selected.objects.push(object);
-        }
-        self.selected.reached.insert(object);
-        for selection in select {
-            let names = self.names;
-            let selection = match &**selection {
-                Selection::Named(name) => match names.get(name) {
-                    Some(found) => found,
-                    None => continue,
-                },
-                Selection::Traversal { .. } => selection,
-            };
-            let Selection::Traversal { type_name, path, skip, select } = &**selection else {
-                continue;
-            };
-            if !object.kind.is_a(type_name) || !self.done.insert((object, Arc::as_ptr(selection))) {
-                continue;
-            }
-            let mut next = Vec::new();
-            if let Ok(value) = properties::property(self.state, Some(self.session), object, path) {
-                references(&value, &mut next);
-            }
-            for object in next {
-                self.visit(object, *skip, select);
-            }
-        }
-    }
-}
-
-fn select(state: &State, session: SessionId, spec: &FilterSpec, names: &Names) -> Selected {
-    let mut walk = Walk {
-        state,
-        session,
-        spec,
-        names,
-        seen: BTreeSet::new(),
-        done: BTreeSet::new(),
-        selected: Selected { objects: Vec::new(), reached: BTreeSet::new() },
-    };
-    for object in &spec.objects {
-        walk.visit(object.object, object.skip, &object.select);
-    }
-    walk.selected
-}
-
-/// The values of an object's properties, those that a filter asks for; each
-/// top-level property is computed once.
-fn values<'a>(
-    state: &State,
-    session: SessionId,
-    object: Moref,
-    paths: &'a [String],
-) -> Vec<(&'a str, Result<Val, ()>)> {
-    let mut tops: Vec<(&str, Option<Val>)> = Vec::new();
-    let mut found = Vec::with_capacity(paths.len());
-    for path in paths {
-        let (head, rest) = split_path(path);
-        let (name, key) = match head.split_once('[') {
-            Some((name, key)) => (name, Some(key.trim_end_matches(']').trim_matches('"'))),
-            None => (head, None),
-        };
-        let at = tops.iter().position(|(top, _)| *top == name).unwrap_or_else(|| {
-            tops.push((name, properties::top(state, Some(session), object, name)));
-            tops.len() - 1
-        });
-        let value = match (&tops[at].1, key, rest) {
-            (None, _, _) => Err(()),
-            (Some(top), None, None) => Ok(top.clone()),
-            (Some(top), None, Some(rest)) => top.descend(rest),
-            (Some(top), Some(key), None) => top.by_key(key),
-            (Some(top), Some(key), Some(rest)) => {
-                top.by_key(key).and_then(|value| value.descend(rest))
-            }
-        };
-        found.push((path.as_str(), value));
-    }
-    found
-}
 
 /// A retrieval that has more pages.
 #[derive(Debug)]
@@ -317,24 +97,15 @@ impl Filter {
             return;
         }
         let found = select(state, session, &self.spec, &self.names);
-        let selected: BTreeSet<Moref> = found
-            .objects
-            .into_iter()
-            .filter(|object| state.exists(*object, Some(session)))
-            .collect();
+        let selected: BTreeSet<Moref> =
+            found.objects.into_iter().filter(|object| state.exists(*object, Some(session))).collect();
         self.marked.extend(self.selected.symmetric_difference(&selected));
         self.selected = selected;
         self.reached = found.reached;
     }
 
     /// Writes what has changed, `room` objects at most; returns how many.
-    fn report(
-        &mut self,
-        state: &State,
-        session: SessionId,
-        room: usize,
-        out: &mut String,
-    ) -> usize {
+    fn report(&mut self, state: &State, session: SessionId, room: usize, out: &mut String) -> usize {
         let mut count = 0;
         while count < room
             && let Some(object) = self.marked.pop_first()
@@ -349,28 +120,20 @@ impl Filter {
         count
     }
 
-    fn report_object(
-        &mut self,
-        state: &State,
-        session: SessionId,
-        object: Moref,
-        out: &mut String,
-    ) -> bool {
+    fn report_object(&mut self, state: &State, session: SessionId, object: Moref, out: &mut String) -> bool {
         let paths = self.spec.paths.get(&object.kind).map_or(&[][..], Vec::as_slice);
         let before = self.reported.get(&object);
         let mut hashes = Vec::with_capacity(paths.len());
         let mut changes = String::new();
         let mut written = String::new();
-        for (index, (path, value)) in
-            values(state, session, object, paths).into_iter().enumerate()
-        {
+        for (index, (path, value)) in values(state, session, object, paths).into_iter().enumerate() {
             written.clear();
             // A path that does not exist was refused when the filter was made,
             // as far as that could be known.
             value.unwrap_or(Val::Unset).write("val", true, &mut written);
-            let mut hasher = DefaultHasher::new();
-            written.hash(&mut hasher);
-            let hash = hasher.finish();
+            let mut digest = DefaultHasher::new();
+            written.hash(&mut digest);
+            let hash = digest.finish();
             hashes.push(hash);
             let is_new = match before {
                 None => !written.is_empty(),
@@ -433,9 +196,7 @@ impl Collector {
     }
 
     pub(super) fn relinked(&mut self, from: Moref, path: &str, to: Moref, linked: bool) -> bool {
-        self.filters
-            .values_mut()
-            .fold(false, |any, filter| filter.relinked(from, path, to, linked) | any)
+        self.filters.values_mut().fold(false, |any, filter| filter.relinked(from, path, to, linked) | any)
     }
 
     pub(super) fn forgot(&mut self, object: Moref) -> bool {
@@ -501,22 +262,12 @@ impl State {
         if collector.number == 0 {
             self.collectors.entry((session, collector)).or_default();
         }
-        if self.collectors.contains_key(&(session, collector)) {
-            Ok(())
-        } else {
-            Err(VimFault::not_found(collector))
-        }
+        if self.collectors.contains_key(&(session, collector)) { Ok(()) } else { Err(VimFault::not_found(collector)) }
     }
 
-    pub(super) fn collector(
-        &mut self,
-        session: SessionId,
-        collector: Moref,
-    ) -> Result<&mut Collector, VimFault> {
+    pub(super) fn collector(&mut self, session: SessionId, collector: Moref) -> Result<&mut Collector, VimFault> {
         self.check_collector(session, collector)?;
-        self.collectors
-            .get_mut(&(session, collector))
-            .ok_or_else(|| VimFault::not_found(collector))
+        self.collectors.get_mut(&(session, collector)).ok_or_else(|| VimFault::not_found(collector))
     }
 
     pub(super) fn create_filter(
@@ -564,10 +315,7 @@ impl State {
     ) -> Result<Option<String>, VimFault> {
         self.check_collector(session, collector)?;
         // Taken out for the while, so that it can look at the rest of the world.
-        let mut own = self
-            .collectors
-            .remove(&(session, collector))
-            .ok_or_else(|| VimFault::not_found(collector))?;
+        let mut own = self.collectors.remove(&(session, collector)).ok_or_else(|| VimFault::not_found(collector))?;
         let page = self.config.page_size.max(1);
         let room = most.filter(|most| *most > 0).map_or(page, |most| most.min(page));
         let report = own.report(self, session, version, room);
@@ -592,8 +340,7 @@ impl State {
             let selected = select(self, session, &spec, &names);
             found.extend(selected.objects.into_iter().map(|object| (object, spec.clone())));
         }
-        let rest =
-            Rest { left: found, page: retrieval.page, missing: retrieval.missing.clone() };
+        let rest = Rest { left: found, page: retrieval.page, missing: retrieval.missing.clone() };
         self.next_page(session, collector, rest)
     }
 

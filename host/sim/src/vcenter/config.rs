@@ -7,7 +7,9 @@ use std::time::Duration;
 /// simulator: `/DC0`, cluster `DC0_C0` with hosts `DC0_C0_H0` to `H2`, pool
 /// `Resources`, datastore `LocalDS_0`, and besides a template
 /// `vm-operator-template` and a folder `vm-operator`.
-#[derive(Clone, Debug)]
+///
+/// Not `Debug`: it holds a password.
+#[derive(Clone)]
 pub struct VcenterConfig {
     /// The one account.
     pub user: String,
@@ -140,9 +142,7 @@ impl TaskDurations {
         }
         match method {
             "CloneVM_Task" => self.clone,
-            "PowerOnVM_Task" | "PowerOffVM_Task" | "PowerOnMultiVM_Task" | "ResetVM_Task" => {
-                self.power
-            }
+            "PowerOnVM_Task" | "PowerOffVM_Task" | "PowerOnMultiVM_Task" | "ResetVM_Task" => self.power,
             "Destroy_Task" => self.destroy,
             "ReconfigVM_Task" => self.reconfigure,
             _ => self.rename,

@@ -93,10 +93,6 @@ impl Moref {
 impl fmt::Display for Moref {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (prefix, singleton) = self.kind.prefix();
-        if singleton && self.number == 0 {
-            f.write_str(prefix)
-        } else {
-            write!(f, "{prefix}{}", self.number)
-        }
+        if singleton && self.number == 0 { f.write_str(prefix) } else { write!(f, "{prefix}{}", self.number) }
     }
 }

@@ -70,13 +70,9 @@ fn build_datacenter(state: &mut State, index: usize) {
     let name = format!("DC{index}");
     let datacenter = state.new_ref(Kind::Datacenter);
     // The folders need their parent, and the parent its folders.
-    let [vms, hosts, datastores, networks] = [
-        ("vm", Holds::Vms),
-        ("host", Holds::Hosts),
-        ("datastore", Holds::Datastores),
-        ("network", Holds::Networks),
-    ]
-    .map(|(name, holds)| folder(state, name, datacenter, holds));
+    let [vms, hosts, datastores, networks] =
+        [("vm", Holds::Vms), ("host", Holds::Hosts), ("datastore", Holds::Datastores), ("network", Holds::Networks)]
+            .map(|(name, holds)| folder(state, name, datacenter, holds));
     let folders = [vms, hosts, datastores, networks];
     state.insert(datacenter, &name, Some(state.root), Detail::Datacenter { folders });
 
@@ -88,19 +84,9 @@ fn build_datacenter(state: &mut State, index: usize) {
         let prefix = if index == 0 { String::new() } else { format!("{name}_") };
         let moref = state.new_ref(Kind::Datastore);
         let url = format!("ds:///vmfs/volumes/{}/", state.new_uuid());
-        let store = Datastore {
-            capacity: state.config.datastore_bytes,
-            used: 0,
-            url,
-            hosts: Vec::new(),
-            vms: BTreeSet::new(),
-        };
-        state.insert(
-            moref,
-            &format!("{prefix}LocalDS_{number}"),
-            Some(datastores),
-            Detail::Datastore(store),
-        );
+        let store =
+            Datastore { capacity: state.config.datastore_bytes, used: 0, url, hosts: Vec::new(), vms: BTreeSet::new() };
+        state.insert(moref, &format!("{prefix}LocalDS_{number}"), Some(datastores), Detail::Datastore(store));
         stores.push(moref);
     }
 
@@ -127,31 +113,13 @@ fn build_datacenter(state: &mut State, index: usize) {
     }
 }
 
-fn build_cluster(
-    state: &mut State,
-    name: &str,
-    parent: Moref,
-    stores: &[Moref],
-    network: Moref,
-) -> Vec<Moref> {
+fn build_cluster(state: &mut State, name: &str, parent: Moref, stores: &[Moref], network: Moref) -> Vec<Moref> {
     let cluster = state.new_ref(Kind::ClusterComputeResource);
     let pool = state.new_ref(Kind::ResourcePool);
-    let hosts: Vec<Moref> = (0..state.config.hosts_per_cluster)
-        .map(|_| state.new_ref(Kind::HostSystem))
-        .collect();
-    let detail = Cluster {
-        hosts: hosts.clone(),
-        pool,
-        datastores: stores.to_vec(),
-        networks: vec![network],
-    };
+    let hosts: Vec<Moref> = (0..state.config.hosts_per_cluster).map(|_| state.new_ref(Kind::HostSystem)).collect();
+    let detail = Cluster { hosts: hosts.clone(), pool, datastores: stores.to_vec(), networks: vec![network] };
     state.insert(cluster, name, Some(parent), Detail::Cluster(detail));
-    state.insert(
-        pool,
-        "Resources",
-        Some(cluster),
-        Detail::Pool { owner: cluster, vms: BTreeSet::new() },
-    );
+    state.insert(pool, "Resources", Some(cluster), Detail::Pool { owner: cluster, vms: BTreeSet::new() });
     for (number, host) in hosts.iter().enumerate() {
         let detail = Host {
             cluster,
@@ -234,10 +202,7 @@ impl State {
             usable.next()
         };
         chosen.ok_or_else(|| {
-            VimFault::new(
-                "InsufficientHostCapacityFault",
-                "No host is compatible with the virtual machine.",
-            )
+            VimFault::new("InsufficientHostCapacityFault", "No host is compatible with the virtual machine.")
         })
     }
 }

@@ -19,27 +19,18 @@ impl State {
 
     /// The entity at an inventory path, with or without a leading slash.
     pub(super) fn find_path(&self, path: &str) -> Option<Moref> {
-        path.split('/')
-            .filter(|name| !name.is_empty())
-            .try_fold(self.root, |at, name| self.find_child(at, name))
+        path.split('/').filter(|name| !name.is_empty()).try_fold(self.root, |at, name| self.find_child(at, name))
     }
 
     /// What has this name directly under `parent`.
     pub(super) fn find_child(&self, parent: Moref, name: &str) -> Option<Moref> {
         match &self.entity(parent)?.detail {
             Detail::Folder { children, .. } => children.get(name).copied(),
-            Detail::Datacenter { folders } => {
-                folders.iter().copied().find(|folder| self.name_of(*folder) == name)
+            Detail::Datacenter { folders } => folders.iter().copied().find(|folder| self.name_of(*folder) == name),
+            Detail::Cluster(cluster) => {
+                cluster.hosts.iter().chain([&cluster.pool]).copied().find(|child| self.name_of(*child) == name)
             }
-            Detail::Cluster(cluster) => cluster
-                .hosts
-                .iter()
-                .chain([&cluster.pool])
-                .copied()
-                .find(|child| self.name_of(*child) == name),
-            Detail::Pool { vms, .. } => {
-                vms.iter().copied().find(|child| self.name_of(*child) == name)
-            }
+            Detail::Pool { vms, .. } => vms.iter().copied().find(|child| self.name_of(*child) == name),
             _ => None,
         }
     }
@@ -63,8 +54,7 @@ impl State {
                 self.views.get(&moref).is_some_and(|view| Some(view.session) == session)
             }
             Kind::PropertyCollector => {
-                moref.number == 0
-                    || session.is_some_and(|session| self.collectors.contains_key(&(session, moref)))
+                moref.number == 0 || session.is_some_and(|session| self.collectors.contains_key(&(session, moref)))
             }
             Kind::PropertyFilter => session.is_some_and(|session| {
                 self.collectors

@@ -3,9 +3,10 @@
 //!
 //! Synchronous: the long poll is the service's business.
 
-use super::collector::Retrieval;
+use super::collector::{Collector, Retrieval};
 use super::entity::{Kind, Moref};
 use super::properties;
+use super::selection::invalid_property;
 use super::session::{SessionId, parse_timeout, timeout_option};
 use super::soap::{Node, VimFault};
 use super::tasks::{Doom, Work};
@@ -32,11 +33,7 @@ impl Call<'_> {
     }
 
     pub(super) fn existing(&self, state: &State, moref: Moref) -> Result<Moref, VimFault> {
-        if state.exists(moref, Some(self.session)) {
-            Ok(moref)
-        } else {
-            Err(VimFault::not_found(moref))
-        }
+        if state.exists(moref, Some(self.session)) { Ok(moref) } else { Err(VimFault::not_found(moref)) }
     }
 
     pub(super) fn text(&self, name: &str) -> Result<&str, VimFault> {
@@ -48,11 +45,7 @@ impl Call<'_> {
     }
 
     pub(super) fn is_on(&self, kind: Kind) -> Result<(), VimFault> {
-        if self.this.kind == kind {
-            Ok(())
-        } else {
-            Err(not_supported())
-        }
+        if self.this.kind == kind { Ok(()) } else { Err(not_supported()) }
     }
 }
 
@@ -103,11 +96,22 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
             state.destroy_view(call.this);
             Ok(nothing())
         }
-        "RetrievePropertiesEx" | "RetrieveProperties" | "ContinueRetrievePropertiesEx"
+        "RetrievePropertiesEx"
+        | "RetrieveProperties"
+        | "ContinueRetrievePropertiesEx"
         | "CancelRetrievePropertiesEx" => retrieve(state, call),
+        // What pyVmomi reads single properties with.
+        "Fetch" => {
+            let path = call.text("prop")?;
+            let value = properties::property(state, Some(call.session), call.this, path)
+                .map_err(|()| invalid_property(path))?;
+            let mut out = String::new();
+            value.write("returnval", true, &mut out);
+            Ok(out)
+        }
         "CreatePropertyCollector" => {
             let collector = state.new_ref(Kind::PropertyCollector);
-            state.collectors.insert((call.session, collector), Default::default());
+            state.collectors.insert((call.session, collector), Collector::default());
             Ok(returned(&Val::Ref(collector)))
         }
         "DestroyPropertyCollector" => {
@@ -146,12 +150,7 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
             state.cancel_task(call.this)?;
             Ok(nothing())
         }
-        "QueryOptions" => {
-            Ok(returned(&Val::List(
-                "OptionValue",
-                vec![timeout_option(state.config.session_timeout)],
-            )))
-        }
+        "QueryOptions" => Ok(returned(&Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))),
         "UpdateOptions" => update_options(state, call),
         _ => super::vm_methods::dispatch(state, call),
     }
@@ -169,9 +168,7 @@ fn terminate(state: &mut State, call: &Call<'_>) -> Answer {
             .iter()
             .find(|(_, session)| session.key == key.text.trim())
             .map(|(id, _)| *id)
-            .ok_or_else(|| {
-                VimFault::new("NotFound", "The session object was not found or is invalid.")
-            })?;
+            .ok_or_else(|| VimFault::new("NotFound", "The session object was not found or is invalid."))?;
         if id == call.session {
             return Err(VimFault::invalid_argument("sessionId"));
         }
@@ -219,8 +216,7 @@ fn modify_list_view(state: &mut State, call: &Call<'_>) -> Answer {
     call.is_on(Kind::ListView)?;
     let unresolved = if call.node.name == "ResetListView" {
         let wanted = call.morefs("obj")?;
-        let there: Vec<Moref> =
-            state.views.get(&call.this).into_iter().flat_map(|v| v.members.clone()).collect();
+        let there: Vec<Moref> = state.views.get(&call.this).into_iter().flat_map(|v| v.members.clone()).collect();
         let gone: Vec<Moref> = there.into_iter().filter(|m| !wanted.contains(m)).collect();
         state.list_view_remove(call.this, &gone);
         state.list_view_add(call.this, &wanted)
@@ -320,10 +316,8 @@ fn update_options(state: &mut State, call: &Call<'_>) -> Answer {
             return Err(VimFault::new("InvalidName", "There is no such option.")
                 .with("name", super::value::text(option.str("key").unwrap_or("").to_owned())));
         }
-        state.config.session_timeout = option
-            .str("value")
-            .and_then(parse_timeout)
-            .ok_or_else(|| VimFault::invalid_argument("changedValue"))?;
+        state.config.session_timeout =
+            option.str("value").and_then(parse_timeout).ok_or_else(|| VimFault::invalid_argument("changedValue"))?;
     }
     Ok(nothing())
 }

@@ -20,6 +20,7 @@ mod inventory;
 mod lookup;
 mod methods;
 mod properties;
+mod selection;
 mod service;
 mod session;
 mod soap;
@@ -150,7 +151,8 @@ impl VcenterSim {
     /// The fault script. Operations are SOAP method names. `Error` takes an
     /// HTTP status (`503`), a fault type (`NotAuthenticated`), or for property
     /// reads `missingSet:` and a fault type, which answers each property with
-    /// that fault. A blocked long poll is cut by [`Self::cut_connections`].
+    /// that fault. Rules meet calls as they come in: [`Self::set_down`] and
+    /// [`Self::cut_connections`] reach those that are blocked.
     pub fn faults(&self) -> &Faults {
         &self.0.faults
     }
@@ -251,9 +253,8 @@ impl VcenterSim {
     /// Somebody moves a virtual machine to another folder.
     pub fn move_to(&self, path: &str, folder: &str) -> Result<(), WorldError> {
         self.on(path, Kind::VirtualMachine, |state, vm| {
-            let target = state
-                .find_path(folder)
-                .ok_or_else(|| soap::VimFault::new("NotFound", format!("no {folder}")))?;
+            let target =
+                state.find_path(folder).ok_or_else(|| soap::VimFault::new("NotFound", format!("no {folder}")))?;
             state.apply_move(&[vm], target)
         })
     }
@@ -264,12 +265,7 @@ impl VcenterSim {
     }
 
     /// Somebody else's virtual machine, powered on, with this `extraConfig`.
-    pub fn add_vm(
-        &self,
-        folder: &str,
-        name: &str,
-        extra: &[(&str, &str)],
-    ) -> Result<(), WorldError> {
+    pub fn add_vm(&self, folder: &str, name: &str, extra: &[(&str, &str)]) -> Result<(), WorldError> {
         let extra = extra.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         self.on(folder, Kind::Folder, |state, folder| {
             let vm = state.add_vm(folder, name, NewVm { extra, ..NewVm::default() })?;
@@ -314,11 +310,7 @@ impl VcenterSim {
         })
     }
 
-    fn on_host<T>(
-        &self,
-        name: &str,
-        work: impl FnOnce(&mut State, Moref) -> T,
-    ) -> Result<T, WorldError> {
+    fn on_host<T>(&self, name: &str, work: impl FnOnce(&mut State, Moref) -> T) -> Result<T, WorldError> {
         self.0.change(|state| {
             let host = state
                 .refs_of(Kind::HostSystem)
@@ -363,8 +355,16 @@ impl VcenterSim {
         self.0.change(|state| state.restart(finish_running));
     }
 
-    /// Breaks every connection on which a call is blocked just now. Together
-    /// with [`Faults::set_down`], an outage.
+    /// Nobody gets through, and open connections break; or all is well again.
+    /// Tasks and sessions live on meanwhile.
+    pub fn set_down(&self, down: bool) {
+        self.0.faults.set_down(down);
+        if down {
+            self.cut_connections();
+        }
+    }
+
+    /// Breaks every connection on which a call is blocked just now.
     pub fn cut_connections(&self) {
         self.0.change(|state| {
             state.epoch += 1;
@@ -375,9 +375,7 @@ impl VcenterSim {
 
 fn view(state: &State, moref: Moref) -> VmView {
     let vm = state.vm(moref);
-    let name_of = |entity: Option<Moref>| {
-        entity.map(|entity| state.name_of(entity).to_owned()).unwrap_or_default()
-    };
+    let name_of = |entity: Option<Moref>| entity.map(|entity| state.name_of(entity).to_owned()).unwrap_or_default();
     VmView {
         moref: moref.value(),
         name: state.name_of(moref).to_owned(),

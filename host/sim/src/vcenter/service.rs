@@ -86,14 +86,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
         return Ok(respond(StatusCode::METHOD_NOT_ALLOWED, String::new()));
     }
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return Err(Cut) };
-    let node = match std::str::from_utf8(&body).map_err(drop).and_then(|body| {
-        soap::parse(body).map_err(|error| tracing::debug!(%error, "a request that is none"))
-    }) {
-        Ok(node) => node,
-        Err(()) => {
-            let fault = VimFault::new("InvalidRequest", "The request is not a SOAP request.");
-            return Ok(respond(StatusCode::INTERNAL_SERVER_ERROR, fault.envelope()));
-        }
+    let Some(node) = std::str::from_utf8(&body).ok().and_then(|body| soap::parse(body).ok()) else {
+        let fault = VimFault::new("InvalidRequest", "The request is not a SOAP request.");
+        return Ok(respond(StatusCode::INTERNAL_SERVER_ERROR, fault.envelope()));
     };
     let cookie = head
         .headers
@@ -114,8 +109,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
         Some(Fault::Error(what)) => {
             if let Some(kind) = what.strip_prefix("missingSet:") {
                 script.missing = Some(kind.to_owned());
-            } else if let Some(status) = what.parse().ok().and_then(|n| StatusCode::from_u16(n).ok())
-            {
+            } else if let Some(status) = what.parse().ok().and_then(|n| StatusCode::from_u16(n).ok()) {
                 return Ok(respond(status, String::new()));
             } else {
                 let this = node.moref("_this").ok().flatten();
@@ -143,12 +137,7 @@ struct Caller {
     agent: String,
 }
 
-async fn finish(
-    shared: Arc<Shared>,
-    node: Node,
-    caller: Caller,
-    script: Script,
-) -> Result<Response<Body>, Cut> {
+async fn finish(shared: Arc<Shared>, node: Node, caller: Caller, script: Script) -> Result<Response<Body>, Cut> {
     let outcome = carry_out(&shared, &node, &caller, &script).await?;
     if script.lose_reply {
         return Err(Cut);
@@ -156,9 +145,8 @@ async fn finish(
     Ok(match outcome {
         Outcome::Answer { content, cookie } => {
             let mut response = respond(StatusCode::OK, soap::answer(&node.name, &content));
-            let header = cookie.and_then(|cookie| {
-                HeaderValue::try_from(format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly")).ok()
-            });
+            let header = cookie
+                .and_then(|cookie| HeaderValue::try_from(format!("{COOKIE_NAME}=\"{cookie}\"; Path=/; HttpOnly")).ok());
             if let Some(header) = header {
                 response.headers_mut().insert(SET_COOKIE, header);
             }
@@ -172,9 +160,7 @@ async fn finish(
 fn respond(status: StatusCode, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/xml; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/xml; charset=utf-8"));
     response
 }
 
@@ -187,12 +173,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-async fn carry_out(
-    shared: &Shared,
-    node: &Node,
-    caller: &Caller,
-    script: &Script,
-) -> Result<Outcome, Cut> {
+async fn carry_out(shared: &Shared, node: &Node, caller: &Caller, script: &Script) -> Result<Outcome, Cut> {
     let this = match node.moref("_this") {
         Ok(Some(this)) => this,
         Ok(None) => return Ok(Outcome::Fault(VimFault::invalid_argument("_this"))),
@@ -220,13 +201,7 @@ async fn carry_out(
             wait_for_updates(shared, node, this, session).await
         }
         _ => {
-            let call = Call {
-                node,
-                this,
-                session,
-                doom: script.doom.clone(),
-                missing: script.missing.clone(),
-            };
+            let call = Call { node, this, session, doom: script.doom.clone(), missing: script.missing.clone() };
             Ok(shared.change(|state| methods::dispatch(state, &call)).into())
         }
     }
@@ -262,12 +237,7 @@ enum Look {
     Sleep(Option<Duration>),
 }
 
-async fn wait_for_updates(
-    shared: &Shared,
-    node: &Node,
-    collector: Moref,
-    session: SessionId,
-) -> Result<Outcome, Cut> {
+async fn wait_for_updates(shared: &Shared, node: &Node, collector: Moref, session: SessionId) -> Result<Outcome, Cut> {
     let options = node.child("options");
     let number = |name| options.map_or(Ok(None), |options| options.number::<i64>(name));
     let (most_seconds, most_objects) = match (number("maxWaitSeconds"), number("maxObjectUpdates")) {

@@ -28,12 +28,7 @@ pub(super) struct Session {
 
 impl State {
     /// Opens a session; the caller hands the cookie to the client.
-    pub(super) fn login(
-        &mut self,
-        user: &str,
-        password: &str,
-        agent: &str,
-    ) -> Result<(SessionId, String), VimFault> {
+    pub(super) fn login(&mut self, user: &str, password: &str, agent: &str) -> Result<(SessionId, String), VimFault> {
         if user != self.config.user || password != self.config.password {
             return Err(invalid_login());
         }
@@ -140,10 +135,7 @@ impl State {
     /// A property of the `SessionManager`.
     pub(super) fn session_manager(&self, name: &str, session: Option<SessionId>) -> Option<Val> {
         Some(match name {
-            "sessionList" => Val::List(
-                "UserSession",
-                self.sessions.keys().map(|id| self.user_session(*id)).collect(),
-            ),
+            "sessionList" => Val::List("UserSession", self.sessions.keys().map(|id| self.user_session(*id)).collect()),
             "currentSession" => session.map_or(Val::Unset, |id| self.user_session(id)),
             "message" => Val::Unset,
             "messageLocaleList" | "supportedLocaleList" => Val::List("string", vec![text("en")]),
@@ -154,10 +146,7 @@ impl State {
 }
 
 pub(super) fn invalid_login() -> VimFault {
-    VimFault::new(
-        "InvalidLogin",
-        "Cannot complete login due to an incorrect user name or password.",
-    )
+    VimFault::new("InvalidLogin", "Cannot complete login due to an incorrect user name or password.")
 }
 
 /// A number of seconds as an option has it: `2s`, `1800`, `30m`.

@@ -47,9 +47,7 @@ impl Node {
 
     /// A number, or the fault that says which one is not.
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, VimFault> {
-        self.str(name)
-            .map(|value| value.trim().parse().map_err(|_| VimFault::invalid_argument(name)))
-            .transpose()
+        self.str(name).map(|value| value.trim().parse().map_err(|_| VimFault::invalid_argument(name))).transpose()
     }
 
     /// What the element itself refers to.
@@ -193,10 +191,7 @@ pub(super) struct VimFault {
 }
 
 impl VimFault {
-    pub(super) fn new(
-        kind: impl Into<Cow<'static, str>>,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub(super) fn new(kind: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: kind.into(), fields: Vec::new(), message: message.into(), unknown: None }
     }
 
@@ -238,21 +233,16 @@ impl VimFault {
         match kind {
             "NotAuthenticated" => Self::not_authenticated(object),
             "ManagedObjectNotFound" => Self::not_found(object),
-            "NoPermission" => {
-                Self::new("NoPermission", "Permission to perform this operation was denied.")
-                    .with("object", Val::Ref(object))
-                    .with("privilegeId", text("VirtualMachine.Inventory.Create"))
-            }
+            "NoPermission" => Self::new("NoPermission", "Permission to perform this operation was denied.")
+                .with("object", Val::Ref(object))
+                .with("privilegeId", text("VirtualMachine.Inventory.Create")),
             "InvalidArgument" => Self::invalid_argument("spec"),
-            "InvalidPowerState" => Self::new(kind.to_owned(), "Not in the current state.").with(
-                "existingState",
-                Val::Enum("VirtualMachinePowerState", "poweredOff"),
-            ),
+            "InvalidPowerState" => Self::new(kind.to_owned(), "Not in the current state.")
+                .with("existingState", Val::Enum("VirtualMachinePowerState", "poweredOff")),
             "DuplicateName" => Self::new(kind.to_owned(), "The name already exists.")
                 .with("name", text("name"))
                 .with("object", Val::Ref(object)),
-            "InvalidName" => Self::new(kind.to_owned(), "The name is not valid.")
-                .with("name", text("name")),
+            "InvalidName" => Self::new(kind.to_owned(), "The name is not valid.").with("name", text("name")),
             "NoDiskSpace" => Self::new(kind.to_owned(), "Insufficient disk space.")
                 .with("file", text(""))
                 .with("datastore", text("LocalDS_0")),
@@ -294,11 +284,7 @@ impl VimFault {
         let mut out = String::from(HEAD);
         out.push_str("<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>");
         escape(&self.message, &mut out);
-        let _ = write!(
-            out,
-            "</faultstring><detail><{0}Fault xmlns=\"urn:vim25\" xsi:type=\"{0}\">",
-            self.kind
-        );
+        let _ = write!(out, "</faultstring><detail><{0}Fault xmlns=\"urn:vim25\" xsi:type=\"{0}\">", self.kind);
         self.write_fields(&mut out);
         let _ = write!(out, "</{}Fault></detail></soapenv:Fault>", self.kind);
         out.push_str(TAIL);

@@ -34,15 +34,39 @@ pub enum TaskState {
 /// What a task does when its time is over.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    Clone { source: Moref, folder: Moref, name: String, new: Box<NewVm>, power_on: bool },
-    Reconfigure { vm: Moref, change: Box<Reconfiguration> },
-    Power { vm: Moref, on: bool },
-    Reset { vm: Moref },
-    Destroy { entity: Moref },
-    Rename { entity: Moref, to: String },
-    Move { list: Vec<Moref>, folder: Moref },
+    Clone {
+        source: Moref,
+        folder: Moref,
+        name: String,
+        new: Box<NewVm>,
+        power_on: bool,
+    },
+    Reconfigure {
+        vm: Moref,
+        change: Box<Reconfiguration>,
+    },
+    Power {
+        vm: Moref,
+        on: bool,
+    },
+    Reset {
+        vm: Moref,
+    },
+    Destroy {
+        entity: Moref,
+    },
+    Rename {
+        entity: Moref,
+        to: String,
+    },
+    Move {
+        list: Vec<Moref>,
+        folder: Moref,
+    },
     /// Nothing by itself: its result tells of other tasks.
-    Report { result: Box<Val> },
+    Report {
+        result: Box<Val>,
+    },
 }
 
 /// Something that happens by itself at its time.
@@ -85,8 +109,7 @@ pub(super) struct Task {
 
 impl Task {
     fn cancelable(&self) -> bool {
-        self.state == TaskState::Running
-            && matches!(self.work, Work::Clone { .. } | Work::Move { .. })
+        self.state == TaskState::Running && matches!(self.work, Work::Clone { .. } | Work::Move { .. })
     }
 }
 
@@ -228,8 +251,7 @@ impl State {
     }
 
     fn complete(&mut self, moref: Moref) {
-        let Some(task) = self.tasks.get(&moref).filter(|task| task.state == TaskState::Running)
-        else {
+        let Some(task) = self.tasks.get(&moref).filter(|task| task.state == TaskState::Running) else {
             return;
         };
         let (doom, work, user) = (task.doom.clone(), task.work.clone(), task.user.clone());
@@ -273,10 +295,7 @@ impl State {
     pub(super) fn cancel_task(&mut self, moref: Moref) -> Result<(), VimFault> {
         let task = self.tasks.get_mut(&moref).ok_or_else(|| VimFault::not_found(moref))?;
         if task.state != TaskState::Running {
-            return Err(VimFault::new(
-                "InvalidState",
-                "The operation is not allowed in the current state.",
-            ));
+            return Err(VimFault::new("InvalidState", "The operation is not allowed in the current state."));
         }
         if !task.cancelable() {
             return Err(not_supported());
@@ -310,11 +329,10 @@ impl State {
     /// Whether work can be begun: most of what can be wrong is found out early.
     fn can_begin(&self, work: &Work) -> Result<(), VimFault> {
         let busy = |vm: Moref| match self.task_on(vm) {
-            Some(task) => Err(VimFault::new(
-                "TaskInProgress",
-                "The operation is not allowed while another task is in progress.",
-            )
-            .with("task", Val::Ref(task))),
+            Some(task) => {
+                Err(VimFault::new("TaskInProgress", "The operation is not allowed while another task is in progress.")
+                    .with("task", Val::Ref(task)))
+            }
             None => Ok(()),
         };
         match work {
@@ -350,9 +368,7 @@ impl State {
         let recent = &self.entity(entity)?.recent_tasks;
         recent.iter().copied().find(|task| {
             self.tasks.get(task).is_some_and(|task| {
-                task.state == TaskState::Running
-                    && task.error.is_none()
-                    && !matches!(task.work, Work::Clone { .. })
+                task.state == TaskState::Running && task.error.is_none() && !matches!(task.work, Work::Clone { .. })
             })
         })
     }
@@ -409,12 +425,8 @@ impl State {
                 Ok(())
             }
             Kind::Folder => {
-                let children: Vec<Moref> = self
-                    .children(entity)
-                    .ok_or_else(|| VimFault::not_found(entity))?
-                    .values()
-                    .copied()
-                    .collect();
+                let children: Vec<Moref> =
+                    self.children(entity).ok_or_else(|| VimFault::not_found(entity))?.values().copied().collect();
                 for child in children {
                     self.destroy(child)?;
                 }
@@ -472,10 +484,7 @@ impl State {
                 ("cancelled", Val::Bool(task.cancelled)),
                 ("cancelable", Val::Bool(task.cancelable())),
                 ("error", error),
-                (
-                    "result",
-                    if task.result == Val::Unset { Val::Unset } else { poly(task.result.clone()) },
-                ),
+                ("result", if task.result == Val::Unset { Val::Unset } else { poly(task.result.clone()) }),
                 ("progress", task.progress.map_or(Val::Unset, int)),
                 ("progressDetails", Val::Unset),
                 ("reason", poly(reason)),

@@ -61,10 +61,7 @@ pub(super) fn poly(value: Val) -> Val {
 
 /// An `OptionValue` with a string.
 pub(super) fn option_value(key: &str, value: &str) -> Val {
-    Val::Struct(
-        "OptionValue",
-        vec![("key", text(key.to_owned())), ("value", poly(text(value.to_owned())))],
-    )
+    Val::Struct("OptionValue", vec![("key", text(key.to_owned())), ("value", poly(text(value.to_owned())))])
 }
 
 /// The references in a value, for a traversal.
@@ -184,9 +181,7 @@ impl Val {
         let found = match self {
             Self::Unset | Self::Fault(_) => return Ok(Self::Unset),
             Self::Poly(inner) => return inner.descend(path),
-            Self::Struct(_, fields) => {
-                &fields.iter().find(|(field, _)| *field == name).ok_or(())?.1
-            }
+            Self::Struct(_, fields) => &fields.iter().find(|(field, _)| *field == name).ok_or(())?.1,
             _ => return Err(()),
         };
         let keyed = match key {
@@ -246,9 +241,7 @@ pub(super) fn split_path(path: &str) -> (&str, Option<&str>) {
 pub(super) fn timestamp(since: Duration) -> String {
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     let micros = i32::try_from(since.subsec_micros()).unwrap_or(0);
-    jiff::Timestamp::new(seconds, micros * 1_000)
-        .map(|at| format!("{at:.6}"))
-        .unwrap_or_default()
+    jiff::Timestamp::new(seconds, micros * 1_000).map(|at| format!("{at:.6}")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -259,10 +252,7 @@ mod tests {
     fn a_path_descends_into_structs_and_by_key() {
         let config = Val::Struct(
             "VirtualMachineConfigInfo",
-            vec![
-                ("annotation", Val::Unset),
-                ("extraConfig", Val::List("OptionValue", vec![option_value("a.b", "1")])),
-            ],
+            vec![("annotation", Val::Unset), ("extraConfig", Val::List("OptionValue", vec![option_value("a.b", "1")]))],
         );
         assert_eq!(config.descend("annotation"), Ok(Val::Unset));
         assert_eq!(config.descend("extraConfig[\"a.b\"].value"), Ok(text("1")));

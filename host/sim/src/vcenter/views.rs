@@ -24,21 +24,12 @@ pub(super) enum Scope {
 }
 
 impl State {
-    pub(super) fn create_view(
-        &mut self,
-        session: SessionId,
-        scope: Scope,
-        list: &[Moref],
-    ) -> Moref {
+    pub(super) fn create_view(&mut self, session: SessionId, scope: Scope, list: &[Moref]) -> Moref {
         let (kind, members) = match &scope {
-            Scope::List => (
-                Kind::ListView,
-                list.iter().copied().filter(|m| self.exists(*m, Some(session))).collect(),
-            ),
-            Scope::Container { .. } => (
-                Kind::ContainerView,
-                self.entities.keys().copied().filter(|m| self.in_scope(&scope, *m)).collect(),
-            ),
+            Scope::List => (Kind::ListView, list.iter().copied().filter(|m| self.exists(*m, Some(session))).collect()),
+            Scope::Container { .. } => {
+                (Kind::ContainerView, self.entities.keys().copied().filter(|m| self.in_scope(&scope, *m)).collect())
+            }
         };
         let moref = self.new_ref(kind);
         self.views.insert(moref, View { session, scope, members });
@@ -93,17 +84,12 @@ impl State {
         let carried = vm.is_some_and(|vm| match container.kind {
             Kind::HostSystem => vm.host == Some(*container),
             Kind::ResourcePool => vm.pool == Some(*container),
-            Kind::ClusterComputeResource => vm.pool.is_some_and(|pool| {
-                self.owner_of(pool) == Some(*container) && *recursive
-            }),
+            Kind::ClusterComputeResource => {
+                vm.pool.is_some_and(|pool| self.owner_of(pool) == Some(*container) && *recursive)
+            }
             _ => false,
         });
-        carried
-            || if *recursive {
-                self.within(moref, *container)
-            } else {
-                self.parent_of(moref) == Some(*container)
-            }
+        carried || if *recursive { self.within(moref, *container) } else { self.parent_of(moref) == Some(*container) }
     }
 
     /// A new entity shows in the views that cover it.
@@ -118,9 +104,7 @@ impl State {
 
     /// A deleted entity leaves all views, lists too.
     pub(super) fn leave_views(&mut self, moref: Moref) {
-        self.update_views(|_, view| {
-            view.members.contains(&moref).then_some((moref, false)).into_iter().collect()
-        });
+        self.update_views(|_, view| view.members.contains(&moref).then_some((moref, false)).into_iter().collect());
     }
 
     /// Computes all container views anew, after something has moved.

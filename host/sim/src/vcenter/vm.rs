@@ -16,6 +16,7 @@ pub(super) const OVERHEAD_MIB: u64 = 48;
 
 /// A virtual machine or template.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Vm {
     pub(super) template: bool,
     pub(super) bios_uuid: String,
@@ -113,11 +114,7 @@ impl State {
     }
 
     /// Changes a virtual machine, and tells whoever its numbers matter to.
-    pub(super) fn change_vm<T>(
-        &mut self,
-        moref: Moref,
-        change: impl FnOnce(&mut Vm) -> T,
-    ) -> Option<T> {
+    pub(super) fn change_vm<T>(&mut self, moref: Moref, change: impl FnOnce(&mut Vm) -> T) -> Option<T> {
         let result = change(self.vm_mut(moref)?);
         self.touch(moref);
         self.touch_around(moref);
@@ -144,11 +141,7 @@ impl State {
                 Detail::Host(host) => &mut host.vms,
                 Detail::Pool { vms, .. } => vms,
                 Detail::Datastore(store) => {
-                    store.used = if tied {
-                        store.used.saturating_add(disk)
-                    } else {
-                        store.used.saturating_sub(disk)
-                    };
+                    store.used = if tied { store.used.saturating_add(disk) } else { store.used.saturating_sub(disk) };
                     &mut store.vms
                 }
                 _ => continue,
@@ -164,12 +157,7 @@ impl State {
     }
 
     /// Adds a virtual machine to a folder.
-    pub(super) fn add_vm(
-        &mut self,
-        folder: Moref,
-        name: &str,
-        new: NewVm,
-    ) -> Result<Moref, VimFault> {
+    pub(super) fn add_vm(&mut self, folder: Moref, name: &str, new: NewVm) -> Result<Moref, VimFault> {
         if !self.holds_vms(folder) {
             return Err(not_supported());
         }
@@ -201,17 +189,12 @@ impl State {
             revision: 1,
             planned: Vec::new(),
         };
-        let free = self
-            .datastore(vm.datastore)
-            .map_or(0, |store| store.capacity.saturating_sub(store.used));
+        let free = self.datastore(vm.datastore).map_or(0, |store| store.capacity.saturating_sub(store.used));
         if free < vm.disk_bytes {
             let store = self.name_of(vm.datastore).to_owned();
-            return Err(VimFault::new(
-                "NoDiskSpace",
-                format!("Insufficient disk space on datastore '{store}'."),
-            )
-            .with("file", text(format!("[{store}] {name}/{name}.vmdk")))
-            .with("datastore", text(store)));
+            return Err(VimFault::new("NoDiskSpace", format!("Insufficient disk space on datastore '{store}'."))
+                .with("file", text(format!("[{store}] {name}/{name}.vmdk")))
+                .with("datastore", text(store)));
         }
         let moref = self.new_ref(Kind::VirtualMachine);
         self.instances.insert(vm.instance_uuid.to_lowercase(), moref);
@@ -266,13 +249,10 @@ impl State {
         let cluster = vm.host.and_then(|host| self.host(host)).map(|host| host.cluster);
         let usable = |host: Moref| self.host_usable(host);
         let own = vm.host.filter(|host| usable(*host));
-        let fits = |host: &Moref| {
-            !self.config.memory_admission || self.free_memory(*host) >= need
-        };
+        let fits = |host: &Moref| !self.config.memory_admission || self.free_memory(*host) >= need;
         let chosen = own.filter(fits).or_else(|| {
             let hosts = self.cluster(cluster?)?.hosts.iter().copied();
-            let mut hosts: Vec<Moref> =
-                hosts.filter(|host| self.config.drs && usable(*host) && fits(host)).collect();
+            let mut hosts: Vec<Moref> = hosts.filter(|host| self.config.drs && usable(*host) && fits(host)).collect();
             hosts.sort_by_key(|host| self.host(*host).map_or(0, |host| host.vms.len()));
             hosts.first().copied()
         });
@@ -305,18 +285,15 @@ impl State {
 
     /// Memory of a host that no powered-on virtual machine has, in MiB.
     pub(super) fn free_memory(&self, host: Moref) -> u64 {
-        self.host(host).map_or(0, |found| {
-            found.memory_mib.saturating_sub(self.host_usage(host).1)
-        })
+        self.host(host).map_or(0, |found| found.memory_mib.saturating_sub(self.host_usage(host).1))
     }
 
     /// What the virtual machines of a host use of it: MHz, and MiB.
     pub(super) fn host_usage(&self, host: Moref) -> (u32, u64) {
         let Some(host) = self.host(host) else { return (0, 0) };
         let vms = host.vms.iter().filter_map(|vm| self.try_vm(*vm));
-        let (cpu, memory) = vms.fold((0_u32, 0_u64), |(cpu, memory), vm| {
-            (cpu.saturating_add(vm.cpu_usage()), memory + vm.memory_usage())
-        });
+        let (cpu, memory) = vms
+            .fold((0_u32, 0_u64), |(cpu, memory), vm| (cpu.saturating_add(vm.cpu_usage()), memory + vm.memory_usage()));
         (cpu.min(u32::from(host.cores) * host.mhz), memory.min(host.memory_mib))
     }
 
@@ -350,12 +327,7 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn mark_vm(
-        &mut self,
-        moref: Moref,
-        pool: Moref,
-        host: Option<Moref>,
-    ) -> Result<(), VimFault> {
+    pub(super) fn mark_vm(&mut self, moref: Moref, pool: Moref, host: Option<Moref>) -> Result<(), VimFault> {
         let vm = self.try_vm(moref).ok_or_else(|| VimFault::not_found(moref))?;
         if !vm.template {
             return Err(not_supported());
@@ -397,9 +369,7 @@ impl State {
             return self.instances.get(&uuid.to_lowercase()).copied().into_iter().collect();
         }
         self.range(Kind::VirtualMachine)
-            .filter(|(_, entity)| {
-                matches!(&entity.detail, Detail::Vm(vm) if vm.bios_uuid.eq_ignore_ascii_case(uuid))
-            })
+            .filter(|(_, entity)| matches!(&entity.detail, Detail::Vm(vm) if vm.bios_uuid.eq_ignore_ascii_case(uuid)))
             .map(|(moref, _)| *moref)
             .collect()
     }

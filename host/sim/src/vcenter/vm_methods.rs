@@ -111,8 +111,7 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
     }
     let name = call.text("name")?.to_owned();
     let spec = call.node.child("spec").ok_or_else(|| VimFault::invalid_argument("spec"))?;
-    let location =
-        spec.child("location").ok_or_else(|| VimFault::invalid_argument("spec.location"))?;
+    let location = spec.child("location").ok_or_else(|| VimFault::invalid_argument("spec.location"))?;
     let config = match spec.child("config") {
         Some(config) => Reconfiguration::parse(config)?,
         None => Reconfiguration::default(),
@@ -157,13 +156,7 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         host,
         datastore: datastore.or(reachable.then_some(source.datastore)),
     };
-    let work = Work::Clone {
-        source: call.this,
-        folder,
-        name,
-        new: Box::new(new),
-        power_on: spec.flag("powerOn"),
-    };
+    let work = Work::Clone { source: call.this, folder, name, new: Box::new(new), power_on: spec.flag("powerOn") };
     Ok(started(state, call, "CloneVM_Task", "VirtualMachine.clone", work))
 }
 
@@ -196,40 +189,21 @@ fn power_on_many(state: &mut State, call: &Call<'_>) -> Answer {
             return Err(not_supported());
         }
         let work = Work::Power { vm, on: true };
-        let task = state.task_of(
-            call.session,
-            "PowerOnVM_Task",
-            "VirtualMachine.powerOn",
-            vm,
-            work,
-            call.doom.clone(),
-        );
-        attempted.push(Val::Struct(
-            "ClusterAttemptedVmInfo",
-            vec![("vm", Val::Ref(vm)), ("task", Val::Ref(task))],
-        ));
+        let task = state.task_of(call.session, "PowerOnVM_Task", "VirtualMachine.powerOn", vm, work, call.doom.clone());
+        attempted.push(Val::Struct("ClusterAttemptedVmInfo", vec![("vm", Val::Ref(vm)), ("task", Val::Ref(task))]));
     }
-    let result = Val::Struct(
-        "ClusterPowerOnVmResult",
-        vec![("attempted", Val::List("ClusterAttemptedVmInfo", attempted))],
-    );
+    let result =
+        Val::Struct("ClusterPowerOnVmResult", vec![("attempted", Val::List("ClusterAttemptedVmInfo", attempted))]);
     let work = Work::Report { result: Box::new(result) };
     Ok(started(state, call, "PowerOnMultiVM_Task", "Datacenter.powerOnVm", work))
 }
 
 impl State {
     /// `ReconfigVM_Task`, when its time has come.
-    pub(super) fn reconfigure(
-        &mut self,
-        moref: Moref,
-        change: &Reconfiguration,
-    ) -> Result<Val, VimFault> {
+    pub(super) fn reconfigure(&mut self, moref: Moref, change: &Reconfiguration) -> Result<Val, VimFault> {
         let vm = self.try_vm(moref).ok_or_else(|| VimFault::not_found(moref))?;
         if change.change_version.as_ref().is_some_and(|known| *known != vm.revision.to_string()) {
-            return Err(VimFault::new(
-                "ConcurrentAccess",
-                "The virtual machine was changed by another client.",
-            ));
+            return Err(VimFault::new("ConcurrentAccess", "The virtual machine was changed by another client."));
         }
         // Neither CPU nor memory can be plugged into a running machine here.
         if vm.power_on && change.cpus.is_some_and(|cpus| cpus != vm.cpus) {

@@ -353,13 +353,7 @@ impl State {
     // ---- entities -------------------------------------------------------
 
     /// Adds an entity; a folder's child must have been checked to be unique.
-    pub(super) fn insert(
-        &mut self,
-        moref: Moref,
-        name: &str,
-        parent: Option<Moref>,
-        detail: Detail,
-    ) {
+    pub(super) fn insert(&mut self, moref: Moref, name: &str, parent: Option<Moref>, detail: Detail) {
         let entity = Entity {
             name: name.to_owned(),
             parent,
@@ -412,12 +406,7 @@ impl State {
         let holds = self.holds(parent).ok_or_else(not_supported)?;
         let name = self.check_name(parent, name)?;
         let folder = self.new_ref(Kind::Folder);
-        self.insert(
-            folder,
-            &name,
-            Some(parent),
-            Detail::Folder { holds, children: BTreeMap::new() },
-        );
+        self.insert(folder, &name, Some(parent), Detail::Folder { holds, children: BTreeMap::new() });
         Ok(folder)
     }
 
@@ -528,8 +517,7 @@ impl State {
 
     /// Deletes a folder with all that is in it.
     pub(super) fn remove_folder(&mut self, folder: Moref) {
-        let children: Vec<Moref> =
-            self.children(folder).map(|c| c.values().copied().collect()).unwrap_or_default();
+        let children: Vec<Moref> = self.children(folder).map(|c| c.values().copied().collect()).unwrap_or_default();
         for child in children {
             if child.kind == Kind::VirtualMachine {
                 self.remove_vm(child);

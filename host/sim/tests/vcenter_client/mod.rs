@@ -2,6 +2,9 @@
 //! requests by hand and reads the answers as trees, so that the tests see the
 //! wire itself.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code, though no #[test] itself")]
+
 use axum::body::Body;
 use http::header::{COOKIE, SET_COOKIE};
 use http::{Request, StatusCode};
@@ -32,8 +35,7 @@ impl Node {
                     let mut node = Node { name, ..Node::default() };
                     for attribute in start.attributes() {
                         let attribute = attribute.expect("an attribute");
-                        let value =
-                            attribute.normalized_value(XmlVersion::Implicit1_0).unwrap().into_owned();
+                        let value = attribute.normalized_value(XmlVersion::Implicit1_0).unwrap().into_owned();
                         match attribute.key.as_ref() {
                             "xsi:type" => node.xsi_type = Some(value),
                             "type" => node.ref_type = Some(value),
@@ -205,7 +207,7 @@ impl Client {
         let spec = format!(
             "<specSet><propSet><type>{}</type>{}</propSet><objectSet>{}</objectSet></specSet>",
             object.0,
-            paths.iter().map(|path| format!("<pathSet>{path}</pathSet>")).collect::<String>(),
+            path_set(paths),
             object.element("obj"),
         );
         let reply = self.call("RetrievePropertiesEx", &collector(), &spec).await?;
@@ -256,12 +258,7 @@ impl Client {
 
     /// Starts to clone the template of the default inventory into the cluster's
     /// pool. `spec` follows `location` in the clone spec.
-    pub async fn start_clone(
-        &mut self,
-        folder: &str,
-        name: &str,
-        spec: &str,
-    ) -> Result<Ref, Failure> {
+    pub async fn start_clone(&mut self, folder: &str, name: &str, spec: &str) -> Result<Ref, Failure> {
         let template = self.must_find("/DC0/vm/vm-operator-template").await;
         let folder = self.must_find(folder).await;
         let pool = self.must_find("/DC0/host/DC0_C0/Resources").await;
@@ -272,6 +269,11 @@ impl Client {
         );
         self.start("CloneVM_Task", &template, &body).await
     }
+}
+
+/// The paths of a property spec.
+pub fn path_set(paths: &[&str]) -> String {
+    format!("<pathSet>{}</pathSet>", paths.join("</pathSet><pathSet>"))
 }
 
 pub fn collector() -> Ref {

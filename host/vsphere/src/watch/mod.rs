@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{This, Vcenter};
-use crate::error::{Error, Fault, FaultKind};
+use crate::error::{Error, FaultKind};
 use crate::inventory::{Folder, Inventory};
 use crate::model::Vm;
 use crate::property::{Paths, Query, Start, Step};
@@ -36,6 +36,8 @@ use crate::xml::{Element, Writer};
 /// The first pause after a failure; it doubles up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// So often in a row is rebuilt at once what vCenter has forgotten.
+const MAX_MENDED: u32 = 3;
 /// New tasks gather this long, so that a burst of clones is one call.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long to tidy up behind a watch that is given up.
@@ -95,9 +97,7 @@ pub struct Watch {
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch")
-            .field("inventory", &self.inventory)
-            .finish_non_exhaustive()
+        f.debug_struct("Watch").field("inventory", &self.inventory).finish_non_exhaustive()
     }
 }
 
@@ -156,11 +156,7 @@ impl Vcenter {
             loaded_at: None,
         };
         tokio::spawn(watcher.run(stopped));
-        Watch {
-            inventory,
-            shared,
-            _stop: stop,
-        }
+        Watch { inventory, shared, _stop: stop }
     }
 }
 
@@ -187,6 +183,7 @@ struct Round {
 impl Watcher {
     async fn run(mut self, mut stopped: watch::Receiver<()>) {
         let mut attempt = 0;
+        let mut mended = 0;
         let mut round = None;
         loop {
             self.loaded_at = None;
@@ -194,11 +191,15 @@ impl Watcher {
                 error = self.round(&mut round) => error,
                 _ = stopped.changed() => break,
             };
-            let watched = self.loaded_at.map_or(Duration::ZERO, |at| at.elapsed());
-            // What had worked for a while is mended at once, and not told
-            // unless that fails.
-            if watched >= FIRST_PAUSE {
+            // What had worked for a while, or is merely forgotten at vCenter, is
+            // mended at once, and told only if that does not help.
+            let worked = self.loaded_at.is_some_and(|at| at.elapsed() >= FIRST_PAUSE);
+            if worked {
                 attempt = 0;
+                mended = 0;
+            }
+            if worked || (self.is_forgotten(&error) && mended < MAX_MENDED) {
+                mended += 1;
                 tracing::debug!(%error, "watch broken, building it anew");
                 continue;
             }
@@ -218,6 +219,13 @@ impl Watcher {
         }
     }
 
+    /// True if vCenter no longer knows our session, collector, view or version.
+    fn is_forgotten(&self, error: &Error) -> bool {
+        error.is_session_lost()
+            || matches!(error.fault(), Some(FaultKind::InvalidCollectorVersion))
+            || error.missing_object().is_some_and(|object| object.id != self.root.as_str())
+    }
+
     /// Builds, loads, and follows until something breaks.
     async fn round(&mut self, made: &mut Option<Round>) -> Error {
         match self.try_round(made).await {
@@ -233,10 +241,7 @@ impl Watcher {
         }
     }
 
-    async fn try_round(
-        &mut self,
-        made: &mut Option<Round>,
-    ) -> Result<std::convert::Infallible, Error> {
+    async fn try_round(&mut self, made: &mut Option<Round>) -> Result<std::convert::Infallible, Error> {
         let session = self.vcenter.session(METHOD).await?;
         if let Some(old) = made.take()
             && old.session.generation == session.generation
@@ -266,10 +271,7 @@ impl Watcher {
         let create = |method, this, arguments: fn(&mut Writer)| {
             let session = Arc::clone(&session);
             async move {
-                let answer = self
-                    .vcenter
-                    .call_in(&session, method, &this, arguments)
-                    .await?;
+                let answer = self.vcenter.call_in(&session, method, &this, arguments).await?;
                 created(&answer)
             }
         };
@@ -364,40 +366,15 @@ impl Watcher {
 
     fn take_over(&self, snapshot: Snapshot) {
         let mut events = Vec::new();
-        let gone: HashSet<VmRef> = self
-            .inventory
-            .vm_refs()
-            .into_iter()
-            .filter(|vm| !snapshot.vms.contains_key(vm))
-            .collect();
-        let folders_gone: HashSet<FolderRef> = self
-            .inventory
-            .folder_refs()
-            .into_iter()
-            .filter(|folder| !snapshot.folders.contains_key(folder))
-            .collect();
+        let gone: HashSet<VmRef> =
+            self.inventory.vm_refs().into_iter().filter(|vm| !snapshot.vms.contains_key(vm)).collect();
+        let folders_gone: HashSet<FolderRef> =
+            self.inventory.folder_refs().into_iter().filter(|folder| !snapshot.folders.contains_key(folder)).collect();
+        events.extend(snapshot.folders.into_values().filter_map(|folder| self.put_folder(folder)));
+        events.extend(snapshot.vms.into_values().filter_map(|vm| self.put_vm(vm)));
+        events.extend(gone.iter().filter_map(|vm| self.inventory.remove_vm(vm)).map(Event::VmGone));
         events.extend(
-            snapshot
-                .folders
-                .into_values()
-                .filter_map(|folder| self.put_folder(folder)),
-        );
-        events.extend(
-            snapshot
-                .vms
-                .into_values()
-                .filter_map(|vm| self.put_vm(vm)),
-        );
-        events.extend(
-            gone.iter()
-                .filter_map(|vm| self.inventory.remove_vm(vm))
-                .map(Event::VmGone),
-        );
-        events.extend(
-            folders_gone
-                .iter()
-                .filter_map(|folder| self.inventory.remove_folder(folder))
-                .map(Event::FolderGone),
+            folders_gone.iter().filter_map(|folder| self.inventory.remove_folder(folder)).map(Event::FolderGone),
         );
         // Told only now, so that who is told finds all of it.
         for event in &events {
@@ -560,12 +537,9 @@ impl Watcher {
             objects.extend(round.views.iter().map(|view| ("DestroyView", view)));
             for (method, object) in objects {
                 let this = This::Object(object.clone());
-                let result = self
-                    .vcenter
-                    .call_in(&round.session, method, &this, |_| {})
-                    .await;
+                let result = self.vcenter.call_in(&round.session, method, &this, |_| {}).await;
                 match result {
-                    Err(error) if error.missing_object().is_none() => return,
+                    Err(error) if !error.is_missing() => return,
                     _ => {}
                 }
             }
@@ -591,35 +565,21 @@ fn step_into(view: &'static str) -> Step {
 }
 
 fn created(answer: &Element) -> Result<ManagedObjectRef, Error> {
-    answer
-        .child("returnval")
-        .and_then(reference_of)
-        .ok_or_else(|| protocol("nothing was created"))
+    answer.child("returnval").and_then(reference_of).ok_or_else(|| protocol("nothing was created"))
 }
 
 fn protocol(detail: &str) -> Error {
-    Error::Protocol {
-        method: METHOD,
-        detail: detail.to_owned(),
-    }
+    Error::Protocol { method: METHOD, detail: detail.to_owned() }
 }
 
 fn session_lost() -> Error {
-    Error::Fault {
-        method: METHOD,
-        fault: Fault {
-            kind: FaultKind::NotAuthenticated,
-            message: String::new(),
-        },
-    }
+    Error::from_fault(METHOD, FaultKind::NotAuthenticated)
 }
 
 /// The pause before the next attempt: doubling, capped, and spread by a hash of
 /// the attempt and what is watched, so that a run can be repeated.
 fn pause(attempt: u32, root: &FolderRef) -> Duration {
-    let whole = FIRST_PAUSE
-        .saturating_mul(1 << attempt.min(16))
-        .min(LAST_PAUSE);
+    let whole = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LAST_PAUSE);
     let mut hasher = DefaultHasher::new();
     (attempt, root).hash(&mut hasher);
     let spread = u32::try_from(hasher.finish() % 1000).unwrap_or(0);

@@ -49,12 +49,8 @@ impl Tracked {
 
     /// Takes what the view has to be told now, as told.
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
-        let mut add: Vec<TaskRef> = self
-            .tasks
-            .iter()
-            .filter(|(_, entry)| !entry.in_view)
-            .map(|(task, _)| task.clone())
-            .collect();
+        let mut add: Vec<TaskRef> =
+            self.tasks.iter().filter(|(_, entry)| !entry.in_view).map(|(task, _)| task.clone()).collect();
         if add.is_empty() && self.stale.len() <= MAX_STALE {
             return None;
         }
@@ -142,13 +138,7 @@ mod tests {
         assert!(!tracked.saw(&task("t-1", TaskState::Success { result: None })));
         assert_eq!(tracked.next_batch(), None, "nothing to say for its sake");
         tracked.track("t-3".into());
-        assert_eq!(
-            tracked.next_batch().unwrap(),
-            Batch {
-                add: vec!["t-3".into()],
-                remove: vec!["t-1".into()]
-            }
-        );
+        assert_eq!(tracked.next_batch().unwrap(), Batch { add: vec!["t-3".into()], remove: vec!["t-1".into()] });
     }
 
     #[test]
@@ -159,13 +149,7 @@ mod tests {
         tracked.next_batch();
         tracked.untrack(&"t-1".into());
         tracked.view_is_new();
-        assert_eq!(
-            tracked.next_batch().unwrap(),
-            Batch {
-                add: vec!["t-2".into()],
-                remove: vec![]
-            }
-        );
+        assert_eq!(tracked.next_batch().unwrap(), Batch { add: vec!["t-2".into()], remove: vec![] });
     }
 
     #[test]
@@ -175,12 +159,6 @@ mod tests {
         tracked.next_batch();
         tracked.untrack(&"t-1".into());
         tracked.track("t-1".into());
-        assert_eq!(
-            tracked.next_batch().unwrap(),
-            Batch {
-                add: vec!["t-1".into()],
-                remove: vec![]
-            }
-        );
+        assert_eq!(tracked.next_batch().unwrap(), Batch { add: vec!["t-1".into()], remove: vec![] });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::error::{Error, Fault, FaultKind};
+use crate::error::{Error, FaultKind};
 use crate::inventory::Folder;
 use crate::model::{Vm, unescape_name};
 use crate::property::session_lost_in;
@@ -59,13 +59,7 @@ pub(super) fn read(answer: &Element) -> Result<Option<Updates>, Error> {
     for filter in set.children_named("filterSet") {
         for update in filter.children_named("objectSet") {
             if update.children_named("missingSet").any(session_lost_in) {
-                return Err(Error::Fault {
-                    method: METHOD,
-                    fault: Fault {
-                        kind: FaultKind::NotAuthenticated,
-                        message: String::new(),
-                    },
-                });
+                return Err(Error::from_fault(METHOD, FaultKind::NotAuthenticated));
             }
             objects.extend(object_update(update));
         }
@@ -113,12 +107,7 @@ fn object_update(update: &Element) -> Option<Update> {
 
 /// A machine after a change; the flag tells that the change said something
 /// that we cannot follow, so that it has to be read anew.
-pub(super) fn vm_after(
-    id: &VmRef,
-    known: Option<&Vm>,
-    change: &Change,
-    extra_prefix: &str,
-) -> Option<(Vm, bool)> {
+pub(super) fn vm_after(id: &VmRef, known: Option<&Vm>, change: &Change, extra_prefix: &str) -> Option<(Vm, bool)> {
     let (mut vm, properties, mut unclear) = match change {
         Change::Leave => return None,
         Change::Enter(properties) => (Vm::blank(id.clone()), properties, false),
@@ -135,16 +124,8 @@ pub(super) fn vm_after(
 }
 
 /// A folder after a change.
-pub(super) fn folder_after(
-    id: &FolderRef,
-    known: Option<&Folder>,
-    change: &Change,
-) -> Option<Folder> {
-    let blank = || Folder {
-        id: id.clone(),
-        name: String::new(),
-        parent: None,
-    };
+pub(super) fn folder_after(id: &FolderRef, known: Option<&Folder>, change: &Change) -> Option<Folder> {
+    let blank = || Folder { id: id.clone(), name: String::new(), parent: None };
     let (mut folder, properties) = match change {
         Change::Leave => return None,
         Change::Enter(properties) => (blank(), properties),
@@ -272,7 +253,7 @@ mod tests {
         assert!(snapshot.vms[&id].extra.is_empty());
         assert!(snapshot.unclear.is_empty());
         snapshot.take(&changed.objects[1], "vg.");
-        assert_eq!(snapshot.unclear, [id.clone()]);
+        assert_eq!(snapshot.unclear, std::slice::from_ref(&id));
         snapshot.take(&changed.objects[2], "vg.");
         assert!(snapshot.vms.is_empty());
     }

@@ -20,9 +20,8 @@ pub(super) fn child_types(holds: Holds) -> &'static [&'static str] {
 
 pub(super) fn datacenter(state: &State, folders: &[Moref; 4], name: &str) -> Option<Val> {
     let [vms, hosts, datastores, networks] = *folders;
-    let children = |folder: Moref| {
-        refs(state.children(folder).into_iter().flat_map(|children| children.values().copied()))
-    };
+    let children =
+        |folder: Moref| refs(state.children(folder).into_iter().flat_map(|children| children.values().copied()));
     Some(match name {
         "vmFolder" => Val::Ref(vms),
         "hostFolder" => Val::Ref(hosts),
@@ -80,18 +79,12 @@ fn totals(state: &State, cluster: &Cluster) -> Totals {
         totals.used_cpu += used_cpu;
         totals.used_memory_mib += used_memory;
         totals.vms += host.vms.len();
-        totals.vms_off +=
-            host.vms.iter().filter(|vm| state.try_vm(**vm).is_some_and(|vm| !vm.power_on)).count();
+        totals.vms_off += host.vms.iter().filter(|vm| state.try_vm(**vm).is_some_and(|vm| !vm.power_on)).count();
     }
     totals
 }
 
-pub(super) fn cluster(
-    state: &State,
-    object: Moref,
-    cluster: &Cluster,
-    name: &str,
-) -> Option<Val> {
+pub(super) fn cluster(state: &State, object: Moref, cluster: &Cluster, name: &str) -> Option<Val> {
     Some(match name {
         "host" => refs(cluster.hosts.iter().copied()),
         "resourcePool" => Val::Ref(cluster.pool),
@@ -277,7 +270,7 @@ fn host_summary(state: &State, object: Moref, host: &Host) -> Val {
         ],
     );
     // A host that does not respond has no statistics.
-    let stats = if host.connected {
+    let quick = if host.connected {
         vec![("overallCpuUsage", int(cpu)), ("overallMemoryUsage", int(memory))]
     } else {
         vec![("overallCpuUsage", Val::Unset), ("overallMemoryUsage", Val::Unset)]
@@ -289,7 +282,7 @@ fn host_summary(state: &State, object: Moref, host: &Host) -> Val {
             ("hardware", hardware),
             ("runtime", host_runtime(state, host)),
             ("config", config),
-            ("quickStats", Val::Struct("HostListSummaryQuickStats", stats)),
+            ("quickStats", Val::Struct("HostListSummaryQuickStats", quick)),
             ("overallStatus", green()),
             ("rebootRequired", Val::Bool(false)),
             ("customValue", poly(custom_values(state, object))),
@@ -297,13 +290,7 @@ fn host_summary(state: &State, object: Moref, host: &Host) -> Val {
     )
 }
 
-pub(super) fn pool(
-    state: &State,
-    object: Moref,
-    owner: Moref,
-    vms: &BTreeSet<Moref>,
-    name: &str,
-) -> Option<Val> {
+pub(super) fn pool(state: &State, object: Moref, owner: Moref, vms: &BTreeSet<Moref>, name: &str) -> Option<Val> {
     Some(match name {
         "owner" => Val::Ref(owner),
         "vm" => refs(vms.iter().copied()),
@@ -319,11 +306,7 @@ pub(super) fn pool(
                 ("quickStats", Val::Unset),
                 (
                     "configuredMemoryMB",
-                    int(vms
-                        .iter()
-                        .filter_map(|vm| state.try_vm(*vm))
-                        .map(|vm| vm.memory_mib)
-                        .sum::<u64>()),
+                    int(vms.iter().filter_map(|vm| state.try_vm(*vm)).map(|vm| vm.memory_mib).sum::<u64>()),
                 ),
             ],
         ),
@@ -343,10 +326,7 @@ fn pool_config(object: Moref) -> Val {
                     "shares",
                     Val::Struct(
                         "SharesInfo",
-                        vec![
-                            ("shares", Val::Int(shares)),
-                            ("level", Val::Enum("SharesLevel", "normal")),
-                        ],
+                        vec![("shares", Val::Int(shares)), ("level", Val::Enum("SharesLevel", "normal"))],
                     ),
                 ),
             ],
@@ -363,10 +343,10 @@ fn pool_config(object: Moref) -> Val {
 }
 
 fn pool_runtime(state: &State, owner: Moref, vms: &BTreeSet<Moref>) -> Val {
-    let (cpu, memory) = vms.iter().filter_map(|vm| state.try_vm(*vm)).fold(
-        (0_u64, 0_u64),
-        |(cpu, memory), vm| (cpu + u64::from(vm.cpu_usage()), memory + vm.memory_usage()),
-    );
+    let (cpu, memory) = vms
+        .iter()
+        .filter_map(|vm| state.try_vm(*vm))
+        .fold((0_u64, 0_u64), |(cpu, memory), vm| (cpu + u64::from(vm.cpu_usage()), memory + vm.memory_usage()));
     let (max_cpu, max_memory) = state.cluster(owner).map_or((0, 0), |cluster| {
         let totals = totals(state, cluster);
         (u64::from(totals.effective_cpu), totals.effective_memory_mib)
@@ -395,20 +375,12 @@ fn pool_runtime(state: &State, owner: Moref, vms: &BTreeSet<Moref>) -> Val {
     )
 }
 
-pub(super) fn datastore(
-    state: &State,
-    object: Moref,
-    store: &Datastore,
-    name: &str,
-) -> Option<Val> {
+pub(super) fn datastore(state: &State, object: Moref, store: &Datastore, name: &str) -> Option<Val> {
     let label = state.name_of(object).to_owned();
     let free = store.capacity.saturating_sub(store.used);
     Some(match name {
         "vm" => refs(store.vms.iter().copied()),
-        "host" => Val::List(
-            "DatastoreHostMount",
-            store.hosts.iter().map(|host| mount(*host, &store.url)).collect(),
-        ),
+        "host" => Val::List("DatastoreHostMount", store.hosts.iter().map(|host| mount(*host, &store.url)).collect()),
         "summary" => Val::Struct(
             "DatastoreSummary",
             vec![
@@ -475,9 +447,9 @@ pub(super) fn network(state: &State, object: Moref, name: &str) -> Option<Val> {
                 .map(|cluster| cluster.hosts.clone())
                 .unwrap_or_default()
         })),
-        "vm" => refs(state.vm_refs().into_iter().filter(|vm| {
-            state.try_vm(*vm).is_some_and(|vm| vm.network == Some(object))
-        })),
+        "vm" => refs(
+            state.vm_refs().into_iter().filter(|vm| state.try_vm(*vm).is_some_and(|vm| vm.network == Some(object))),
+        ),
         "summary" => Val::Struct(
             "NetworkSummary",
             vec![
@@ -490,4 +462,3 @@ pub(super) fn network(state: &State, object: Moref, name: &str) -> Option<Val> {
         _ => return None,
     })
 }
-

@@ -33,10 +33,7 @@ fn path_name(state: &State, object: Moref, vm: &Vm) -> String {
 
 fn managed_by(vm: &Vm) -> Val {
     vm.managed_by.as_ref().map_or(Val::Unset, |(key, kind)| {
-        Val::Struct(
-            "ManagedByInfo",
-            vec![("extensionKey", text(key.clone())), ("type", text(kind.clone()))],
-        )
+        Val::Struct("ManagedByInfo", vec![("extensionKey", text(key.clone())), ("type", text(kind.clone()))])
     })
 }
 
@@ -138,10 +135,7 @@ fn hardware(state: &State, object: Moref, vm: &Vm) -> Val {
     let network = vm.network.map(|network| state.name_of(network).to_owned()).unwrap_or_default();
     let backing = Val::Struct(
         "VirtualEthernetCardNetworkBackingInfo",
-        vec![
-            ("deviceName", text(network.clone())),
-            ("network", vm.network.map_or(Val::Unset, Val::Ref)),
-        ],
+        vec![("deviceName", text(network.clone())), ("network", vm.network.map_or(Val::Unset, Val::Ref))],
     );
     let connectable = Val::Struct(
         "VirtualDeviceConnectInfo",
@@ -186,10 +180,7 @@ fn runtime(state: &State, vm: &Vm) -> Val {
             ("host", vm.host.map_or(Val::Unset, Val::Ref)),
             ("connectionState", Val::Enum("VirtualMachineConnectionState", connection)),
             ("powerState", vm.state()),
-            (
-                "faultToleranceState",
-                Val::Enum("VirtualMachineFaultToleranceState", "notConfigured"),
-            ),
+            ("faultToleranceState", Val::Enum("VirtualMachineFaultToleranceState", "notConfigured")),
             ("toolsInstallerMounted", Val::Bool(false)),
             ("bootTime", vm.booted.map_or(Val::Unset, Val::Time)),
             ("question", Val::Unset),
@@ -197,10 +188,7 @@ fn runtime(state: &State, vm: &Vm) -> Val {
             ("maxCpuUsage", int(most_cpu)),
             ("maxMemoryUsage", int(vm.memory_mib)),
             ("numMksConnections", Val::Int(0)),
-            (
-                "recordReplayState",
-                Val::Enum("VirtualMachineRecordReplayState", "inactive"),
-            ),
+            ("recordReplayState", Val::Enum("VirtualMachineRecordReplayState", "inactive")),
             ("cleanPowerOff", Val::Unset),
             ("onlineStandby", Val::Bool(false)),
             ("consolidationNeeded", Val::Bool(false)),
@@ -242,8 +230,7 @@ fn address(object: Moref, vm: &Vm) -> Val {
 
 fn guest(state: &State, object: Moref, vm: &Vm) -> Val {
     let mut fields: Vec<_> = tools_status(vm).into();
-    let host_name =
-        if vm.tools_running { text(state.name_of(object).to_owned()) } else { Val::Unset };
+    let host_name = if vm.tools_running { text(state.name_of(object).to_owned()) } else { Val::Unset };
     fields.extend([
         ("toolsRunningStatus", tools_running(vm)),
         ("toolsVersion", text(if vm.tools_installed { "12352" } else { "0" })),
@@ -287,10 +274,7 @@ fn summary(state: &State, object: Moref, vm: &Vm) -> Val {
     guest.extend(tools_status(vm));
     guest.extend([
         ("toolsRunningStatus", tools_running(vm)),
-        (
-            "hostName",
-            if vm.tools_running { text(state.name_of(object).to_owned()) } else { Val::Unset },
-        ),
+        ("hostName", if vm.tools_running { text(state.name_of(object).to_owned()) } else { Val::Unset }),
         ("ipAddress", address(object, vm)),
     ]);
     let config = Val::Struct(

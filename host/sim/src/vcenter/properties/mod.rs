@@ -51,30 +51,76 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Folder => entity_names!["childEntity", "childType", "namespace"],
         Kind::Datacenter => entity_names![
-            "configuration", "datastore", "datastoreFolder", "hostFolder", "network",
-            "networkFolder", "vmFolder",
+            "configuration",
+            "datastore",
+            "datastoreFolder",
+            "hostFolder",
+            "network",
+            "networkFolder",
+            "vmFolder",
         ],
         Kind::ClusterComputeResource => entity_names![
-            "configurationEx", "datastore", "environmentBrowser", "host", "lifecycleManaged",
-            "network", "resourcePool", "summary", "actionHistory", "configuration", "drsFault",
-            "drsRecommendation", "hciConfig", "migrationHistory", "recommendation",
+            "configurationEx",
+            "datastore",
+            "environmentBrowser",
+            "host",
+            "lifecycleManaged",
+            "network",
+            "resourcePool",
+            "summary",
+            "actionHistory",
+            "configuration",
+            "drsFault",
+            "drsRecommendation",
+            "hciConfig",
+            "migrationHistory",
+            "recommendation",
         ],
         Kind::HostSystem => entity_names![
-            "capability", "config", "configManager", "datastore", "datastoreBrowser", "hardware",
-            "licensableResource", "network", "runtime", "summary", "systemResources", "vm",
+            "capability",
+            "config",
+            "configManager",
+            "datastore",
+            "datastoreBrowser",
+            "hardware",
+            "licensableResource",
+            "network",
+            "runtime",
+            "summary",
+            "systemResources",
+            "vm",
         ],
         Kind::ResourcePool => entity_names![
-            "childConfiguration", "config", "namespace", "owner", "resourcePool", "runtime",
-            "summary", "vm",
+            "childConfiguration",
+            "config",
+            "namespace",
+            "owner",
+            "resourcePool",
+            "runtime",
+            "summary",
+            "vm",
         ],
-        Kind::Datastore => entity_names![
-            "browser", "capability", "host", "info", "iormConfiguration", "summary", "vm",
-        ],
+        Kind::Datastore => {
+            entity_names!["browser", "capability", "host", "info", "iormConfiguration", "summary", "vm",]
+        }
         Kind::Network => entity_names!["host", "summary", "vm"],
         Kind::VirtualMachine => entity_names![
-            "capability", "config", "datastore", "environmentBrowser", "guest",
-            "guestHeartbeatStatus", "layout", "layoutEx", "network", "parentVApp",
-            "resourceConfig", "resourcePool", "rootSnapshot", "runtime", "snapshot", "storage",
+            "capability",
+            "config",
+            "datastore",
+            "environmentBrowser",
+            "guest",
+            "guestHeartbeatStatus",
+            "layout",
+            "layoutEx",
+            "network",
+            "parentVApp",
+            "resourceConfig",
+            "resourcePool",
+            "rootSnapshot",
+            "runtime",
+            "snapshot",
+            "storage",
             "summary",
         ],
         Kind::Task => &["availableField", "value", "info"],
@@ -83,10 +129,9 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
         Kind::PropertyCollector => &["filter"],
         Kind::PropertyFilter => &["partialUpdates", "spec"],
         Kind::ServiceInstance => &["capability", "content", "serverClock"],
-        Kind::SessionManager => &[
-            "currentSession", "defaultLocale", "message", "messageLocaleList", "sessionList",
-            "supportedLocaleList",
-        ],
+        Kind::SessionManager => {
+            &["currentSession", "defaultLocale", "message", "messageLocaleList", "sessionList", "supportedLocaleList"]
+        }
         Kind::ViewManager => &["viewList"],
         Kind::TaskManager => &["description", "maxCollector", "recentTask"],
         Kind::SearchIndex => &[],
@@ -96,24 +141,14 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
 }
 
 /// The value of a property path; `Err` if there is no such property.
-pub(super) fn property(
-    state: &State,
-    session: Option<SessionId>,
-    object: Moref,
-    path: &str,
-) -> Result<Val, ()> {
+pub(super) fn property(state: &State, session: Option<SessionId>, object: Moref, path: &str) -> Result<Val, ()> {
     let (head, rest) = split_path(path);
     let value = top(state, session, object, head).ok_or(())?;
     rest.map_or(Ok(value.clone()), |rest| value.descend(rest))
 }
 
 /// The value of an object's own property; `None` if it has no such property.
-pub(super) fn top(
-    state: &State,
-    session: Option<SessionId>,
-    object: Moref,
-    name: &str,
-) -> Option<Val> {
+pub(super) fn top(state: &State, session: Option<SessionId>, object: Moref, name: &str) -> Option<Val> {
     if !names(object.kind).contains(&name) {
         return None;
     }
@@ -122,26 +157,25 @@ pub(super) fn top(
         Kind::ContainerView | Kind::ListView => view_property(state, object, name),
         Kind::PropertyCollector => session
             .and_then(|session| state.collectors.get(&(session, object)))
-            .map(|collector| {
-                Val::List("ManagedObjectReference", collector.filters().map(Val::Ref).collect())
-            }),
+            .map(|collector| Val::List("ManagedObjectReference", collector.filters().map(Val::Ref).collect())),
         Kind::ServiceInstance => match name {
             "content" => Some(content(state)),
             "serverClock" => Some(Val::Time(state.now)),
             _ => None,
         },
         Kind::SessionManager => state.session_manager(name, session),
-        Kind::ViewManager => Some(refs(
-            state.views.iter().filter(|(_, v)| Some(v.session) == session).map(|(moref, _)| *moref),
-        )),
+        Kind::ViewManager => {
+            Some(refs(state.views.iter().filter(|(_, v)| Some(v.session) == session).map(|(moref, _)| *moref)))
+        }
         Kind::TaskManager => match name {
             "recentTask" => Some(refs(state.recent_tasks.iter().copied())),
             "description" => Some(task_description()),
             _ => Some(int(32)),
         },
         Kind::CustomFieldsManager => Some(fields(state)),
-        Kind::OptionManager => (name == "setting")
-            .then(|| Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)])),
+        Kind::OptionManager => {
+            (name == "setting").then(|| Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))
+        }
         Kind::PropertyFilter | Kind::SearchIndex => None,
         _ => entity_property(state, object, name),
     };
@@ -156,9 +190,7 @@ fn view_property(state: &State, object: Moref, name: &str) -> Option<Val> {
     let Scope::Container { container, types, recursive } = &view.scope else { return None };
     match name {
         "container" => Some(Val::Ref(*container)),
-        "type" => {
-            Some(Val::List("string", types.iter().map(|name| text(name.clone())).collect()))
-        }
+        "type" => Some(Val::List("string", types.iter().map(|name| text(name.clone())).collect())),
         _ => Some(Val::Bool(*recursive)),
     }
 }
@@ -182,10 +214,9 @@ fn entity_property(state: &State, object: Moref, name: &str) -> Option<Val> {
     match &entity.detail {
         Detail::Folder { holds, children } => match name {
             "childEntity" => Some(refs(children.values().copied())),
-            "childType" => Some(Val::List(
-                "string",
-                compute::child_types(*holds).iter().map(|name| text(*name)).collect(),
-            )),
+            "childType" => {
+                Some(Val::List("string", compute::child_types(*holds).iter().map(|name| text(*name)).collect()))
+            }
             _ => None,
         },
         Detail::Datacenter { folders } => compute::datacenter(state, folders, name),
@@ -209,10 +240,7 @@ fn custom_values(state: &State, object: Moref) -> Val {
         "CustomFieldValue",
         values
             .map(|(key, value)| {
-                Val::Struct(
-                    "CustomFieldStringValue",
-                    vec![("key", Val::Int(*key)), ("value", text(value.clone()))],
-                )
+                Val::Struct("CustomFieldStringValue", vec![("key", Val::Int(*key)), ("value", text(value.clone()))])
             })
             .collect(),
     )

@@ -1,0 +1,81 @@
+# `make` lists the targets. Each does its own set-up, and works the second time
+# as the first. Rust is enough for all of them but e2e and bench, which need Go.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test e2e bench plugins crd fmt lint deny soak clean
+
+# Where cargo builds, should somebody have moved it.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+say = @echo '==> $(strip $(1))' >&2
+# The first build takes minutes, and nobody should wonder what it is doing.
+first = $(if $(wildcard $(TARGET)/debug/vmgroup),,; the first build takes about 8 minutes on two cores)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## The whole story on simulators, in the terminal. KEEP=1 leaves it running to play with
+	$(call say, building the operator and the demo$(first))
+	@cargo build --workspace --bin vmgroup --bin demo
+	@$(TARGET)/debug/demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: ## Every test that needs nothing but Rust
+	$(call say, building the policies as WebAssembly)
+	@scripts/build-plugins
+	$(call say, building the tests$(first))
+	@cargo test --workspace --no-run
+	$(call say, testing the workspace)
+	@cargo test --workspace --quiet --no-fail-fast
+	$(call say, testing the example of an outsider)
+	@cargo test --manifest-path examples/custom-policy/Cargo.toml --target-dir $(TARGET)/custom-policy --quiet
+	$(call say, checking deploy/ and the Containerfile)
+	@scripts/check-deploy
+
+e2e: ## The same stories against the real kube-apiserver, etcd and vcsim. Needs Go
+	$(call say, building the real kube-apiserver etcd and vcsim; about 6 minutes the first time)
+	@host/e2e/tools/build >/dev/null
+	$(call say, testing the front of vcsim)
+	@go -C host/e2e/tools/vsphere test ./...
+	$(call say, building the operator and the suite$(first))
+	@cargo build --workspace --bin vmgroup
+	@cargo test --workspace --test real --no-run
+	$(call say, running the suite on the real components)
+	@VMGROUP_E2E=1 cargo test --workspace --test real -- --test-threads=1 --nocapture
+
+bench: ## Print the figures: speed, calls, memory. Needs Go
+	$(call say, building vcsim)
+	@host/e2e/tools/build vsphere >/dev/null
+	$(call say, building in release mode; some minutes the first time)
+	@cargo build --release --workspace --bin vmgroup --bin bench
+	@$(TARGET)/release/bench
+
+plugins: ## The shipped policies as WebAssembly, with their sizes
+	@scripts/build-plugins --sizes
+
+crd: ## Generate deploy/base/crd.yaml from the types in host/api
+	@cargo build --workspace --bin vmgroup
+	@$(TARGET)/debug/vmgroup crd > deploy/base/.crd.yaml && mv deploy/base/.crd.yaml deploy/base/crd.yaml
+
+fmt: ## Format all Rust
+	@cargo fmt --all
+	@cargo fmt --manifest-path examples/custom-policy/Cargo.toml
+
+lint: ## Format, clippy and shellcheck (if there is one)
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run host/e2e/tools/build; \
+	else echo 'shellcheck is not installed; the scripts were not looked at' >&2; fi
+
+deny: ## Licenses, sources, duplicates and advisories of the dependencies
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+	echo 'cargo-deny is missing:  cargo install cargo-deny --locked   (about 5 minutes)' >&2; exit 1; fi
+	@cargo deny --workspace check
+
+soak: ## Hours under faults. Not yet
+	@echo 'There is no soak test yet.' >&2; exit 1
+
+clean: ## Remove what was built, but not the real components of e2e
+	@if [ -d '$(TARGET)' ]; then find '$(TARGET)' -mindepth 1 -maxdepth 1 ! -name e2e-tools -exec rm -rf {} +; fi
+	@rm -rf examples/custom-policy/target

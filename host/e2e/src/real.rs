@@ -1,0 +1,1 @@
+//! The real components: kube-apiserver, etcd, vcsim.

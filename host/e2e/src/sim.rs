@@ -1,0 +1,223 @@
+//! The simulated world: both simulators and the operator in this process, on
+//! tokio's paused time. An hour takes milliseconds, and the same seed gives the
+//! same run.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kube::CustomResourceExt;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use vmgroup_api::VmGroup;
+use vmgroup_operator::clock::Clock;
+use vmgroup_operator::config::{RunConfig, VcenterConfig};
+use vmgroup_operator::offload::Offload;
+use vmgroup_operator::run::{self, Parts};
+use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::kube::KubeSim;
+use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
+use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
+
+use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
+
+/// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
+pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
+
+const USER: &str = "operator@vsphere.local";
+const PASSWORD: &str = "a password that must never be seen";
+
+/// Compiled policies are kept in here for all stories of the process.
+static SANDBOX: LazyLock<vmgroup_policy::Host> =
+    LazyLock::new(|| vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).expect("a sandbox"));
+
+/// A transport that calls the simulated vCenter in this process.
+pub struct InProcess(pub VcenterService);
+
+impl Transport for InProcess {
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
+        let service = self.0.clone();
+        Box::pin(async move {
+            let broken = |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
+            let response = service.oneshot(request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
+            let (parts, body) = response.into_parts();
+            let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| broken(error.into()))?;
+            Ok(http::Response::from_parts(parts, body))
+        })
+    }
+}
+
+/// The simulated world.
+pub struct SimWorld {
+    /// The simulated Kubernetes API.
+    pub kube: KubeSim,
+    /// The simulated vCenter.
+    pub vcenter: VcenterSim,
+    clock: vmgroup_sim::clock::Clock,
+    options: Options,
+    seed: u64,
+    operators: Vec<tokio::task::AbortHandle>,
+}
+
+impl SimWorld {
+    /// A world whose randomness starts from `seed`.
+    pub fn seeded(options: Options, seed: u64) -> Result<Self, WorldError> {
+        // With RUST_LOG set, a failing story shows its log.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
+        let clock = vmgroup_sim::clock::Clock::starting_at(EPOCH);
+        let kube = KubeSim::new(clock, seed);
+        let vcenter = VcenterSim::new(
+            SimConfig {
+                user: USER.into(),
+                password: PASSWORD.into(),
+                seed,
+                datacenters: options.datacenters,
+                templates: vec![TEMPLATE.into()],
+                durations: TaskDurations { clone: options.clone_takes, ..TaskDurations::default() },
+                ..SimConfig::default()
+            },
+            clock,
+        );
+        kube.create_namespace(OPERATOR_NAMESPACE).map_err(|error| format!("{error:?}"))?;
+        if options.crd {
+            kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
+        }
+        Ok(Self { kube, vcenter, clock, options, seed, operators: Vec::new() })
+    }
+
+    /// Time since 1970 in this world.
+    fn now(&self) -> Duration {
+        self.clock.since_epoch()
+    }
+
+    fn client(&self) -> kube::Client {
+        let service = self.kube.service().map_request(|request: http::Request<kube::client::Body>| request.map(Body::new));
+        kube::Client::new(service, "default")
+    }
+
+    /// Starts an operator that takes part in leader election if `lease` says so.
+    pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
+        let number = self.operators.len() as u64;
+        let config = RunConfig {
+            vcenter: VcenterConfig {
+                endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
+                credentials: Credentials {
+                    user: USER.into(),
+                    password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
+                },
+                tls: Tls::System,
+            },
+            site: SiteSelection::default(),
+            max_tasks: self.options.max_tasks.try_into().expect("at least one task"),
+            namespace: OPERATOR_NAMESPACE.into(),
+            policy_config_map: "vmgroup-policy".into(),
+            metrics_addr: None,
+            leader_election: lease.map(str::to_owned),
+            instance: format!("operator-{number}"),
+        };
+        let parts = Parts {
+            kube: self.client(),
+            transport: Arc::new(InProcess(self.vcenter.service())),
+            clock: Clock::starting_at(self.now()),
+            seed: self.seed.wrapping_mul(31).wrapping_add(number),
+            offload: Offload::Inline,
+            sandbox: SANDBOX.clone(),
+        };
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        // Everything of the operator hangs below one task in a local scope, so
+        // that aborting it is as sudden as SIGKILL.
+        let task = tokio::spawn(async move {
+            if let Err(error) = run::start(config, parts, token).await {
+                panic!("the operator did not start: {error}");
+            }
+        });
+        self.operators.push(task.abort_handle());
+        stop
+    }
+}
+
+impl World for SimWorld {
+    async fn make(options: Options) -> Result<Self, WorldError> {
+        Self::seeded(options, 1)
+    }
+
+    fn kube(&self) -> kube::Client {
+        self.client()
+    }
+
+    async fn start_operator(&mut self) -> Result<(), WorldError> {
+        self.launch(None);
+        Ok(())
+    }
+
+    async fn kill_operator(&mut self) -> Result<(), WorldError> {
+        for operator in &self.operators {
+            operator.abort();
+        }
+        self.vcenter.cut_connections();
+        Ok(())
+    }
+
+    async fn vms(&self) -> Result<Vec<VmView>, WorldError> {
+        Ok(self
+            .vcenter
+            .vms()
+            .into_iter()
+            .filter(|vm| !vm.template)
+            .map(|vm| VmView {
+                name: vm.name,
+                path: vm.path,
+                on: vm.power_on,
+                cpus: vm.cpus,
+                memory_mib: vm.memory_mib,
+                host: vm.host,
+                extra: vm.extra,
+            })
+            .collect())
+    }
+
+    async fn folders(&self) -> Result<Vec<String>, WorldError> {
+        Ok(self.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).collect())
+    }
+
+    async fn deed(&self, deed: Deed) -> Result<(), WorldError> {
+        let faults = self.vcenter.faults();
+        match deed {
+            Deed::PowerOff(path) => self.vcenter.power_off(&path)?,
+            Deed::Destroy(path) => self.vcenter.destroy(&path)?,
+            Deed::AddVm { folder, name } => {
+                self.vcenter.add_vm(&folder, &name, &[])?;
+            }
+            Deed::AddTemplate { folder, name } => self.vcenter.add_template(&folder, &name)?,
+            Deed::SetExtra { path, key, value } => self.vcenter.set_extra(&path, &key, &value)?,
+            Deed::Down => {
+                faults.set_down(true);
+                self.vcenter.cut_connections();
+            }
+            Deed::Up => faults.set_down(false),
+            Deed::EndSessions => self.vcenter.terminate_sessions(),
+            Deed::LoseReplies { method, times } => {
+                faults.add(Rule { on: method.into(), skip: 0, times, fault: Fault::LoseReply });
+            }
+        }
+        Ok(())
+    }
+
+    async fn calls(&self) -> Result<BTreeMap<String, u64>, WorldError> {
+        Ok(self.vcenter.faults().calls())
+    }
+}
+
+/// Everything that Kubernetes holds, as text: to look for what must not be there.
+pub fn everything(kube: &KubeSim) -> String {
+    let kinds = ["vmgroups", "events", "configmaps", "leases"];
+    kinds.iter().flat_map(|kind| kube.list(kind, None)).map(|object| json!(object).to_string()).collect()
+}

@@ -1,0 +1,133 @@
+//! Stories that only the simulated world can tell: an hour at rest, every call
+//! counted, mistakes of whoever deploys.
+
+use std::time::Duration;
+
+use vmgroup_e2e::sim::{SimWorld, everything};
+use vmgroup_e2e::world::{Options, User, World, eventually};
+use vmgroup_api::Phase;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// L2: at rest nothing is written and nothing is asked but the long poll and
+/// the keepalive, however long it lasts.
+#[tokio::test(start_paused = true)]
+async fn l2_at_rest_nobody_is_called() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    for index in 0..5 {
+        user.group("shop", &format!("web-{index}"), 3).await;
+    }
+    for index in 0..5 {
+        user.ready("shop", &format!("web-{index}"), 3, SOON).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (writes, before) = (world.kube.writes(), world.calls().await.unwrap());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.kube.writes(), writes, "writes to Kubernetes");
+    let mut calls = world.calls().await.unwrap();
+    for (method, count) in before {
+        let after = calls.get_mut(&method).unwrap();
+        *after -= count;
+    }
+    calls.retain(|method, count| *count > 0 && method != "WaitForUpdatesEx" && method != "CurrentTime");
+    assert!(calls.is_empty(), "calls to vCenter at rest: {calls:?}");
+}
+
+/// S9: the password is nowhere to be read, right or wrong.
+#[tokio::test(start_paused = true)]
+async fn s9_no_secret_in_anything_that_is_written() {
+    let secret = "hunter2-and-more";
+    let mut world = SimWorld::make(Options { password: Some(secret.into()), ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    let message = user.told("shop", "web", "Stalled", "login", SOON).await;
+    assert!(message.contains("VC_PASS"), "it says what to do: {message}");
+    let text = everything(&world.kube);
+    assert!(text.contains("VCenterLoginRefused"));
+    assert!(!text.contains(secret));
+}
+
+/// A wrong password does not hammer vCenter.
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_is_not_repeated_without_end() {
+    let mut world = SimWorld::make(Options { password: Some("wrong".into()), ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let logins = world.calls().await.unwrap().get("Login").copied().unwrap_or_default();
+    assert!((2..=40).contains(&logins), "{logins} logins in ten minutes");
+}
+
+/// Several datacenters and none named: an error that lists them.
+#[tokio::test(start_paused = true)]
+async fn several_datacenters_are_listed() {
+    let mut world = SimWorld::make(Options { datacenters: 2, ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    let message = user.told("shop", "web", "Stalled", "datacenter", SOON).await;
+    assert!(message.contains("DC0") && message.contains("DC1"), "{message}");
+}
+
+/// L11: the CRD may come later.
+#[tokio::test(start_paused = true)]
+async fn l11_the_crd_may_come_after_the_operator() {
+    use kube::CustomResourceExt;
+    let mut world = SimWorld::make(Options { crd: false, ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.kube.apply(serde_json::to_value(vmgroup_api::VmGroup::crd()).unwrap()).unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+}
+
+/// Deletion and creation again under the same name: the new group gets its own
+/// members, and nothing of the old one is left.
+#[tokio::test(start_paused = true)]
+async fn made_again_under_the_same_name() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    for _ in 0..3 {
+        user.group("shop", "web", 3).await;
+        eventually("some are made", SOON, async || {
+            if world.vms().await.unwrap().is_empty() { Err("none".into()) } else { Ok(()) }
+        })
+        .await;
+        user.delete("shop", "web").await;
+        user.gone("shop", "web", SOON).await;
+        assert!(world.vms().await.unwrap().is_empty());
+    }
+}
+
+/// A thousand members: reached, healthy, and a status that stays small.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_members() {
+    let options = Options { clone_takes: Duration::from_secs(1), max_tasks: 50, ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "herd", 1000).await;
+    let mut largest = 0;
+    eventually("a thousand are there", Duration::from_secs(1200), async || {
+        let group = user.groups("shop").get("herd").await.map_err(|error| error.to_string())?;
+        largest = largest.max(serde_json::to_string(&group).unwrap().len());
+        let status = group.status.unwrap_or_default();
+        if status.phase == Some(Phase::Running) { Ok(()) } else { Err(format!("{:?}", status.last_message)) }
+    })
+    .await;
+    user.scale("shop", "herd", 3).await;
+    eventually("three are left", Duration::from_secs(1200), async || {
+        let group = user.groups("shop").get("herd").await.map_err(|error| error.to_string())?;
+        largest = largest.max(serde_json::to_string(&group).unwrap().len());
+        let status = group.status.unwrap_or_default();
+        let done = status.phase == Some(Phase::Running) && status.current_replicas == Some(3);
+        if done { Ok(()) } else { Err(format!("{:?}", status.last_message)) }
+    })
+    .await;
+    assert!(largest < 64 * 1024, "the largest object had {largest} bytes");
+    assert_eq!(world.vms().await.unwrap().len(), 3);
+}

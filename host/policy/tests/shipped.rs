@@ -1,0 +1,226 @@
+//! The shipped policies, by the path that anybody's plugin takes, and the swap.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use vmgroup_policy::wit::types::{
+    Cluster, Context, Datastore, Group, Host as Esxi, Inventory, Member, PowerState, Purpose,
+};
+use vmgroup_policy::wit::{naming, placement, scaling};
+use vmgroup_policy::{Host, InForce, Kind, Limits, PolicySet, Problem, Stage, shipped};
+
+static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
+
+fn context(seed: u64) -> Context {
+    Context {
+        now: 1_800_000_000,
+        seed,
+        attempt: 0,
+        purpose: Purpose::ScaleIn,
+        config: String::new(),
+        group: Group {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "u".into(),
+            labels: Vec::new(),
+            template: "t".into(),
+            cpus: 1,
+            memory_mib: 1024,
+            replicas: 3,
+            attributes: Vec::new(),
+        },
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        clusters: vec![Cluster { name: "c".into(), drs: true, attributes: Vec::new() }],
+        hosts: (0..2)
+            .map(|index| Esxi {
+                name: format!("esx-{index}"),
+                cluster: 0,
+                usable: true,
+                maintenance: false,
+                cpu_capacity_mhz: 10_000,
+                cpu_used_mhz: None,
+                memory_capacity_mib: 65_536,
+                memory_used_mib: None,
+                vms: None,
+                attributes: Vec::new(),
+            })
+            .collect(),
+        datastores: vec![Datastore {
+            name: "d".into(),
+            usable: true,
+            capacity_mib: 1 << 20,
+            free_mib: 1 << 20,
+            hosts: vec![0, 1],
+            attributes: Vec::new(),
+        }],
+    }
+}
+
+fn members(count: u64) -> Vec<Member> {
+    (0..count)
+        .map(|index| Member {
+            name: format!("web-{index}"),
+            uuid: format!("uuid-{index}"),
+            created_at: Some(1_700_000_000 + index),
+            power: PowerState::PoweredOn,
+            host: Some(0),
+            datastore: Some(0),
+            cpu_used_mhz: Some(100),
+            memory_used_mib: Some(100),
+            ready: true,
+            protected: false,
+            attributes: Vec::new(),
+        })
+        .collect()
+}
+
+fn naming(seed: u64) -> naming::Request {
+    naming::Request {
+        context: context(seed),
+        count: 3,
+        members: members(2),
+        taken_in_group: vec!["web-0".into(), "web-1".into()],
+        taken_elsewhere: Vec::new(),
+        max_length: 80,
+    }
+}
+
+#[test]
+fn the_list_is_the_one_of_the_issue() {
+    let mut names: Vec<_> = shipped::all().iter().map(|one| (one.kind, one.name)).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            (Kind::Naming, "ordinal"),
+            (Kind::Naming, "random-suffix"),
+            (Kind::Placement, "pack"),
+            (Kind::Placement, "pool-default"),
+            (Kind::Placement, "spread"),
+            (Kind::Scaling, "balanced"),
+            (Kind::Scaling, "idle-first"),
+            (Kind::Scaling, "ordered"),
+        ]
+    );
+}
+
+#[test]
+fn each_passes_its_check_and_imports_nothing_but_the_contract() {
+    for one in shipped::all() {
+        let source = shipped::find(one.name).unwrap();
+        let checked = HOST.check(one.kind, &source).unwrap_or_else(|error| {
+            panic!("{error}\n{}", error.remedy());
+        });
+        assert_eq!(checked.policy.kind(), one.kind);
+        assert_eq!(checked.policy.description().name, one.name);
+        let answered = &checked.stages.last().unwrap().detail;
+        assert!(!answered.starts_with("0 questions answered"), "{}: {answered}", one.name);
+    }
+}
+
+#[test]
+fn each_names_a_misspelt_field_of_its_configuration() {
+    for one in shipped::all() {
+        let mut source = shipped::find(one.name).unwrap();
+        source.config = serde_json::json!({ "surely-no-such-field": 1 });
+        let error = HOST.check(one.kind, &source).unwrap_err();
+        assert_eq!(error.stage, Stage::Config, "{error}");
+        let Problem::Config(problems) = &*error.problem else { panic!("{error}") };
+        assert!(!problems.is_empty());
+        assert!(error.to_string().contains("surely-no-such-field"), "{error}");
+    }
+}
+
+#[test]
+fn a_shipped_one_is_found_with_and_without_its_ending() {
+    let digest = |name: &str| {
+        let source = shipped::find(name).unwrap();
+        HOST.check(Kind::Scaling, &source).unwrap().policy.digest().clone()
+    };
+    assert_eq!(digest("ordered"), digest("ordered.wasm"));
+    assert!(shipped::find("no-such").is_none());
+    let error = shipped::not_shipped("no-such.wasm");
+    assert!(error.to_string().contains("it ships balanced, idle-first"), "{error}");
+}
+
+#[test]
+fn the_defaults_decide() {
+    let set = shipped::default_set(&HOST).unwrap();
+    let named = set.naming.name(&naming(1)).unwrap();
+    for proposal in &named.answer.proposals {
+        let suffix = proposal.name.strip_prefix("web-replica-").unwrap();
+        assert!(suffix.len() == 8 && suffix.bytes().all(|b| b.is_ascii_lowercase()), "{suffix}");
+    }
+    assert_eq!(named, set.naming.name(&naming(1)).unwrap(), "the same question, the same answer");
+    assert_ne!(named.answer, set.naming.name(&naming(2)).unwrap().answer, "another seed");
+    let placed = set.placement.place(&placement::Request {
+        context: context(1),
+        inventory: inventory(),
+        members: members(2),
+        newcomers: vec![placement::Newcomer {
+            name: "web-2".into(),
+            cpus: 1,
+            memory_mib: 1024,
+            disk_mib: None,
+            attributes: Vec::new(),
+        }],
+    });
+    assert_eq!(placed.unwrap().answer[0].host, None, "left to vCenter");
+    let chosen = set.scaling.choose(&scaling::Request {
+        context: context(1),
+        count: 1,
+        members: members(3),
+        inventory: inventory(),
+    });
+    let victims = chosen.unwrap().answer;
+    assert_eq!(victims[0].member, 2, "the newest");
+    assert!(!victims[0].reason.is_empty());
+}
+
+#[test]
+fn a_swap_is_seen_whole_or_not_at_all() {
+    let first = shipped::default_set(&HOST).unwrap();
+    let check = |kind, name: &str| HOST.check(kind, &shipped::find(name).unwrap()).unwrap().policy;
+    let second = PolicySet {
+        naming: check(Kind::Naming, "ordinal"),
+        placement: check(Kind::Placement, "spread"),
+        scaling: check(Kind::Scaling, "idle-first"),
+    };
+    let names = |set: &PolicySet| Kind::ALL.map(|kind| set.get(kind).description().name.clone());
+    let legal = [names(&first), names(&second)];
+    let in_force = InForce::new(first.clone());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut seen = [0_u32; 2];
+                    while !done.load(Ordering::Acquire) || seen == [0; 2] {
+                        let pass = in_force.load();
+                        let set = names(&pass);
+                        let index = legal.iter().position(|legal| *legal == set);
+                        seen[index.expect("a mixture of two sets")] += 1;
+                        assert!(pass.naming.name(&naming(1)).is_ok());
+                        assert_eq!(names(&pass), set, "a pass ends as it began");
+                    }
+                })
+            })
+            .collect();
+        for round in 0..300 {
+            let former = in_force.swap(if round % 2 == 0 { second.clone() } else { first.clone() });
+            assert_eq!(names(&former), legal[round % 2]);
+            thread::yield_now();
+        }
+        done.store(true, Ordering::Release);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+}

@@ -1,0 +1,546 @@
+//! The client against the simulated vCenter, in-process with time paused: what
+//! goes wrong, and that nothing is lost by it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{KEY, PREFIX, Seen, clone_spec, follow, selection};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+use vmgroup_sim::clock::Clock;
+use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig, VcenterService, VcenterSim};
+use vmgroup_vsphere::{
+    Category, Credentials, Error, Event, FaultKind, Options, PowerState, TaskState, Template, Transport,
+    TransportError, TransportKind, Vcenter, endpoint,
+};
+
+const TEMPLATE: &str = "vm-operator-template";
+const ROOT: &str = "/DC0/vm/vm-operator";
+const UUID: &str = "5035aa10-0000-4000-8000-0000000000bb";
+
+/// The simulator as a transport.
+struct InProcess(VcenterService);
+
+impl Transport for InProcess {
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
+        let service = self.0.clone();
+        async move {
+            let response = service
+                .oneshot(request.map(axum::body::Body::from))
+                .await
+                .map_err(|cut| TransportError::new(TransportKind::Broken, cut))?;
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| TransportError::new(TransportKind::Broken, error))?;
+            Ok(http::Response::from_parts(head, body.to_bytes()))
+        }
+        .boxed()
+    }
+}
+
+fn credentials(password: &str) -> Credentials {
+    Credentials { user: "user".to_owned(), password: password.into() }
+}
+
+fn simulated(config: VcenterConfig) -> (VcenterSim, Vcenter) {
+    let sim = VcenterSim::new(config, Clock::starting_at(Duration::from_secs(1_700_000_000)));
+    let vcenter = client(&sim, |_| {});
+    (sim, vcenter)
+}
+
+fn client(sim: &VcenterSim, change: impl FnOnce(&mut Options)) -> Vcenter {
+    let mut options = Options::new(endpoint("vc.example").unwrap(), credentials("pass"));
+    PREFIX.clone_into(&mut options.extra_prefix);
+    KEY.clone_into(&mut options.index_key);
+    change(&mut options);
+    Vcenter::new(options, Arc::new(InProcess(sim.service())))
+}
+
+/// Waits until the world is so; time is paused, so this costs none.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never so: {what}");
+}
+
+async fn template(vcenter: &Vcenter, site: &vmgroup_vsphere::Site) -> Template {
+    vcenter.find_template(site, TEMPLATE).await.unwrap()
+}
+
+fn lost(seen: &Seen) -> usize {
+    seen.events().iter().filter(|event| matches!(event, Event::Lost { .. })).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_lives() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    common::life_of_a_machine(&vcenter, TEMPLATE, "ns-100%/web", "web/0").await;
+    vcenter.logout().await;
+    assert_eq!(sim.sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_site_that_is_none_is_told() {
+    let (_sim, vcenter) = simulated(VcenterConfig::default());
+    common::sites_that_are_not(&vcenter, TEMPLATE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_several_is_never_guessed() {
+    let (sim, vcenter) =
+        simulated(VcenterConfig { datacenters: 2, clusters: 2, datastores: 2, ..VcenterConfig::default() });
+    let mut asked = vmgroup_vsphere::SiteSelection::default();
+    for (what, name) in [("datacenter", "DC0"), ("resource pool or cluster", "DC0_C1"), ("datastore", "LocalDS_1")] {
+        let error = vcenter.resolve_site(&asked).await.unwrap_err();
+        let Error::Ambiguous { what: told, candidates, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*told, what);
+        assert_eq!(candidates.len(), 2, "{error}");
+        match what {
+            "datacenter" => asked.datacenter = Some(name.to_owned()),
+            "datastore" => asked.datastore = Some(name.to_owned()),
+            _ => asked.pool_or_cluster = Some(name.to_owned()),
+        }
+    }
+    let site = vcenter.resolve_site(&asked).await.unwrap();
+    assert_eq!(site.datastores.len(), 1);
+    asked.pool_or_cluster = Some("*".to_owned());
+    asked.datastore = Some("LocalDS_0, LocalDS_1".to_owned());
+    let site = vcenter.resolve_site(&asked).await.unwrap();
+    assert_eq!((site.clusters.len(), site.datastores.len()), (2, 2));
+    let capacity = vcenter.capacity(&site).await.unwrap();
+    assert_eq!(capacity.clusters.len(), 2);
+    assert_eq!(capacity.hosts.len(), 6);
+    assert!(capacity.hosts.iter().any(|host| host.cluster == 1));
+
+    sim.add_template(ROOT, TEMPLATE).unwrap();
+    let error = vcenter.find_template(&site, TEMPLATE).await.unwrap_err();
+    let Error::Ambiguous { candidates, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(candidates, &["/DC0/vm/vm-operator-template", "/DC0/vm/vm-operator/vm-operator-template"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn capacity_tells_of_maintenance_and_attributes() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    sim.set_maintenance("DC0_C0_H1", true).unwrap();
+    sim.set_connected("DC0_C0_H2", false).unwrap();
+    sim.set_host_attribute("DC0_C0_H0", "rack", "r7").unwrap();
+    let capacity = vcenter.capacity(&site).await.unwrap();
+    let usable: Vec<bool> = capacity.hosts.iter().map(|host| host.usable).collect();
+    assert_eq!(usable, [true, false, false]);
+    assert!(capacity.hosts[1].maintenance && !capacity.hosts[2].maintenance);
+    assert_eq!(capacity.hosts[0].attributes["rack"], "r7");
+    assert!(capacity.clusters[0].drs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_ask_there_is_one_login() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let asking = (0..50).map(|_| vcenter.connect());
+    for answer in futures::future::join_all(asking).await {
+        answer.unwrap();
+    }
+    assert_eq!((sim.logins(), sim.sessions()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l10_an_idle_session_is_kept_alive() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    vcenter.connect().await.unwrap();
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_mins(30)).await;
+    }
+    vcenter.resolve_site(&selection()).await.unwrap();
+    assert_eq!(sim.logins(), 1);
+    let kept = sim.faults().calls()["CurrentTime"];
+    assert!((40..=60).contains(&kept), "{kept} in four hours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_at_rest_there_is_only_the_long_poll() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let _watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sim.faults().reset_calls();
+    tokio::time::sleep(Duration::from_hours(4)).await;
+    let calls = sim.faults().calls();
+    assert_eq!(calls.keys().collect::<Vec<_>>(), ["WaitForUpdatesEx"]);
+    assert!(calls["WaitForUpdatesEx"] <= 48, "{calls:?}");
+    assert_eq!(sim.logins(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l10_a_session_lost_in_any_of_the_three_ways_is_had_again() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    // A fault, for reads, writes and the poll alike.
+    sim.terminate_sessions();
+    vcenter.create_folder(&site.root_folder, "one").await.unwrap();
+    // A fault per property, with HTTP 200.
+    sim.faults().add(Rule::next("RetrievePropertiesEx", Fault::Error("missingSet:NotAuthenticated".to_owned())));
+    vcenter.resolve_site(&selection()).await.unwrap();
+    // Our own collector and views are unknown.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    sim.restart(true);
+    sim.add_vm(ROOT, "late", &[(KEY, "uid-1")]).unwrap();
+    seen.vm("what came after all that", |vm| vm.name == "late").await;
+    assert_eq!(watch.inventory().indexed("uid-1").len(), 1);
+    assert!(sim.sessions() <= 1, "{} sessions", sim.sessions());
+    assert_eq!(lost(&seen), 0, "what is mended at once is not told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_surely_did_not_happen_is_sent_once_more() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let spec = clone_spec(&site, &template(&vcenter, &site).await, "web-0", UUID);
+    sim.terminate_sessions();
+    vcenter.clone_vm(&spec).await.unwrap();
+    until("the clone is there", || sim.vm(&format!("{ROOT}/web-0")).is_some()).await;
+    assert_eq!(sim.tasks().len(), 1);
+    assert_eq!(sim.faults().calls()["CloneVM_Task"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_reply_is_lost_is_not_sent_again() {
+    for (fault, took_effect) in [
+        (Fault::LoseReply, true),
+        (Fault::Reset, false),
+        (Fault::Error("503".to_owned()), false),
+        (Fault::Delay(Duration::from_secs(90)), true),
+    ] {
+        let (sim, vcenter) = simulated(VcenterConfig::default());
+        let site = vcenter.resolve_site(&selection()).await.unwrap();
+        let spec = clone_spec(&site, &template(&vcenter, &site).await, "web-0", UUID);
+        sim.faults().add(Rule::next("CloneVM_Task", fault.clone()));
+        let error = vcenter.clone_vm(&spec).await.unwrap_err();
+        assert!(error.outcome_unknown(), "{fault:?}: {error:?}");
+        assert_eq!(error.category(), Category::Transient);
+        assert_eq!(sim.faults().calls()["CloneVM_Task"], 1, "{fault:?}");
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        let found = vcenter.find_by_uuid(UUID).await.unwrap();
+        assert_eq!(found.len(), usize::from(took_effect), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_went_out_has_no_unknown_outcome() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    sim.terminate_sessions();
+    sim.faults().add(Rule::every("Login", Fault::Error("503".to_owned())));
+    let error = vcenter.create_folder(&site.root_folder, "one").await.unwrap_err();
+    assert!(matches!(error, Error::Session { .. }), "{error:?}");
+    assert!(!error.outcome_unknown());
+    assert_eq!(error.category(), Category::Transient);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_password_is_not_hammered_and_a_new_one_is_taken_at_once() {
+    let (sim, _) = simulated(VcenterConfig::default());
+    let vcenter = client(&sim, |options| options.credentials = credentials("wrong"));
+    for _ in 0..20 {
+        let error = vcenter.connect().await.unwrap_err();
+        assert!(matches!(error, Error::Login { .. }), "{error:?}");
+        assert_eq!(error.category(), Category::Credentials);
+        assert!(!format!("{error} {error:?}").contains("wrong"));
+    }
+    assert_eq!(sim.faults().calls()["Login"], 1);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    vcenter.connect().await.unwrap_err();
+    assert_eq!(sim.faults().calls()["Login"], 2);
+    vcenter.set_credentials(credentials("pass"));
+    vcenter.connect().await.unwrap();
+}
+
+/// Everything that is logged in this thread, however fine.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s9_no_secret_in_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (sim, _) = simulated(VcenterConfig::default());
+    for password in ["hunter2", "pass"] {
+        sim.set_password("hunter3");
+        let vcenter = client(&sim, |options| options.credentials = credentials(password));
+        let error = vcenter.connect().await.unwrap_err();
+        tracing::error!(?error, %error, ?vcenter, "as the operator would log it");
+        vcenter.set_credentials(credentials("hunter3"));
+        vcenter.connect().await.unwrap();
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("Login"), "the log is not empty: {text}");
+    for secret in ["hunter", "vmware_soap_session"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l10_a_rotated_password_leaves_no_session_behind() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let _watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    sim.set_password("new");
+    vcenter.set_credentials(credentials("new"));
+    until("the old session is gone and a new one there", || sim.sessions() == 1 && sim.logins() == 2).await;
+    sim.add_vm(ROOT, "late", &[]).unwrap();
+    seen.vm("what came after the rotation", |vm| vm.name == "late").await;
+    assert_eq!((sim.sessions(), lost(&seen)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn l5_what_changed_during_an_outage_is_told_after_it() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    sim.add_folder(ROOT, "old").unwrap();
+    sim.add_vm(ROOT, "goes", &[(KEY, "a")]).unwrap();
+    sim.add_vm(ROOT, "changes", &[(KEY, "a")]).unwrap();
+    sim.add_vm(ROOT, "stays", &[(KEY, "a")]).unwrap();
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = seen.events().len();
+
+    sim.set_down(true);
+    seen.find("Lost", |event| matches!(event, Event::Lost { .. }).then_some(())).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert!(watch.inventory().age().unwrap() >= Duration::from_mins(10));
+    sim.destroy(&format!("{ROOT}/goes")).unwrap();
+    sim.destroy_folder(&format!("{ROOT}/old")).unwrap();
+    sim.power_off(&format!("{ROOT}/changes")).unwrap();
+    sim.add_vm(ROOT, "comes", &[(KEY, "b")]).unwrap();
+    sim.set_down(false);
+    seen.find("Restored", |event| matches!(event, Event::Restored).then_some(())).await;
+
+    let mut told: Vec<String> = seen.events()[before..]
+        .iter()
+        .map(|event| match event {
+            Event::VmChanged { vm, was } => format!("{} {}", vm.name, was.is_some()),
+            Event::VmGone(vm) => format!("{} gone", vm.name),
+            Event::FolderGone(folder) => format!("{} gone", folder.name),
+            Event::Lost { .. } => "lost".to_owned(),
+            Event::Restored => "restored".to_owned(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told.pop().as_deref(), Some("restored"));
+    assert_eq!(told.remove(0), "lost");
+    told.sort();
+    assert_eq!(told, ["changes true", "comes false", "goes gone", "old gone"]);
+    assert_eq!(watch.inventory().indexed("a").len(), 2);
+    assert_eq!(sim.sessions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_vcenter_at_the_start_is_told_and_waited_for() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    sim.set_down(true);
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.find("Lost", |event| matches!(event, Event::Lost { .. }).then_some(())).await;
+    assert!(!watch.inventory().synced());
+    sim.faults().reset_calls();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    let tried: u64 = sim.faults().calls().values().sum();
+    assert!((15..=60).contains(&tried), "{tried} in ten minutes");
+    sim.set_down(false);
+    seen.synced().await;
+    assert_eq!(lost(&seen), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_moves_out_is_gone_and_one_that_moves_in_is_new() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    sim.add_folder("/DC0/vm", "elsewhere").unwrap();
+    sim.add_vm(ROOT, "out", &[]).unwrap();
+    sim.add_vm("/DC0/vm/elsewhere", "in", &[]).unwrap();
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    assert_eq!(watch.inventory().len(), 1);
+    sim.move_to(&format!("{ROOT}/out"), "/DC0/vm/elsewhere").unwrap();
+    seen.find("out is gone", |event| match event {
+        Event::VmGone(vm) if vm.name == "out" => Some(()),
+        _ => None,
+    })
+    .await;
+    sim.move_to("/DC0/vm/elsewhere/in", ROOT).unwrap();
+    seen.vm("in is here", |vm| vm.name == "in").await;
+    sim.rename(&format!("{ROOT}/in"), "a/b").unwrap();
+    seen.vm("its new name", |vm| vm.name == "a/b").await;
+    sim.set_extra(&format!("{ROOT}/a%2fb"), KEY, "stolen").unwrap();
+    seen.vm("its mark", |vm| vm.extra.get(KEY).is_some_and(|mark| mark == "stolen")).await;
+    assert_eq!(watch.inventory().indexed("stolen").len(), 1);
+    sim.set_extra(&format!("{ROOT}/a%2fb"), KEY, "").unwrap();
+    until("the mark is off the index", || watch.inventory().indexed("stolen").is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_fail_get_lost_and_survive_a_lost_session() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let template = template(&vcenter, &site).await;
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    let spec = |n: usize| clone_spec(&site, &template, &format!("web-{n}"), &format!("{UUID}{n}"));
+
+    sim.faults().add(Rule::next("CloneVM_Task", Fault::FailTask("InsufficientResourcesFault".to_owned())));
+    let info = follow(&watch, &seen, vcenter.clone_vm(&spec(1)).await.unwrap()).await;
+    let TaskState::Error(fault) = &info.state else {
+        panic!("{info:?}");
+    };
+    assert_eq!(fault.kind.category(), Category::Capacity);
+
+    sim.faults().add(Rule::next("CloneVM_Task", Fault::LoseTask));
+    let task = vcenter.clone_vm(&spec(2)).await.unwrap();
+    watch.track(task.clone());
+    seen.find("the lost task", |event| match event {
+        Event::TaskGone(gone) if *gone == task => Some(()),
+        _ => None,
+    })
+    .await;
+
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let task = vcenter.clone_vm(&spec(3)).await.unwrap();
+    watch.track(task.clone());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sim.terminate_sessions();
+    let info = seen.ended(&task).await;
+    assert!(matches!(info.state, TaskState::Success { .. }), "{info:?}");
+
+    // vCenter restarts and forgets its tasks; the work goes on.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let task = vcenter.clone_vm(&spec(4)).await.unwrap();
+    watch.track(task.clone());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sim.restart(true);
+    seen.find("the forgotten task", |event| match event {
+        Event::TaskGone(gone) if *gone == task => Some(()),
+        _ => None,
+    })
+    .await;
+    seen.vm("its machine", |vm| vm.name == "web-4").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_tasks_costs_few_calls() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let template = template(&vcenter, &site).await;
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sim.faults().reset_calls();
+    for n in 0..40 {
+        let spec = clone_spec(&site, &template, &format!("web-{n}"), &format!("{UUID}{n}"));
+        watch.track(vcenter.clone_vm(&spec).await.unwrap());
+    }
+    until("all clones are seen", || watch.inventory().len() == 40).await;
+    let calls = sim.faults().calls();
+    assert_eq!(calls["CloneVM_Task"], 40);
+    assert!(calls["ModifyListView"] <= 2, "{calls:?}");
+    assert!(calls.values().sum::<u64>() <= 80, "{calls:?}");
+    assert!(!calls.contains_key("RetrievePropertiesEx"), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_machines_come_in_pages() {
+    let (sim, vcenter) = simulated(VcenterConfig {
+        page_size: 50,
+        durations: TaskDurations::all(Duration::ZERO),
+        ..VcenterConfig::default()
+    });
+    for n in 0..333 {
+        let mark = if n % 3 == 0 { "a" } else { "b" };
+        sim.add_vm(ROOT, &format!("vm-{n}"), &[(KEY, mark)]).unwrap();
+    }
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    assert_eq!(watch.inventory().len(), 333);
+    assert_eq!(watch.inventory().indexed("a").len(), 111);
+    assert_eq!(vcenter.list_marked(&site, "b").await.unwrap().len(), 222);
+    let listed = vcenter.list_folder(&site.root_folder).await.unwrap().unwrap();
+    assert_eq!(listed.len(), 333);
+    let refs: Vec<_> = watch.inventory().vms().iter().map(|vm| vm.id.clone()).collect();
+    sim.destroy(&format!("{ROOT}/vm-7")).unwrap();
+    assert_eq!(vcenter.usage(&refs).await.unwrap().len(), 332);
+    assert!(watch.inventory().vms().iter().all(|vm| vm.power == PowerState::On));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_tidies_up() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    drop(watch);
+    until("its collector and views are destroyed", || {
+        let calls = sim.faults().calls();
+        calls.get("DestroyPropertyCollector") == Some(&1) && calls.get("DestroyView") == Some(&2)
+    })
+    .await;
+    sim.faults().reset_calls();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(sim.faults().calls().is_empty(), "it has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_privilege_that_is_missing_is_told_by_type() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    sim.faults().add(Rule::next("CreateFolder", Fault::Error("NoPermission".to_owned())));
+    let error = vcenter.create_folder(&site.root_folder, "one").await.unwrap_err();
+    assert!(matches!(error.fault(), Some(FaultKind::NoPermission { .. })), "{error:?}");
+    assert_eq!(error.category(), Category::Permission);
+    assert!(!error.outcome_unknown());
+}
