@@ -1,1 +1,235 @@
-//! The real components: kube-apiserver, etcd, vcsim.
+//! The real components: kube-apiserver, etcd, vcsim, and the operator as a
+//! process of its own, under the service account and the rights of its manifest.
+//!
+//! A world has its own of each, so that no story sees another's. Time is real.
+
+mod cluster;
+mod process;
+mod vcenter;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use self::cluster::Cluster;
+use self::process::{Process, free_port, tail};
+use self::vcenter::Vcenter;
+use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
+
+pub use self::process::Said;
+
+/// The service account of `deploy/base`.
+const ACCOUNT: &str = "vmgroup-operator";
+
+/// How many lines of each operator's log are shown.
+const LOG_LINES: usize = 300;
+
+/// The real world.
+pub struct RealWorld {
+    // Dropped from the first to the last: the folder goes when nobody writes to it.
+    operators: Vec<Process>,
+    vcenter: Vcenter,
+    cluster: Cluster,
+    options: Options,
+    operator_logs: Vec<PathBuf>,
+    metrics: Option<String>,
+    folder: Folder,
+}
+
+impl RealWorld {
+    /// kubectl as the administrator, and as a person would type it.
+    pub async fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<Said, WorldError> {
+        self.cluster.kubectl(arguments, stdin).await
+    }
+
+    /// What the operator's deployment consists of, as `kubectl kustomize` prints it.
+    pub async fn manifests(&self) -> Result<String, WorldError> {
+        let base = repository().join("deploy/base");
+        self.kubectl(&["kustomize", &base.display().to_string()], None).await?.success()
+    }
+
+    /// The users' agents of vCenter's sessions.
+    pub async fn sessions(&self) -> Result<Vec<String>, WorldError> {
+        self.vcenter.sessions().await
+    }
+
+    /// A page of the operator that was started last, such as `/metrics`.
+    pub async fn page(&self, path: &str) -> Result<(u16, String), WorldError> {
+        let address = self.metrics.as_deref().ok_or("no operator was started")?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .tls_certs_only(std::iter::empty())
+            .build()?;
+        let response = http.get(format!("http://{address}{path}")).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    /// Ends the operator that was started first with SIGTERM, as Kubernetes does.
+    pub async fn stop_operator(&mut self, within: Duration) -> Result<(ExitStatus, Duration), WorldError> {
+        if self.operators.is_empty() {
+            return Err("no operator is running".into());
+        }
+        self.operators.remove(0).terminate(within).await
+    }
+
+    /// Applies `deploy/base`; the Deployment is stored, and nobody runs it.
+    async fn deploy(&self) -> Result<(), WorldError> {
+        let mut manifests = self.manifests().await?;
+        if !self.options.crd {
+            let kept = manifests.split("\n---\n").filter(|text| !text.contains("kind: CustomResourceDefinition"));
+            manifests = kept.collect::<Vec<_>>().join("\n---\n");
+        }
+        self.kubectl(&["apply", "--server-side", "-f", "-"], Some(&manifests)).await?.success()?;
+        if self.options.crd {
+            let crd = "crd/vmgroups.vm.codeconnect.vmworld.com";
+            let wait = ["wait", "--for=condition=Established", "--timeout=30s", crd];
+            self.kubectl(&wait, None).await?.success()?;
+        }
+        // A story begins without policies of its own; one that is about those of
+        // the deployment applies them.
+        let policy = ["delete", "configmap", "vmgroup-policy", "-n", OPERATOR_NAMESPACE];
+        self.kubectl(&policy, None).await?.success()?;
+        Ok(())
+    }
+}
+
+impl World for RealWorld {
+    async fn make(options: Options) -> Result<Self, WorldError> {
+        // kube and reqwest take the process's provider; it may be there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tools = tools()?;
+        operator()?;
+        let folder = Folder::new()?;
+        let (kubernetes, vcenter) = (folder.0.join("kubernetes"), folder.0.join("vcenter"));
+        let (cluster, vcenter) =
+            tokio::try_join!(Cluster::start(&tools, &kubernetes), Vcenter::start(&tools, &vcenter, &options))?;
+        let world =
+            Self { operators: vec![], vcenter, cluster, options, operator_logs: vec![], metrics: None, folder };
+        world.deploy().await?;
+        Ok(world)
+    }
+
+    fn kube(&self) -> kube::Client {
+        self.cluster.client()
+    }
+
+    async fn start_operator(&mut self) -> Result<(), WorldError> {
+        self.cluster.must_run()?;
+        let name = format!("operator-{}", self.operator_logs.len());
+        let log = self.folder.0.join(format!("{name}.log"));
+        let metrics = format!("127.0.0.1:{}", free_port()?);
+        let kubeconfig = self.cluster.kubeconfig_of(ACCOUNT).await?;
+        let mut command = Command::new(operator()?);
+        command
+            .args(["run", "--leader-elect", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
+            .args(["--instance", &name, "--metrics-addr", &metrics])
+            .args(["--max-tasks", &self.options.max_tasks.to_string()])
+            .arg("--vc-ca-file")
+            .arg(self.vcenter.ca())
+            // Nothing of whoever runs the tests reaches it but the wish for a longer log.
+            .env_clear()
+            .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
+            .env("HOME", &self.folder.0)
+            .env("KUBECONFIG", kubeconfig)
+            .env("VC_HOST", self.vcenter.url())
+            .env("VC_USER", self.vcenter.user())
+            .env("VC_PASS", self.options.password.as_deref().unwrap_or(self.vcenter.password()));
+        self.operators.push(Process::start(&name, command, &log, None)?);
+        self.operator_logs.push(log);
+        self.metrics = Some(metrics);
+        Ok(())
+    }
+
+    async fn kill_operator(&mut self) -> Result<(), WorldError> {
+        self.operators.clear();
+        Ok(())
+    }
+
+    async fn vms(&self) -> Result<Vec<VmView>, WorldError> {
+        self.vcenter.vms().await
+    }
+
+    async fn folders(&self) -> Result<Vec<String>, WorldError> {
+        let below = format!("{ROOT}/");
+        Ok(self.vcenter.folders().await?.into_iter().filter(|path| path.starts_with(&below)).collect())
+    }
+
+    async fn deed(&self, deed: Deed) -> Result<(), WorldError> {
+        self.vcenter.deed(deed).await
+    }
+
+    async fn calls(&self) -> Result<BTreeMap<String, u64>, WorldError> {
+        self.vcenter.calls().await
+    }
+
+    fn log(&self) -> String {
+        let logs = self.operator_logs.iter().map(|log| format!("--- {}\n{}\n", log.display(), tail(log, LOG_LINES)));
+        logs.collect()
+    }
+}
+
+impl Drop for RealWorld {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// The folder of one world. It stays when its test fails, for its logs.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self, WorldError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("vmgroup-e2e-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(self.0.join("kubernetes/etcd"));
+            eprintln!("the logs of all components are in {}", self.0.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The folder of the components that host/e2e/tools/build makes.
+fn tools() -> Result<PathBuf, WorldError> {
+    let cache = std::env::var_os("VMGROUP_E2E_TOOLS")
+        .map_or_else(|| repository().join("target/e2e-tools"), PathBuf::from);
+    let folder = cache.join("bin");
+    for name in ["kube-apiserver", "etcd", "vcsim", "govc"] {
+        let program = folder.join(name);
+        if !program.exists() {
+            return Err(format!("{} is not there; `make e2e` builds it", program.display()).into());
+        }
+    }
+    Ok(folder)
+}
+
+/// The operator's binary, beside the folder of the test's.
+fn operator() -> Result<PathBuf, WorldError> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).ok_or("the test has no target folder")?;
+    let program = folder.join("vmgroup");
+    if program.exists() {
+        Ok(program)
+    } else {
+        let program = program.display();
+        Err(format!("{program} is not there; `cargo build -p vmgroup-operator` or `make e2e` builds it").into())
+    }
+}

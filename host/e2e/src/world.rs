@@ -160,7 +160,12 @@ pub struct User {
 impl User {
     /// A user of a world.
     pub fn of(world: &impl World) -> Self {
-        Self { client: world.kube() }
+        Self::new(world.kube())
+    }
+
+    /// A user with this client.
+    pub fn new(client: kube::Client) -> Self {
+        Self { client }
     }
 
     /// The API of VmGroups in a namespace.

@@ -25,7 +25,8 @@ pub struct RunConfig {
     /// The name of the lease to be held before anything is written; none: no
     /// election.
     pub leader_election: Option<String>,
-    /// Who we are in leases and events: the pod's or the host's name.
+    /// The pod's or the host's name: signs events. In a lease it needs a suffix
+    /// of its own for each process, see [`crate::lease::Options::identity`].
     pub instance: String,
 }
 

@@ -1022,7 +1022,9 @@ impl Pass<'_> {
                 self.again = Some(self.again.map_or(pause, |other| other.min(pause)));
             }
         }
-        let refusal = self.engine.policies.refusal().map(|refusal| refusal.to_string());
+        let refusal = self.engine.policies.refusal().map(|refusal| {
+            format!("{refusal}; what was in force before still is. {}", refusal.remedy)
+        });
         let facts = Facts {
             group: &self.desired.group,
             generation: self.desired.generation,

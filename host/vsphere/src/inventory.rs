@@ -1,7 +1,7 @@
 //! The inventory cache: what the watch has seen, under the indexes that its
 //! readers need. It calls nobody; the watch alone writes it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -38,11 +38,12 @@ impl std::fmt::Debug for Inventory {
 
 #[derive(Default)]
 struct Tables {
-    vms: HashMap<VmRef, Arc<Vm>>,
+    // Ordered, so that a run with the same seed is the same run.
+    vms: BTreeMap<VmRef, Arc<Vm>>,
     by_uuid: HashMap<String, BTreeSet<VmRef>>,
     by_value: HashMap<String, BTreeSet<VmRef>>,
     by_folder: HashMap<FolderRef, BTreeSet<VmRef>>,
-    folders: HashMap<FolderRef, Arc<Folder>>,
+    folders: BTreeMap<FolderRef, Arc<Folder>>,
     by_name: HashMap<(FolderRef, String), FolderRef>,
     synced: bool,
     good: Option<Instant>,
@@ -103,13 +104,13 @@ impl Inventory {
         tables.all(tables.by_folder.get(folder))
     }
 
-    /// Every machine, in no order.
+    /// Every machine, by reference.
     pub fn vms(&self) -> Vec<Arc<Vm>> {
         self.read().vms.values().cloned().collect()
     }
 
-    /// The names taken by machines, each with its folder, in no order. Those
-    /// inside a vApp have no folder and are left out.
+    /// The names taken by machines, each with its folder, by the machines'
+    /// references. Those inside a vApp have no folder and are left out.
     pub fn names(&self) -> Vec<(FolderRef, String)> {
         self.read().vms.values().filter_map(|vm| Some((vm.parent.clone()?, vm.name.clone()))).collect()
     }

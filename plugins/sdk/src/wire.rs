@@ -4,6 +4,10 @@
 //! One world for each interface: what a policy exports is then decided by the
 //! `export!` macro alone, and nothing that was not asked for ends up in the
 //! component. The types are generated once and shared.
+//!
+//! `wit-draft` is `wit/0.1` with the function `place` called `assign`: WIT wants one
+//! name for one thing, and `place` is a record of the same interface. It goes, and
+//! the paths below become `../../wit/0.1`, when that is settled there.
 #![allow(
     missing_docs,
     unsafe_code,

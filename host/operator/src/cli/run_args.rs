@@ -131,13 +131,11 @@ pub enum ConfigError {
 }
 
 fn missing(what: &[(&str, &str, &str)]) -> String {
-    let lines: String = what
-        .iter()
-        .map(|(variable, meaning, example)| {
-            format!("  {variable} is not set: {meaning}, for instance  export {variable}={example}\n")
-        })
-        .collect();
-    format!("vCenter is not known:\n{lines}`vmgroup run --help` lists the flags that stand for them.")
+    let line = |(variable, meaning, example): &(&str, &str, &str)| {
+        format!("  {variable} is not set: {meaning}, for instance  export {variable}={example}")
+    };
+    let lines = what.iter().map(line).collect::<Vec<_>>().join("\n");
+    format!("vCenter is not known:\n{lines}\n`vmgroup run --help` lists the flags that stand for them.")
 }
 
 impl RunArgs {

@@ -13,12 +13,8 @@ fn book() -> PolicyBook {
     PolicyBook::new(HOST.clone(), Offload::Inline, metrics).unwrap()
 }
 
-fn yaml(text: &str) -> Option<ConfigMapData> {
-    Some(ConfigMapData {
-        policy_yaml: Some(text.to_owned()),
-        resource_version: "7".to_owned(),
-        ..ConfigMapData::default()
-    })
+fn data(text: &str) -> ConfigMapData {
+    ConfigMapData { policy_yaml: Some(text.to_owned()), resource_version: "7".to_owned(), ..ConfigMapData::default() }
 }
 
 const OLDEST: &str = "scaling: { plugin: ordered, config: { order: oldest } }";
@@ -38,8 +34,10 @@ async fn without_a_config_map_the_defaults_serve() {
 #[tokio::test]
 async fn a_good_offer_is_swapped_in_whole_and_what_it_leaves_out_is_built_in() {
     let book = book();
-    let serving =
-        book.offer(yaml("scaling: { plugin: ordered, config: { order: oldest }, onFailure: builtin }")).await.unwrap();
+    let serving = book
+        .offer(Some(data("scaling: { plugin: ordered, config: { order: oldest }, onFailure: builtin }")))
+        .await
+        .unwrap();
     assert!(Arc::ptr_eq(&serving, &book.in_force()));
     assert_eq!(serving.generation, 1);
     assert_eq!(serving.set.scaling.config()["order"], "oldest");
@@ -52,19 +50,19 @@ async fn a_good_offer_is_swapped_in_whole_and_what_it_leaves_out_is_built_in() {
 #[tokio::test]
 async fn the_same_content_again_changes_nothing() {
     let book = book();
-    let first = book.offer(yaml(OLDEST)).await.unwrap();
-    let again = ConfigMapData { resource_version: "8".to_owned(), ..yaml(OLDEST).unwrap() };
+    let first = book.offer(Some(data(OLDEST))).await.unwrap();
+    let again = ConfigMapData { resource_version: "8".to_owned(), ..data(OLDEST) };
     assert!(Arc::ptr_eq(&first, &book.offer(Some(again)).await.unwrap()));
     // Other text, the same meaning: nothing to swap either.
-    assert!(Arc::ptr_eq(&first, &book.offer(yaml(&format!("# a comment\n{OLDEST}\n"))).await.unwrap()));
+    assert!(Arc::ptr_eq(&first, &book.offer(Some(data(&format!("# a comment\n{OLDEST}\n")))).await.unwrap()));
     assert_eq!(*book.changes().borrow(), 1);
 }
 
 #[tokio::test]
 async fn a_refused_offer_leaves_what_is_in_force_and_is_healed_by_a_good_one() {
     let book = book();
-    let good = book.offer(yaml(OLDEST)).await.unwrap();
-    let bad = yaml("scaling: { plugin: ordered, config: { ordre: oldest } }");
+    let good = book.offer(Some(data(OLDEST))).await.unwrap();
+    let bad = Some(data("scaling: { plugin: ordered, config: { ordre: oldest } }"));
     let refusal = book.offer(bad.clone()).await.unwrap_err();
     assert_eq!(
         (refusal.stage.as_str(), refusal.plugin.as_str(), refusal.resource_version.as_str()),
@@ -79,7 +77,7 @@ async fn a_refused_offer_leaves_what_is_in_force_and_is_healed_by_a_good_one() {
     assert_eq!(book.offer(bad).await.unwrap_err(), refusal, "the same again is refused alike");
     assert_eq!(*book.changes().borrow(), 2, "and is no news");
 
-    assert!(Arc::ptr_eq(&good, &book.offer(yaml(OLDEST)).await.unwrap()));
+    assert!(Arc::ptr_eq(&good, &book.offer(Some(data(OLDEST))).await.unwrap()));
     assert_eq!(book.refusal(), None);
     assert_eq!(*book.changes().borrow(), 3);
 }
@@ -87,7 +85,8 @@ async fn a_refused_offer_leaves_what_is_in_force_and_is_healed_by_a_good_one() {
 #[tokio::test]
 async fn one_bad_policy_keeps_the_others_out_too() {
     let book = book();
-    let refusal = book.offer(yaml(&format!("{OLDEST}\nplacement: {{ plugin: nowhere.wasm }}"))).await.unwrap_err();
+    let refusal =
+        book.offer(Some(data(&format!("{OLDEST}\nplacement: {{ plugin: nowhere.wasm }}")))).await.unwrap_err();
     assert_eq!(refusal.stage, "source");
     assert_eq!(book.in_force().generation, 0);
     for word in ["nowhere.wasm", "placement", "pool-default"] {
@@ -108,7 +107,7 @@ async fn a_config_map_without_a_policy_file_says_what_to_add() {
 
 #[tokio::test]
 async fn a_misspelt_key_of_the_file_is_named() {
-    let refusal = book().offer(yaml("scalling: { plugin: ordered }")).await.unwrap_err();
+    let refusal = book().offer(Some(data("scalling: { plugin: ordered }"))).await.unwrap_err();
     assert_eq!(refusal.stage, "policy-file");
     assert!(refusal.message.contains("scalling"), "{refusal}");
 }
@@ -116,13 +115,13 @@ async fn a_misspelt_key_of_the_file_is_named() {
 #[tokio::test]
 async fn plugins_come_out_of_the_config_map_by_their_key() {
     let book = book();
-    let mut data = yaml("scaling: { plugin: mine.wasm }").unwrap();
-    data.binaries.insert("mine.wasm".to_owned(), Bytes::from_static(b"#!/bin/sh"));
-    let refusal = book.offer(Some(data.clone())).await.unwrap_err();
+    let mut offered = data("scaling: { plugin: mine.wasm }");
+    offered.binaries.insert("mine.wasm".to_owned(), Bytes::from_static(b"#!/bin/sh"));
+    let refusal = book.offer(Some(offered.clone())).await.unwrap_err();
     assert_eq!((refusal.stage.as_str(), refusal.plugin.as_str()), ("parse", "mine.wasm"));
 
-    data.binaries.insert("mine.wasm".to_owned(), shipped::find("ordered").unwrap().bytes);
-    let serving = book.offer(Some(data)).await.unwrap();
+    offered.binaries.insert("mine.wasm".to_owned(), shipped::find("ordered").unwrap().bytes);
+    let serving = book.offer(Some(offered)).await.unwrap();
     assert_eq!(serving.set.scaling.plugin(), "mine.wasm");
     assert_eq!(serving.set.scaling.digest(), serving.builtin.scaling.digest());
 
@@ -135,7 +134,7 @@ async fn plugins_come_out_of_the_config_map_by_their_key() {
 async fn an_offer_that_was_overtaken_does_not_win() {
     let book = book();
     let builtin = book.in_force().builtin.clone();
-    let read = |text: &str| Proposal::read(&book.0.host, &builtin, &yaml(text).unwrap());
+    let read = |text: &str| Proposal::read(&book.0.host, &builtin, &data(text));
     let (older, newer) = (read("scaling: { plugin: ordered, config: { order: newest } }"), read(OLDEST));
     book.conclude(2, Fingerprint(Some([2; 32])), newer);
     book.conclude(1, Fingerprint(Some([1; 32])), older);
@@ -146,7 +145,7 @@ async fn an_offer_that_was_overtaken_does_not_win() {
 #[tokio::test]
 async fn a_swap_says_what_differs() {
     let book = book();
-    let Considered::Swapped { differences, .. } = book.consider(yaml(OLDEST)).await else { panic!("swapped") };
+    let Considered::Swapped { differences, .. } = book.consider(Some(data(OLDEST))).await else { panic!("swapped") };
     assert_eq!(differences.len(), 1);
     assert!(
         differences[0].starts_with("scaling: ordered ") && differences[0].ends_with("with a new configuration"),

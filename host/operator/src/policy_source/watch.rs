@@ -130,7 +130,7 @@ fn swapped_note(serving: &Serving, differences: &[String], healed: bool, version
     };
     let again =
         if differences.is_empty() && healed { "accepted again, nothing differs from what was in force. " } else { "" };
-    let differences: String = differences.iter().map(|difference| format!("{difference}. ")).collect();
+    let differences = differences.iter().flat_map(|difference| [difference, ". "]).collect::<String>();
     let [naming, placement, scaling] = [&set.naming, &set.placement, &set.scaling].map(|policy| label(policy));
     format!("{head}{again}{differences}In force: naming {naming}, placement {placement}, scaling {scaling}")
 }

@@ -9,7 +9,6 @@
 mod tracked;
 mod update;
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -366,9 +365,9 @@ impl Watcher {
 
     fn take_over(&self, snapshot: Snapshot) {
         let mut events = Vec::new();
-        let gone: HashSet<VmRef> =
+        let gone: Vec<VmRef> =
             self.inventory.vm_refs().into_iter().filter(|vm| !snapshot.vms.contains_key(vm)).collect();
-        let folders_gone: HashSet<FolderRef> =
+        let folders_gone: Vec<FolderRef> =
             self.inventory.folder_refs().into_iter().filter(|folder| !snapshot.folders.contains_key(folder)).collect();
         events.extend(snapshot.folders.into_values().filter_map(|folder| self.put_folder(folder)));
         events.extend(snapshot.vms.into_values().filter_map(|vm| self.put_vm(vm)));

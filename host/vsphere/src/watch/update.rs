@@ -1,6 +1,6 @@
 //! What a `WaitForUpdatesEx` answer says, in our own words. It calls nobody.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::error::{Error, FaultKind};
 use crate::inventory::Folder;
@@ -164,8 +164,8 @@ pub(super) fn task_after(id: &TaskRef, change: &Change) -> Option<TaskInfo> {
 /// Everything in view, gathered over the pages of the first answer.
 #[derive(Default)]
 pub(super) struct Snapshot {
-    pub(super) vms: HashMap<VmRef, Vm>,
-    pub(super) folders: HashMap<FolderRef, Folder>,
+    pub(super) vms: BTreeMap<VmRef, Vm>,
+    pub(super) folders: BTreeMap<FolderRef, Folder>,
     pub(super) tasks: Vec<(TaskRef, Option<TaskInfo>)>,
     pub(super) unclear: Vec<VmRef>,
 }

@@ -1,0 +1,370 @@
+//! `make demo`: the main job from beginning to end, told in the terminal.
+//!
+//! Both simulators are served over HTTP, the operator is the very binary that
+//! production runs, and every step is checked: the first that does not hold ends
+//! the demo with an error. `--keep` leaves everything running to play with.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Parser;
+use kube::CustomResourceExt;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+use vmgroup_api::VmGroup;
+use vmgroup_e2e::world::{OPERATOR_NAMESPACE, ROOT, TEMPLATE, User};
+use vmgroup_sim::clock::Clock;
+use vmgroup_sim::kube::KubeSim;
+use vmgroup_sim::serve::{Server, TlsIdentity, kubeconfig, serve};
+use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig, VcenterSim, VmView};
+
+const SOON: Duration = Duration::from_secs(30);
+const USER: &str = "operator@vsphere.local";
+const PASSWORD: &str = "demo";
+
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(about = "The main job of the VmGroup operator, on simulators, in the terminal")]
+struct Arguments {
+    /// Leave everything running after the story, and say how to play with it
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let begin = Instant::now();
+    let (mut stage, mut operator) = Stage::set().await?;
+    let told = tokio::select! {
+        told = stage.story() => told,
+        ended = operator.wait() => Err(format!("the operator ended: {ended:?}").into()),
+    };
+    if let Err(error) = told {
+        eprintln!("\n{}", stage.paint.bad(&format!("the demo failed: {error}")));
+        eprintln!("{}", std::fs::read_to_string(&stage.log).unwrap_or_default());
+        std::process::exit(1);
+    }
+    println!("\n{}", stage.paint.good(&format!("Every step held. {:.1} s.", begin.elapsed().as_secs_f64())));
+    if arguments.keep {
+        stage.stay(&mut operator).await?;
+    } else {
+        println!("To play with it yourself: make demo KEEP=1. To use it: README.md.");
+    }
+    Ok(())
+}
+
+/// Colours, where there is a terminal.
+#[derive(Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+    fn head(self, text: &str) -> String {
+        self.with("1;36", text)
+    }
+    fn good(self, text: &str) -> String {
+        self.with("1;32", text)
+    }
+    fn bad(self, text: &str) -> String {
+        self.with("1;31", text)
+    }
+    fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+}
+
+struct Stage {
+    vcenter: VcenterSim,
+    user: User,
+    paint: Paint,
+    log: PathBuf,
+    folder: PathBuf,
+    step: u32,
+    seen_events: BTreeSet<String>,
+    kube_server: Server,
+    vcenter_server: Server,
+}
+
+impl Stage {
+    /// Simulators and operator, up and running.
+    async fn set() -> Result<(Self, Child)> {
+        let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+        let folder = PathBuf::from(".vmgroup/demo");
+        std::fs::create_dir_all(&folder)?;
+        let clock = Clock::system();
+        let kube = KubeSim::new(clock, 7);
+        let vcenter = VcenterSim::new(
+            VcenterConfig {
+                user: USER.into(),
+                password: PASSWORD.into(),
+                templates: vec![TEMPLATE.into()],
+                durations: TaskDurations { clone: Duration::from_millis(600), ..TaskDurations::default() },
+                ..VcenterConfig::default()
+            },
+            clock,
+        );
+        kube.create_namespace(OPERATOR_NAMESPACE).map_err(|error| format!("{error:?}"))?;
+        kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
+        let (identity, ca) = TlsIdentity::self_signed(&["localhost"])?;
+        let kube_server = serve(kube.service(), None).await?;
+        let vcenter_server = serve(vcenter.service(), Some(&identity)).await?;
+        let (kubeconfig_file, ca_file, log) =
+            (folder.join("kubeconfig"), folder.join("vcenter-ca.pem"), folder.join("operator.log"));
+        std::fs::write(&kubeconfig_file, kubeconfig(kube_server.addr))?;
+        std::fs::write(&ca_file, ca)?;
+        let operator = Command::new(binary()?)
+            .args(["run", "--log-format", "text", "--metrics-addr", "127.0.0.1:0"])
+            .args(["--namespace", OPERATOR_NAMESPACE])
+            .arg("--vc-ca-file")
+            .arg(&ca_file)
+            .env("KUBECONFIG", &kubeconfig_file)
+            .env("VC_HOST", format!("https://{}/sdk", vcenter_server.addr))
+            .env("VC_USER", USER)
+            .env("VC_PASS", PASSWORD)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let config = kube::Config::from_custom_kubeconfig(
+            kube::config::Kubeconfig::read_from(&kubeconfig_file)?,
+            &kube::config::KubeConfigOptions::default(),
+        )
+        .await?;
+        let user = User::new(kube::Client::try_from(config)?);
+        let stage = Self {
+            vcenter,
+            user,
+            paint,
+            log,
+            folder,
+            step: 0,
+            seen_events: BTreeSet::new(),
+            kube_server,
+            vcenter_server,
+        };
+        Ok((stage, operator))
+    }
+
+    async fn story(&mut self) -> Result<()> {
+        println!("{}", self.paint.head("VmGroup operator: virtual machines from Kubernetes, decided by your WebAssembly policies"));
+        self.say("a simulated Kubernetes API, a simulated vCenter (DC0, three hosts), and the real operator binary are running");
+        self.a_group_comes_up().await?;
+        self.it_scales().await?;
+        self.its_policies_are_swapped().await?;
+        self.a_broken_plugin_is_refused().await?;
+        self.a_machine_is_lost().await?;
+        self.the_group_goes().await
+    }
+
+    async fn a_group_comes_up(&mut self) -> Result<()> {
+        self.head("A group comes up");
+        self.command("kubectl apply -f - <<< 'kind: VmGroup, name: web, cpu: 2, memory: 1, replicas: 3'");
+        self.user.group("shop", "web", 3).await;
+        self.user.ready("shop", "web", 3, SOON).await;
+        self.show_group().await?;
+        self.show_machines(&BTreeSet::new())?;
+        let vms = self.machines();
+        self.hold("three machines, each powered on with 2 CPUs and 1 GB", vms.len() == 3 && vms.iter().all(|vm| vm.power_on && vm.cpus == 2 && vm.memory_mib == 1024))?;
+        self.hold("named as the built-in naming policy does", vms.iter().all(|vm| vm.name.starts_with("web-replica-")))
+    }
+
+    async fn it_scales(&mut self) -> Result<()> {
+        self.head("It scales, and says why who had to go");
+        let first = self.names();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        self.command("kubectl scale vmgroup web -n shop --replicas=5");
+        self.user.scale("shop", "web", 5).await;
+        self.user.ready("shop", "web", 5, SOON).await;
+        self.show_machines(&first)?;
+        self.command("kubectl scale vmgroup web -n shop --replicas=3");
+        self.user.scale("shop", "web", 3).await;
+        self.user.ready("shop", "web", 3, SOON).await;
+        self.show_reasons().await;
+        let left = self.names();
+        self.hold("the two newest went (the built-in scaling policy), the first three stayed", left == first)
+    }
+
+    async fn its_policies_are_swapped(&mut self) -> Result<()> {
+        self.head("Its policies are swapped while it runs");
+        let policy = "naming:  { plugin: ordinal, config: { pattern: \"{namespace}-{group}-{ordinal}\", width: 2 } }\nplacement: { plugin: spread, config: { by: host } }\nscaling: { plugin: idle-first }\n";
+        self.command("kubectl edit configmap vmgroup-policy -n vmgroup-system");
+        for line in policy.lines() {
+            println!("    {}", self.paint.dim(line));
+        }
+        self.user.policy(Some(policy), &[]).await;
+        self.wait_for_policy("ordinal").await;
+        self.say("checked in stages, then swapped between two decisions; now the next decisions differ");
+        let before = self.names();
+        self.user.scale("shop", "web", 6).await;
+        self.user.ready("shop", "web", 6, SOON).await;
+        self.show_machines(&before)?;
+        let new: Vec<String> = self.names().difference(&before).cloned().collect();
+        self.hold("new members are named by the new pattern", new == ["shop-web-00", "shop-web-01", "shop-web-02"])?;
+        for vm in self.machines() {
+            let idle = vm.name.ends_with("01") || vm.name.ends_with("02");
+            self.vcenter.set_cpu_usage(&vm.path, if idle { 15 } else { 900 })?;
+        }
+        self.say("shop-web-01 and shop-web-02 have nothing to do, the others are busy");
+        self.command("kubectl scale vmgroup web -n shop --replicas=4");
+        self.user.scale("shop", "web", 4).await;
+        self.user.ready("shop", "web", 4, SOON).await;
+        self.show_reasons().await;
+        let left = self.names();
+        self.hold("the two idle ones went", !left.contains("shop-web-01") && !left.contains("shop-web-02") && left.contains("shop-web-00"))
+    }
+
+    async fn a_broken_plugin_is_refused(&mut self) -> Result<()> {
+        self.head("A broken plugin is offered, and refused");
+        self.command("kubectl create configmap vmgroup-policy --from-file=better.wasm …   # a truncated file");
+        let good = vmgroup_policy::shipped::find("ordered").ok_or("the shipped policy `ordered` is missing")?;
+        let half = &good.bytes[..good.bytes.len() / 2];
+        let before = self.names();
+        self.user.policy(Some("scaling: { plugin: better.wasm }\n"), &[("better.wasm", half)]).await;
+        let message = self.user.told("shop", "web", "PolicyRefused", "better.wasm", SOON).await;
+        println!("    {}", self.paint.bad(&message));
+        self.hold("nothing happened to the group, and the policies of before are in force", self.names() == before)?;
+        let group = self.user.groups("shop").get("web").await?;
+        let in_force = group.status.and_then(|status| status.policies).map(|policies| policies.scaling.plugin);
+        self.hold("the status says so", in_force.as_deref() == Some("idle-first"))
+    }
+
+    async fn a_machine_is_lost(&mut self) -> Result<()> {
+        self.head("A machine is lost behind the operator's back");
+        let lost = self.machines().into_iter().next().ok_or("no machine")?;
+        self.command(&format!("govc vm.destroy {}", lost.path));
+        self.vcenter.power_off(&lost.path)?;
+        self.vcenter.destroy(&lost.path)?;
+        let deadline = Instant::now() + SOON;
+        let healed = |machines: &[VmView]| {
+            machines.len() == 4 && machines.iter().all(|vm| vm.power_on && vm.instance_uuid != lost.instance_uuid)
+        };
+        while !healed(&self.machines()) {
+            if Instant::now() > deadline {
+                return Err("the lost machine was not replaced".into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.user.ready("shop", "web", 4, SOON).await;
+        self.hold("it was replaced by a new one, with the name that had become free", self.names().contains(&lost.name))
+    }
+
+    async fn the_group_goes(&mut self) -> Result<()> {
+        self.head("The group goes");
+        self.command("kubectl delete vmgroup web -n shop");
+        self.user.delete("shop", "web").await;
+        self.user.gone("shop", "web", SOON).await;
+        let left = self.vcenter.vms().into_iter().filter(|vm| !vm.template).count();
+        let folders = self.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).count();
+        self.hold("no machine and no folder is left in vCenter", left == 0 && folders == 0)
+    }
+
+    fn head(&mut self, title: &str) {
+        self.step += 1;
+        println!("\n{}", self.paint.head(&format!("{}. {title}", self.step)));
+    }
+
+    fn say(&self, text: &str) {
+        println!("  {text}");
+    }
+
+    fn command(&self, line: &str) {
+        println!("  {} {line}", self.paint.dim("$"));
+    }
+
+    fn hold(&self, what: &str, holds: bool) -> Result<()> {
+        if !holds {
+            return Err(format!("this does not hold: {what}").into());
+        }
+        println!("  {} {what}", self.paint.good("✓"));
+        Ok(())
+    }
+
+    fn machines(&self) -> Vec<VmView> {
+        let mut vms: Vec<VmView> = self.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
+        vms.sort_by(|a, b| a.name.cmp(&b.name));
+        vms
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        self.machines().into_iter().map(|vm| vm.name).collect()
+    }
+
+    async fn show_group(&self) -> Result<()> {
+        let group = self.user.groups("shop").get("web").await?;
+        let status = group.status.unwrap_or_default();
+        let number = |count: Option<i32>| count.map_or_else(String::new, |count| count.to_string());
+        println!("    {}", self.paint.dim("NAME   PHASE     CURRENT   DESIRED   LAST_MESSAGE"));
+        println!(
+            "    web    {:<9} {:<9} {:<9} {}",
+            status.phase.map_or_else(String::new, |phase| format!("{phase:?}").to_uppercase()),
+            number(status.current_replicas),
+            number(status.desired_replicas),
+            status.last_message.unwrap_or_default()
+        );
+        Ok(())
+    }
+
+    fn show_machines(&self, known: &BTreeSet<String>) -> Result<()> {
+        for vm in self.machines() {
+            let new = if !known.is_empty() && !known.contains(&vm.name) { self.paint.good(" new") } else { String::new() };
+            let mut line = String::new();
+            write!(line, "    {:<55} {:<12}{}", vm.path, vm.host, new)?;
+            println!("{line}");
+        }
+        Ok(())
+    }
+
+    async fn show_reasons(&mut self) {
+        for event in self.user.events("shop", "web").await {
+            if event.contains(" leaves: ") && self.seen_events.insert(event.clone()) {
+                println!("    {}", event.trim_start_matches("ScalingIn: "));
+            }
+        }
+    }
+
+    async fn wait_for_policy(&self, plugin: &str) {
+        let api = self.user.groups("shop");
+        vmgroup_e2e::world::eventually("the policy is in force", SOON, async || {
+            let group = api.get("web").await.map_err(|error| error.to_string())?;
+            let policies = group.status.and_then(|status| status.policies).ok_or("none")?;
+            if policies.naming.plugin == plugin { Ok(()) } else { Err(policies.naming.plugin) }
+        })
+        .await;
+    }
+
+    async fn stay(&self, operator: &mut Child) -> Result<()> {
+        let here = std::env::current_dir()?;
+        let path = |file: &str| here.join(&self.folder).join(file).display().to_string();
+        println!("\n{}", self.paint.head("It goes on running. In another terminal:"));
+        println!("  export KUBECONFIG={}", path("kubeconfig"));
+        println!("  kubectl create namespace shop; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A -w");
+        println!("  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}", self.vcenter_server.addr, path("vcenter-ca.pem"));
+        println!("  govc ls {ROOT}");
+        println!("  tail -f {}", path("operator.log"));
+        println!("Kubernetes is at http://{}. Ctrl-C ends it.", self.kube_server.addr);
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => Ok(()),
+            ended = operator.wait() => Err(format!("the operator ended: {ended:?}").into()),
+        }
+    }
+}
+
+/// The operator's binary, beside this one.
+fn binary() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let binary = here.parent().unwrap_or(Path::new(".")).join("vmgroup");
+    if binary.exists() {
+        Ok(binary)
+    } else {
+        Err(format!("{} is missing: run `make demo`, which builds it first", binary.display()).into())
+    }
+}

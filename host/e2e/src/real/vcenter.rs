@@ -1,0 +1,270 @@
+//! govmomi's vcsim behind the counting front, and govc as the second client.
+//! Must not know of Kubernetes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::process::{Process, run};
+use crate::world::{Deed, Options, TEMPLATE, VmView, WorldError};
+
+const READY: Duration = Duration::from_secs(30);
+const CONTROL: Duration = Duration::from_secs(10);
+
+/// The line that vcsim writes when it is ready.
+#[derive(Clone, Debug, Deserialize)]
+struct Ready {
+    url: String,
+    direct: String,
+    user: String,
+    pass: String,
+    control: String,
+}
+
+/// A vCenter of its own.
+pub struct Vcenter {
+    _vcsim: Process,
+    ready: Ready,
+    ca: PathBuf,
+    govc: PathBuf,
+    http: reqwest::Client,
+}
+
+impl Vcenter {
+    /// Starts one in a folder, and waits until it is ready.
+    pub async fn start(tools: &Path, folder: &Path, options: &Options) -> Result<Self, WorldError> {
+        std::fs::create_dir_all(folder)?;
+        let ca = folder.join("ca.pem");
+        let mut command = Command::new(tools.join("vcsim"));
+        command
+            .args(["-die-with-stdin", "-template", TEMPLATE, "-folder", "vm-operator"])
+            .args(["-dc", &options.datacenters.to_string()])
+            .arg(format!("-task-delay=CloneVM:{}", options.clone_takes.as_millis()))
+            .arg("-ca-out")
+            .arg(&ca);
+        let line = folder.join("ready.json");
+        let mut vcsim = Process::start("vcsim", command, &folder.join("vcsim.log"), Some(&line))?;
+        let started = Instant::now();
+        let ready = loop {
+            vcsim.must_run()?;
+            let text = std::fs::read_to_string(&line)?;
+            if text.ends_with('\n') {
+                break serde_json::from_str(&text)?;
+            }
+            if started.elapsed() > READY {
+                return Err(format!("vcsim was not ready within {READY:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        // The control API is plain HTTP: no certificate is wanted.
+        let http = reqwest::Client::builder().no_proxy().timeout(CONTROL).tls_certs_only(std::iter::empty()).build()?;
+        Ok(Self { _vcsim: vcsim, ready, ca, govc: tools.join("govc"), http })
+    }
+
+    /// Where the operator finds it.
+    pub fn url(&self) -> &str {
+        &self.ready.url
+    }
+
+    /// The one user.
+    pub fn user(&self) -> &str {
+        &self.ready.user
+    }
+
+    /// The one password.
+    pub fn password(&self) -> &str {
+        &self.ready.pass
+    }
+
+    /// The file of the root certificate.
+    pub fn ca(&self) -> &Path {
+        &self.ca
+    }
+
+    /// govc past the front: what it asks is not counted, and no fault strikes it.
+    pub async fn govc(&self, arguments: &[&str]) -> Result<String, WorldError> {
+        let mut command = tokio::process::Command::new(&self.govc);
+        command
+            .args(arguments)
+            .env("GOVC_URL", &self.ready.direct)
+            .env("GOVC_USERNAME", &self.ready.user)
+            .env("GOVC_PASSWORD", &self.ready.pass)
+            .env("GOVC_TLS_CA_CERTS", &self.ca)
+            .env("GOVC_PERSIST_SESSION", "false");
+        run(command, None).await?.success()
+    }
+
+    /// The users' agents of all sessions but the one that asks.
+    pub async fn sessions(&self) -> Result<Vec<String>, WorldError> {
+        let answer: Value = serde_json::from_str(&self.govc(&["session.ls", "-json"]).await?)?;
+        let own = &answer["currentSession"]["key"];
+        let all = answer["sessionList"].as_array().into_iter().flatten();
+        Ok(all.filter(|session| session["key"] != *own).map(|session| text(&session["userAgent"])).collect())
+    }
+
+    /// All virtual machines that are no templates.
+    pub async fn vms(&self) -> Result<Vec<VmView>, WorldError> {
+        let inventory = self.inventory().await?;
+        let machines = inventory.values().filter(|entity| entity.kind == "VirtualMachine");
+        let mut vms: Vec<VmView> = machines
+            .filter(|entity| entity.values.get("config.template") != Some(&Value::Bool(true)))
+            .map(|entity| {
+                let value = |name: &str| entity.values.get(name).unwrap_or(&Value::Null);
+                let host = inventory.get(&text(&value("runtime.host")["value"]));
+                let extra = value("config.extraConfig")["_value"].as_array().into_iter().flatten();
+                VmView {
+                    name: entity.name(),
+                    path: path(&inventory, entity),
+                    on: value("runtime.powerState") == "poweredOn",
+                    cpus: value("config.hardware.numCPU").as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
+                    memory_mib: value("config.hardware.memoryMB").as_u64().unwrap_or_default(),
+                    host: host.map(Entity::name).unwrap_or_default(),
+                    extra: extra.map(|entry| (text(&entry["key"]), text(&entry["value"]))).collect(),
+                }
+            })
+            .collect();
+        vms.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(vms)
+    }
+
+    /// The inventory paths of all folders.
+    pub async fn folders(&self) -> Result<Vec<String>, WorldError> {
+        let inventory = self.inventory().await?;
+        let folders = inventory.values().filter(|entity| entity.kind == "Folder");
+        let mut paths: Vec<String> = folders.map(|folder| path(&inventory, folder)).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Everything that has a place, by its reference.
+    async fn inventory(&self) -> Result<HashMap<String, Entity>, WorldError> {
+        let kinds = ["-type", "m", "-type", "f", "-type", "d", "-type", "h"];
+        let properties = [
+            "name",
+            "parent",
+            "runtime.powerState",
+            "runtime.host",
+            "config.template",
+            "config.hardware.numCPU",
+            "config.hardware.memoryMB",
+            "config.extraConfig",
+        ];
+        // One that goes between the listing and the reading fails the whole.
+        let mut attempts = 5;
+        let text = loop {
+            attempts -= 1;
+            let arguments = [&["object.collect", "-json"][..], &kinds, &["/"], &properties].concat();
+            match self.govc(&arguments).await {
+                Err(error) if attempts > 0 && error.to_string().contains("ManagedObjectNotFound") => {}
+                outcome => break outcome?,
+            }
+        };
+        let updates = serde_json::Deserializer::from_str(&text).into_iter::<Update>();
+        updates
+            .map(|update| {
+                let update = update?;
+                let values = update.change_set.into_iter().map(|change| (change.name, change.val)).collect();
+                Ok((update.obj.value, Entity { kind: update.obj.kind, values }))
+            })
+            .collect()
+    }
+
+    /// Has something happen.
+    pub async fn deed(&self, deed: Deed) -> Result<(), WorldError> {
+        match deed {
+            Deed::PowerOff(path) => drop(self.govc(&["vm.power", "-off", "-force", &path]).await?),
+            Deed::Destroy(path) => drop(self.govc(&["object.destroy", &path]).await?),
+            Deed::AddVm { folder, name } => self.create(&folder, &name, true).await?,
+            Deed::AddTemplate { folder, name } => {
+                self.create(&folder, &name, false).await?;
+                self.govc(&["vm.markastemplate", &format!("{folder}/{name}")]).await?;
+            }
+            Deed::SetExtra { path, key, value } => {
+                self.govc(&["vm.change", "-vm", &path, "-e", &format!("{key}={value}")]).await?;
+            }
+            Deed::Down => drop(self.control(http::Method::POST, "down", None).await?),
+            Deed::Up => drop(self.control(http::Method::POST, "up", None).await?),
+            Deed::EndSessions => drop(self.control(http::Method::DELETE, "sessions", None).await?),
+            Deed::LoseReplies { method, times } => {
+                let fault = json!({"method": method, "count": times, "action": "drop-reply"});
+                self.control(http::Method::POST, "faults", Some(fault)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&self, folder: &str, name: &str, on: bool) -> Result<(), WorldError> {
+        let datacenter = folder.split('/').nth(1).unwrap_or_default();
+        let pool = format!("/{datacenter}/host/{datacenter}_C0/Resources");
+        let datastore = format!("/{datacenter}/datastore/LocalDS_0");
+        let network = format!("/{datacenter}/network/VM Network");
+        let on = format!("-on={on}");
+        let places = ["-dc", datacenter, "-pool", &pool, "-ds", &datastore, "-net", &network];
+        let arguments = [&["vm.create", "-folder", folder, &on][..], &places, &[name]].concat();
+        self.govc(&arguments).await.map(drop)
+    }
+
+    /// The calls that came through the front, by method.
+    pub async fn calls(&self) -> Result<BTreeMap<String, u64>, WorldError> {
+        Ok(serde_json::from_str(&self.control(http::Method::GET, "calls", None).await?)?)
+    }
+
+    async fn control(&self, method: http::Method, path: &str, body: Option<Value>) -> Result<String, WorldError> {
+        let request = self.http.request(method, format!("{}/{path}", self.ready.control));
+        let request = body.into_iter().fold(request, |request, body| request.body(body.to_string()));
+        let response = request.send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        if status.is_success() { Ok(text) } else { Err(format!("vcsim's control API on {path}: {status}: {text}").into()) }
+    }
+}
+
+/// What `govc object.collect -json` writes for each object.
+#[derive(Deserialize)]
+struct Update {
+    obj: Reference,
+    #[serde(rename = "changeSet", default)]
+    change_set: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(rename = "type")]
+    kind: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    name: String,
+    #[serde(default)]
+    val: Value,
+}
+
+/// An object with the properties that it has.
+struct Entity {
+    kind: String,
+    values: HashMap<String, Value>,
+}
+
+impl Entity {
+    fn name(&self) -> String {
+        self.values.get("name").map(text).unwrap_or_default()
+    }
+}
+
+/// The inventory path: the names from the datacenter down.
+fn path(inventory: &HashMap<String, Entity>, entity: &Entity) -> String {
+    let parent = entity.values.get("parent").and_then(|parent| inventory.get(&text(&parent["value"])));
+    // The root folder is not among what is read, and has no name in a path.
+    let above = parent.map(|parent| path(inventory, parent)).unwrap_or_default();
+    format!("{above}/{}", entity.name())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
