@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
@@ -161,6 +161,7 @@ struct Shared {
     problem: ArcSwap<Problem>,
     lost_at: Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
+    site_gone: Notify,
 }
 
 /// The link. Cheap to clone; all clones are the same link.
@@ -178,6 +179,7 @@ impl Link {
             problem: ArcSwap::from_pointee(connecting),
             lost_at: Mutex::new(None),
             changed: watch::Sender::new(0),
+            site_gone: Notify::new(),
         }))
     }
 
@@ -211,6 +213,9 @@ impl Link {
     fn lost(&self, error: &Error) {
         let first = self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now).elapsed().is_zero();
         self.0.problem.store(Arc::new(Problem::of(error)));
+        if error.category() == Category::Gone {
+            self.0.site_gone.notify_one();
+        }
         if first {
             tracing::warn!(error = %chain(error), "vCenter is lost; its state is kept until it is back");
             let link = Arc::downgrade(&self.0);
@@ -239,8 +244,15 @@ impl Link {
         while !stop.is_cancelled() {
             match self.connect(&tasks, &wake, &claims).await {
                 Ok(()) => {
-                    stop.cancelled().await;
-                    break;
+                    attempt = 0;
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        // The root folder is gone: somebody may make it anew.
+                        () = self.0.site_gone.notified() => {
+                            tracing::error!("the root folder is gone from vCenter; looking for it again");
+                            self.0.current.store(None);
+                        }
+                    }
                 }
                 Err(error) => {
                     let problem = Problem::of(&error);

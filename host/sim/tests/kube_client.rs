@@ -185,9 +185,9 @@ async fn the_same_seed_gives_the_same_run() {
     async fn story() -> Vec<Value> {
         let sim = server();
         let (_context, task) = run(&sim);
-        for name in ["a", "b", "c"] {
-            sim.apply(group(name)).unwrap();
-        }
+        // One object: with several, kube-runtime's scheduler takes them in the
+        // order of a randomly seeded hash map.
+        sim.apply(group("sample")).unwrap();
         sim.faults().add(Rule { on: "*".into(), skip: 9, times: 3, fault: Fault::LoseReply });
         tokio::time::sleep(Duration::from_secs(600)).await;
         task.abort();

@@ -48,6 +48,8 @@ async fn main() -> Result<()> {
     if let Err(error) = told {
         eprintln!("\n{}", stage.paint.bad(&format!("the demo failed: {error}")));
         eprintln!("{}", std::fs::read_to_string(&stage.log).unwrap_or_default());
+        // Exiting runs no destructors, and nothing may be left behind.
+        let _ = operator.kill().await;
         std::process::exit(1);
     }
     println!("\n{}", stage.paint.good(&format!("Every step held. {:.1} s.", begin.elapsed().as_secs_f64())));
