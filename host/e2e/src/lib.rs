@@ -6,6 +6,7 @@
 //! otherwise.
 
 pub mod real;
+pub mod sabotage;
 pub mod scenarios;
 pub mod sim;
 pub mod world;

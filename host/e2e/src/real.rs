@@ -8,6 +8,7 @@ mod process;
 mod vcenter;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,6 +68,34 @@ impl RealWorld {
         Ok((response.status().as_u16(), response.text().await?))
     }
 
+    /// Starts an operator that trusts the certificates of a file; without one, those
+    /// of the machine, among which vcsim's is not.
+    pub async fn start_operator_trusting(&mut self, ca: Option<&Path>) -> Result<(), WorldError> {
+        self.cluster.must_run()?;
+        let name = format!("operator-{}", self.operator_logs.len());
+        let log = self.folder.0.join(format!("{name}.log"));
+        let metrics = format!("127.0.0.1:{}", free_port()?);
+        let kubeconfig = self.cluster.kubeconfig_of(ACCOUNT).await?;
+        let mut command = Command::new(operator()?);
+        command
+            .args(["run", "--leader-elect", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
+            .args(["--instance", &name, "--metrics-addr", &metrics])
+            .args(["--max-tasks", &self.options.max_tasks.to_string()])
+            .args(ca.map(|ca| [OsStr::new("--vc-ca-file"), ca.as_os_str()]).into_iter().flatten())
+            // Nothing of whoever runs the tests reaches it but the wish for a longer log.
+            .env_clear()
+            .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
+            .env("HOME", &self.folder.0)
+            .env("KUBECONFIG", kubeconfig)
+            .env("VC_HOST", self.vcenter.url())
+            .env("VC_USER", self.vcenter.user())
+            .env("VC_PASS", self.options.password.as_deref().unwrap_or(self.vcenter.password()));
+        self.operators.push(Process::start(&name, command, &log, None)?);
+        self.operator_logs.push(log);
+        self.metrics = Some(metrics);
+        Ok(())
+    }
+
     /// Ends the operator that was started first with SIGTERM, as Kubernetes does.
     pub async fn stop_operator(&mut self, within: Duration) -> Result<(ExitStatus, Duration), WorldError> {
         if self.operators.is_empty() {
@@ -117,30 +146,8 @@ impl World for RealWorld {
     }
 
     async fn start_operator(&mut self) -> Result<(), WorldError> {
-        self.cluster.must_run()?;
-        let name = format!("operator-{}", self.operator_logs.len());
-        let log = self.folder.0.join(format!("{name}.log"));
-        let metrics = format!("127.0.0.1:{}", free_port()?);
-        let kubeconfig = self.cluster.kubeconfig_of(ACCOUNT).await?;
-        let mut command = Command::new(operator()?);
-        command
-            .args(["run", "--leader-elect", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
-            .args(["--instance", &name, "--metrics-addr", &metrics])
-            .args(["--max-tasks", &self.options.max_tasks.to_string()])
-            .arg("--vc-ca-file")
-            .arg(self.vcenter.ca())
-            // Nothing of whoever runs the tests reaches it but the wish for a longer log.
-            .env_clear()
-            .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
-            .env("HOME", &self.folder.0)
-            .env("KUBECONFIG", kubeconfig)
-            .env("VC_HOST", self.vcenter.url())
-            .env("VC_USER", self.vcenter.user())
-            .env("VC_PASS", self.options.password.as_deref().unwrap_or(self.vcenter.password()));
-        self.operators.push(Process::start(&name, command, &log, None)?);
-        self.operator_logs.push(log);
-        self.metrics = Some(metrics);
-        Ok(())
+        let ca = self.vcenter.ca().to_owned();
+        self.start_operator_trusting(Some(&ca)).await
     }
 
     async fn kill_operator(&mut self) -> Result<(), WorldError> {

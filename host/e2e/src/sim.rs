@@ -23,6 +23,7 @@ use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
 use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
 
+use crate::sabotage::Sabotage;
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
@@ -36,14 +37,17 @@ static SANDBOX: LazyLock<vmgroup_policy::Host> =
     LazyLock::new(|| vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).expect("a sandbox"));
 
 /// A transport that calls the simulated vCenter in this process.
-pub struct InProcess(pub VcenterService);
+pub struct InProcess {
+    service: VcenterService,
+    sabotage: Sabotage,
+}
 
 impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
-        let service = self.0.clone();
+        let (service, sabotage) = (self.service.clone(), self.sabotage.clone());
         Box::pin(async move {
             let broken = |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
-            let response = service.oneshot(request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
+            let response = sabotage.call(service, request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
             let (parts, body) = response.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| broken(error.into()))?;
             Ok(http::Response::from_parts(parts, body))
@@ -57,6 +61,8 @@ pub struct SimWorld {
     pub kube: KubeSim,
     /// The simulated vCenter.
     pub vcenter: VcenterSim,
+    /// Breaks one of the operator's calls.
+    pub sabotage: Sabotage,
     clock: vmgroup_sim::clock::Clock,
     options: Options,
     seed: u64,
@@ -89,7 +95,30 @@ impl SimWorld {
         if options.crd {
             kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
         }
-        Ok(Self { kube, vcenter, clock, options, seed, operators: Vec::new() })
+        Ok(Self { kube, vcenter, sabotage: Sabotage::default(), clock, options, seed, operators: Vec::new() })
+    }
+
+    /// The same world in other hands, without the operators.
+    pub fn onlooker(&self) -> Self {
+        Self {
+            kube: self.kube.clone(),
+            vcenter: self.vcenter.clone(),
+            sabotage: self.sabotage.clone(),
+            clock: self.clock,
+            options: self.options.clone(),
+            seed: self.seed,
+            operators: Vec::new(),
+        }
+    }
+
+    /// The operator's client: its calls pass the saboteur.
+    fn operators_client(&self) -> kube::Client {
+        let (inner, sabotage) = (self.kube.service(), self.sabotage.clone());
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (inner, sabotage) = (inner.clone(), sabotage.clone());
+            async move { sabotage.call(inner, request.map(Body::new)).await }
+        });
+        kube::Client::new(service, "default")
     }
 
     /// Time since 1970 in this world.
@@ -123,8 +152,8 @@ impl SimWorld {
             instance: format!("operator-{number}"),
         };
         let parts = Parts {
-            kube: self.client(),
-            transport: Arc::new(InProcess(self.vcenter.service())),
+            kube: self.operators_client(),
+            transport: Arc::new(InProcess { service: self.vcenter.service(), sabotage: self.sabotage.clone() }),
             clock: Clock::starting_at(self.now()),
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
             offload: Offload::Inline,

@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
 use vmgroup_e2e::real::RealWorld;
 use vmgroup_e2e::scenarios;
-use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, User, World, eventually};
+use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, User, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -49,4 +49,207 @@ stories! {
     a_large_group_does_not_starve_a_small_one,
     s3_lost_replies_make_nobody_twice,
     l6_a_change_of_mind,
+}
+
+/// The last table of a `kubectl get`: its header and its rows, in words.
+fn table(text: &str) -> Vec<Vec<String>> {
+    // The columns are two spaces apart at least; a message has single ones.
+    let cells = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+    text.lines().map(cells).collect()
+}
+
+/// The README's journey of an application owner, word for word: what is typed,
+/// and what is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_as_a_person_uses_it() {
+    if !wanted("kubectl_as_a_person_uses_it") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    // The seed's manifest, as it is, has this template.
+    let template = Deed::AddTemplate { folder: ROOT.into(), name: "my-operator-template".into() };
+    world.deed(template).await.unwrap();
+    world.start_operator().await.unwrap();
+    let world = &world;
+    let type_ = async |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        world.kubectl(&words, None).await.unwrap()
+    };
+    let typed = async |line: &str| type_(line).await.success().unwrap();
+
+    typed("create namespace myoperator-vms").await;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vmgroup.yaml");
+    typed(&format!("apply -f {example}")).await;
+    typed("wait -n myoperator-vms --for=condition=Ready --timeout=60s vg/vmgroup-sample").await;
+    let got = typed("get vg -n myoperator-vms").await;
+    let columns = ["NAME", "PHASE", "CURRENT", "DESIRED", "CPU", "MEMORY", "TEMPLATE", "LAST_MESSAGE"];
+    let values = ["vmgroup-sample", "RUNNING", "3", "3", "2", "1", "my-operator-template"];
+    let row = [&values[..], &["successfully reconciled VmGroup"]].concat();
+    assert_eq!(table(&got), [columns.to_vec(), row], "{got}");
+    let wide = typed("get vmgroups.vm.codeconnect.vmworld.com -n myoperator-vms -o wide").await;
+    assert!(wide.contains("READY") && wide.contains("AGE") && wide.contains("True"), "{wide}");
+
+    // Both ways; then `kubectl describe` says who left, and why.
+    typed("scale vg/vmgroup-sample -n myoperator-vms --replicas=4 --current-replicas=3").await;
+    typed("wait -n myoperator-vms --for=jsonpath={.status.currentReplicas}=4 --timeout=60s vg/vmgroup-sample").await;
+    typed("wait -n myoperator-vms --for=condition=Ready --timeout=60s vg/vmgroup-sample").await;
+    let before = world.vms().await.unwrap();
+    typed("scale vg/vmgroup-sample -n myoperator-vms --replicas=2").await;
+    typed("wait -n myoperator-vms --for=jsonpath={.status.currentReplicas}=2 --timeout=60s vg/vmgroup-sample").await;
+    typed("wait -n myoperator-vms --for=condition=Ready --timeout=60s vg/vmgroup-sample").await;
+    let after = world.vms().await.unwrap();
+    assert_eq!(after.len(), 2);
+    let described = typed("describe vg vmgroup-sample -n myoperator-vms").await;
+    for left in before.iter().filter(|vm| !after.contains(vm)) {
+        let told = described.lines().find(|line| line.contains(&left.name) && line.contains("leaves"));
+        assert!(told.is_some(), "{} is not in:\n{described}", left.name);
+    }
+
+    // What may not be is refused with what to do.
+    let manifest = std::fs::read_to_string(example).unwrap();
+    let refused = [
+        (manifest.replace("vmgroup-sample", "none").replace("cpu: 2", "cpu: 0"), "cpu must be 1 to 768 virtual CPUs"),
+        (manifest.replace("vmgroup-sample", "none").replace("replicas: 3", "replicas: 1001"), "split a larger group"),
+        (manifest.replace("cpu: 2", "cpu: 3"), "cpu of a standing group cannot be changed: create a new VmGroup"),
+        (manifest.replace("memory: 1", "memory: 2"), "memory of a standing group cannot be changed"),
+        (manifest.replace("my-operator-template", "other"), "template of a standing group cannot be changed"),
+        (manifest.replace("memory: 1", "memmory: 1"), "memmory"),
+    ];
+    for (text, message) in refused {
+        let said = world.kubectl(&["apply", "-f", "-"], Some(&text)).await.unwrap();
+        assert!(!said.ok && said.err.contains(message), "{said:?}");
+    }
+    let explained = typed("explain vg.spec.memory").await;
+    assert!(explained.contains("Memory of each member in GB"), "{explained}");
+
+    typed("delete vg vmgroup-sample -n myoperator-vms --timeout=60s").await;
+    assert_eq!(world.vms().await.unwrap(), []);
+    assert_eq!(world.folders().await.unwrap(), Vec::<String>::new());
+}
+
+/// The operator can do all that it does, and no more, under the manifest's rights;
+/// and the policies of the deployment are accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifests_rights_are_enough_and_few() {
+    if !wanted("the_manifests_rights_are_enough_and_few") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    // Every kind of write: finalizer, status, events on groups and on the
+    // ConfigMap, lease.
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    user.policy(Some("naming: { plugin: absent.wasm }"), &[]).await;
+    user.told("shop", "web", "PolicyRefused", "absent.wasm", SOON).await;
+    let events = user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+    assert!(events.iter().any(|event| event.contains("absent.wasm")), "{events:#?}");
+    user.scale("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+
+    let manifests = world.manifests().await.unwrap();
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    world.kubectl(&apply, Some(&manifests)).await.unwrap().success().unwrap();
+    eventually("the policies of the deployment are in force", SOON, async || {
+        let group = user.groups("shop").get("web").await.map_err(|error| error.to_string())?;
+        let status = group.status.unwrap_or_default();
+        let refused = status.conditions.iter().any(|condition| condition.type_ == "PolicyRefused");
+        if refused { Err(format!("{:?}", status.conditions)) } else { Ok(()) }
+    })
+    .await;
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+
+    let (status, ready) = world.page("/readyz").await.unwrap();
+    assert_eq!((status, ready.as_str()), (200, "ok\n"));
+    let (_, metrics) = world.page("/metrics").await.unwrap();
+    assert!(metrics.contains("leader_election_master_status{name=\"vmgroup-operator\"} 1"), "{metrics}");
+    let log = world.log();
+    assert!(!log.to_lowercase().contains("forbidden") && !log.contains("403"), "{log}");
+
+    let account = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:vmgroup-operator");
+    for verb in [
+        "get secrets",
+        "list configmaps -n default",
+        "get configmaps/other",
+        "delete vmgroups",
+        "create vmgroups",
+        "update leases/other",
+        "create pods",
+    ] {
+        let words = ["auth", "can-i", &account, "-n", OPERATOR_NAMESPACE];
+        let words: Vec<&str> = words.into_iter().chain(verb.split(' ')).collect();
+        let said = world.kubectl(&words, None).await.unwrap();
+        assert_eq!(said.out.trim(), "no", "{verb}: {said:?}");
+    }
+}
+
+/// The identity in the lease; none when it is released or was never taken.
+async fn leader(world: &RealWorld) -> Option<String> {
+    let api: Api<Lease> = Api::namespaced(world.kube(), OPERATOR_NAMESPACE);
+    let lease = api.get_opt("vmgroup-operator").await.unwrap();
+    lease.and_then(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
+}
+
+async fn led_by(world: &RealWorld, wished: &str) {
+    eventually(&format!("{wished} leads"), SOON, async || match leader(world).await {
+        Some(holder) if holder == wished => Ok(()),
+        holder => Err(format!("{holder:?}")),
+    })
+    .await;
+}
+
+/// SIGTERM, as at every rollout: the process ends by itself, the lease and the
+/// sessions are given back, and the standby takes over at once (L12).
+#[tokio::test(flavor = "multi_thread")]
+async fn l12_sigterm_hands_over() {
+    if !wanted("l12_sigterm_hands_over") {
+        return;
+    }
+    let options = Options { clone_takes: Duration::from_secs(2), max_tasks: 3, ..Options::default() };
+    let mut world = RealWorld::make(options).await.unwrap();
+    world.start_operator().await.unwrap();
+    led_by(&world, "operator-0").await;
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 9).await;
+    eventually("the scale-out is under way, and the standby is logged in", SOON, async || {
+        let (vms, sessions) = (world.vms().await.unwrap().len(), world.sessions().await.unwrap());
+        if vms >= 2 && sessions.len() == 2 { Ok(()) } else { Err(format!("{vms}, {sessions:?}")) }
+    })
+    .await;
+
+    // In the middle of the work, tasks in flight.
+    let (status, took) = world.stop_operator(Duration::from_secs(15)).await.unwrap();
+    assert!(status.success(), "{status} after {took:?}");
+    assert_eq!(world.sessions().await.unwrap().len(), 1, "it logged out");
+    led_by(&world, "operator-1").await;
+    user.ready("shop", "web", 9, SOON).await;
+    assert_eq!(world.vms().await.unwrap().len(), 9);
+
+    let (status, took) = world.stop_operator(Duration::from_secs(15)).await.unwrap();
+    assert!(status.success(), "{status} after {took:?}");
+    assert_eq!(leader(&world).await, None, "the lease is released");
+    assert_eq!(world.sessions().await.unwrap(), Vec::<String>::new());
+}
+
+/// A certificate that nobody vouches for: no password is sent, and the group says
+/// what is to be done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_trusted_is_named() {
+    if !wanted("a_certificate_that_is_not_trusted_is_named") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    world.start_operator_trusting(None).await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    let message = user.told("shop", "web", "Stalled", "certificate", SOON).await;
+    assert!(message.contains("--vc-ca-file") || message.contains("VC_CA_FILE"), "{message}");
+    assert_eq!(world.calls().await.unwrap().get("Login"), None);
+    // The way out is a restart with the right file.
+    world.kill_operator().await.unwrap();
+    world.start_operator().await.unwrap();
+    user.ready("shop", "web", 1, SOON).await;
 }

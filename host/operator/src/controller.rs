@@ -153,6 +153,8 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
     if settled.wait_for(|settled| *settled).await.is_err() {
         return;
     }
+    // A standby is as ready as a leader.
+    context.health.set_ready("policies", Ok(()));
     loop {
         if leading.wait_for(|leading| *leading).await.is_err() {
             return;
@@ -164,7 +166,6 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
                 context.engine.memories.clear();
                 context.engine.claim_known(&groups);
                 context.open.store(true, Ordering::SeqCst);
-                context.health.set_ready("groups", Ok(()));
                 opened.send_modify(|count| *count += 1);
             }
             Err(error) => {

@@ -376,8 +376,9 @@ impl Pass<'_> {
         }
         for (uuid, kind, task) in adopted {
             self.memory.births.insert(uuid.clone(), Birth::Unresolved);
-            self.engine.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone());
-            connected.track(task);
+            if self.engine.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
+                connected.track(task);
+            }
         }
     }
 

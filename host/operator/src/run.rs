@@ -130,7 +130,7 @@ async fn terminated() {
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { kube, transport, clock, seed, offload, sandbox } = parts;
     let metrics = Metrics::new(clock);
-    let health = Health::new(&["crd", "groups"], STALL);
+    let health = Health::new(&["crd", "policies"], STALL);
     let options = Options {
         extra_prefix: mark::PREFIX.to_owned(),
         index_key: mark::GROUP_UID.to_owned(),
@@ -181,7 +181,10 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     // Lease and session outlive the passes: what is under way still needs them.
     let after = CancellationToken::new();
     if let Some(name) = &config.leader_election {
-        let options = lease::Options::new(&config.namespace, name, &config.instance);
+        // A host name is not unique: two processes on one host must not take
+        // each other's lease for their own.
+        let identity = format!("{}_{seed:016x}", config.instance);
+        let options = lease::Options::new(&config.namespace, name, identity);
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
     background.spawn(housekeeping(engine.clone(), health.clone(), config.leader_election.clone(), stop.clone()));

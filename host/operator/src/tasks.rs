@@ -21,6 +21,9 @@ use crate::wake::{GroupRef, Wake};
 /// to the next one.
 const RESERVATION: Duration = Duration::from_secs(15);
 
+/// How many ended tasks are remembered.
+const REMEMBERED: usize = 4096;
+
 /// What a task does to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub enum TaskKind {
@@ -93,6 +96,9 @@ impl Group {
 
 struct Inner {
     limit: usize,
+    /// The last tasks that ended, so that a record that is a moment old does not
+    /// bring one of them back.
+    over: VecDeque<TaskRef>,
     flights: HashMap<TaskRef, Flight>,
     groups: BTreeMap<String, Group>,
     waiting: VecDeque<String>,
@@ -108,7 +114,7 @@ pub struct TaskBook {
 impl TaskBook {
     /// A book that lets `limit` tasks run at once (at least one).
     pub fn new(limit: usize, wake: Wake) -> Self {
-        let inner = Inner { limit: limit.max(1), flights: HashMap::new(), groups: BTreeMap::new(), waiting: VecDeque::new() };
+        let inner = Inner { limit: limit.max(1), over: VecDeque::new(), flights: HashMap::new(), groups: BTreeMap::new(), waiting: VecDeque::new() };
         Self { inner: Arc::new(Mutex::new(inner)), wake }
     }
 
@@ -140,18 +146,23 @@ impl TaskBook {
         inner.groups.get(uid).map_or(0, |group| group.reserved.min(wanted))
     }
 
-    /// Writes down a task that was started on a slot of the group.
-    pub fn started(&self, uid: &str, name: &GroupRef, member: &str, kind: TaskKind, task: TaskRef) {
+    /// Writes down a task that was started on a slot of the group, or that another
+    /// process has started. False if its end has been seen already.
+    pub fn started(&self, uid: &str, name: &GroupRef, member: &str, kind: TaskKind, task: TaskRef) -> bool {
         let mut inner = self.inner();
+        if inner.over.contains(&task) {
+            return false;
+        }
         let group = inner.group(uid, name);
         group.reserved = group.reserved.saturating_sub(1);
         if inner.flights.contains_key(&task) {
-            return;
+            return true;
         }
         if let Some(group) = inner.groups.get_mut(uid) {
             group.running += 1;
         }
         inner.flights.insert(task, Flight { uid: uid.to_owned(), member: member.to_owned(), kind, since: Instant::now() });
+        true
     }
 
     /// Gives back the slots that a pass did not use.
@@ -184,6 +195,10 @@ impl TaskBook {
     fn end(&self, task: &TaskRef, ending: Ending) {
         let mut inner = self.inner();
         let Some(flight) = inner.flights.remove(task) else { return };
+        if inner.over.len() == REMEMBERED {
+            inner.over.pop_front();
+        }
+        inner.over.push_back(task.clone());
         if let Some(group) = inner.groups.get_mut(&flight.uid) {
             group.running = group.running.saturating_sub(1);
             group.ended.push(Ended { member: flight.member, kind: flight.kind, ending, took: flight.since.elapsed() });
@@ -338,6 +353,15 @@ mod tests {
         book.settle("a");
         tokio::time::advance(RESERVATION * 2).await;
         assert_eq!(book.request("a", &name("a"), 1), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_task_does_not_come_back() {
+        let book = TaskBook::new(3, Wake::default());
+        start(&book, "a", 1);
+        finish(&book, 1);
+        start(&book, "a", 1);
+        assert!(book.in_flight("a").is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,8 +43,7 @@ impl TlsIdentity {
         let mut ca = rcgen::CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
         ca.distinguished_name.push(rcgen::DnType::CommonName, "vmgroup-sim CA");
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        ca.key_usages =
-            vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
+        ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
         let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).map_err(io::Error::other)?;
 
         let mut subjects = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -67,10 +66,7 @@ impl TlsIdentity {
     }
 
     /// An identity from a certificate and its key.
-    pub fn from_der(
-        certificate: CertificateDer<'static>,
-        key: PrivateKeyDer<'static>,
-    ) -> io::Result<Self> {
+    pub fn from_der(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> io::Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -113,11 +109,7 @@ where
 }
 
 /// Serves on `port` of 127.0.0.1; 0 means a free one.
-pub async fn serve_on<S>(
-    service: S,
-    port: u16,
-    tls: Option<&TlsIdentity>,
-) -> io::Result<Server>
+pub async fn serve_on<S>(service: S, port: u16, tls: Option<&TlsIdentity>) -> io::Result<Server>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Cut> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -150,9 +142,8 @@ where
 {
     // Watch events are small and must not wait for company.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(
-        service.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)),
-    );
+    let service =
+        TowerToHyperService::new(service.map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new)));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     // Errors here are the client's going away, or a Cut: both mean "close".
@@ -181,10 +172,7 @@ pub fn kubeconfig_with(addr: SocketAddr, ca_pem: Option<&str>, token: Option<&st
         None => ("http", String::new()),
         Some(pem) => (
             "https",
-            format!(
-                "\n    certificate-authority-data: {}",
-                base64::engine::general_purpose::STANDARD.encode(pem)
-            ),
+            format!("\n    certificate-authority-data: {}", base64::engine::general_purpose::STANDARD.encode(pem)),
         ),
     };
     // kubectl asks for a user name if it has a server under TLS and no token.

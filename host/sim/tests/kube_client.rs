@@ -1,6 +1,8 @@
 //! A kube-rs client and Controller on the simulated API, in-process with time
 //! paused and over HTTP.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kube_common;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,13 +54,9 @@ async fn reconcile(group: Arc<DynamicObject>, context: Arc<Context>) -> Result<A
                         "conditions": [{"type": "Ready", "status": "True", "reason": "AllRunning"}],
                     },
                 });
-                api.patch_status(
-                    &group.name_any(),
-                    &PatchParams::apply("vmgroup").force(),
-                    &Patch::Apply(status),
-                )
-                .await
-                .map_err(|_| Failed)?;
+                api.patch_status(&group.name_any(), &PatchParams::apply("vmgroup").force(), &Patch::Apply(status))
+                    .await
+                    .map_err(|_| Failed)?;
                 let event = Event {
                     type_: EventType::Normal,
                     reason: "Scaled".to_owned(),
@@ -66,12 +64,8 @@ async fn reconcile(group: Arc<DynamicObject>, context: Arc<Context>) -> Result<A
                     action: "Scale".to_owned(),
                     secondary: None,
                 };
-                context
-                    .recorder
-                    .publish(&event, &group.object_ref(&resource()))
-                    .await
-                    .map_err(|_| Failed)?;
-                Ok(Action::requeue(Duration::from_secs(300)))
+                context.recorder.publish(&event, &group.object_ref(&resource())).await.map_err(|_| Failed)?;
+                Ok(Action::requeue(Duration::from_mins(5)))
             }
             Finalizer::Cleanup(group) => {
                 context.cleaned.lock().unwrap().push(group.name_any());
@@ -106,12 +100,11 @@ fn run(sim: &KubeSim) -> (Arc<Context>, tokio::task::JoinHandle<()>) {
 }
 
 fn replicas(sim: &KubeSim) -> Value {
-    sim.get("vmgroups", Some("default"), "sample").unwrap_or_default()["status"]["currentReplicas"]
-        .clone()
+    sim.get("vmgroups", Some("default"), "sample").unwrap_or_default()["status"]["currentReplicas"].clone()
 }
 
 async fn until(sim: &KubeSim, look: impl Fn(&KubeSim) -> bool) {
-    let found = sim.wait_for(Duration::from_secs(3600), |s| look(s).then_some(())).await;
+    let found = sim.wait_for(Duration::from_hours(1), |s| look(s).then_some(())).await;
     assert!(found.is_some(), "not within an hour of simulated time");
 }
 
@@ -125,9 +118,9 @@ async fn a_controller_lives_here_for_a_day() {
     until(&sim, |s| replicas(s) == 7).await;
     until(&sim, |s| !s.list("events", Some("default")).is_empty()).await;
 
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let (version, passes) = (sim.version(), context.passes.load(Ordering::Relaxed));
-    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    tokio::time::sleep(Duration::from_hours(24)).await;
     assert!(context.passes.load(Ordering::Relaxed) >= passes + 24 * 12 - 1);
     let changed: Vec<_> = sim.list("vmgroups", None);
     assert!(
@@ -189,7 +182,7 @@ async fn the_same_seed_gives_the_same_run() {
         // order of a randomly seeded hash map.
         sim.apply(group("sample")).unwrap();
         sim.faults().add(Rule { on: "*".into(), skip: 9, times: 3, fault: Fault::LoseReply });
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
         task.abort();
         let mut all = sim.list("vmgroups", None);
         all.extend(sim.list("events", None));
@@ -281,9 +274,8 @@ async fn over_tls_with_a_token() {
     let server = serve(sim.service(), Some(&identity)).await.unwrap();
     let yaml = vmgroup_sim::serve::kubeconfig_with(server.addr, Some(&ca), Some("secret"));
     let config: kube::config::Kubeconfig = serde_saphyr::from_str(&yaml).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
-        .await
-        .unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
     let groups = groups(&client);
     let object: DynamicObject = serde_json::from_value(group("sample")).unwrap();

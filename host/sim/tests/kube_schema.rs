@@ -1,6 +1,8 @@
 //! Validation, defaulting and pruning from the CRD. The sentences were compared
 //! with a kube-apiserver 1.36.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kube_common;
 
 use kube_common::*;
@@ -15,10 +17,7 @@ async fn refused(spec: Value) -> String {
     let answer = merge(&sim, ONE, &json!({"spec": spec})).await;
     assert_eq!((answer.0, answer.1["reason"].as_str()), (422, Some("Invalid")));
     let message = message(&answer);
-    message
-        .strip_prefix("VmGroup.vm.codeconnect.vmworld.com \"sample\" is invalid: ")
-        .unwrap_or(message)
-        .to_owned()
+    message.strip_prefix("VmGroup.vm.codeconnect.vmworld.com \"sample\" is invalid: ").unwrap_or(message).to_owned()
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +68,10 @@ async fn defaults_are_filled_in_and_unknown_fields_go() {
     let made = raw(&sim, "POST", GROUPS, &headers, bytes.clone()).await;
     assert_eq!(made.status(), 201);
     let warnings: Vec<_> = made.headers().get_all("warning").iter().collect();
-    assert_eq!(warnings, ["299 - \"unknown field \\\"spec.bogus\\\"\"", "299 - \"unknown field \\\"spec.nested.bogus\\\"\""]);
+    assert_eq!(
+        warnings,
+        ["299 - \"unknown field \\\"spec.bogus\\\"\"", "299 - \"unknown field \\\"spec.nested.bogus\\\"\""]
+    );
     let made: Value = serde_json::from_slice(made.body()).unwrap();
     assert_eq!(
         made["spec"],
@@ -82,7 +84,10 @@ async fn defaults_are_filled_in_and_unknown_fields_go() {
     let answer = post(&sim, &strict, &object).await;
     assert_eq!(
         (answer.0, message(&answer)),
-        (400, "VmGroup in version \"v1alpha1\" cannot be handled as a VmGroup: strict decoding error: unknown field \"spec.bogus\", unknown field \"spec.nested.bogus\"")
+        (
+            400,
+            "VmGroup in version \"v1alpha1\" cannot be handled as a VmGroup: strict decoding error: unknown field \"spec.bogus\", unknown field \"spec.nested.bogus\""
+        )
     );
 }
 
@@ -104,7 +109,8 @@ async fn the_status_is_validated_too() {
     let sim = server();
     post(&sim, GROUPS, &group("sample")).await;
     let answer = merge(&sim, &format!("{ONE}/status"), &json!({"status": {"phase": 1}})).await;
-    assert!(message(&answer).contains(
-        "status.phase: Invalid value: \"integer\": phase in body must be of type string: \"integer\""
-    ));
+    assert!(
+        message(&answer)
+            .contains("status.phase: Invalid value: \"integer\": phase in body must be of type string: \"integer\"")
+    );
 }

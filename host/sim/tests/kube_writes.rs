@@ -1,5 +1,7 @@
 //! The rules of writing: versions, generations, isolation, patches, deletion.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kube_common;
 
 use kube_common::*;
@@ -194,8 +196,7 @@ async fn strategic_merge_knows_the_built_in_lists() {
         {"name": "b", "$patch": "delete"},
         {"name": "c"},
     ]}}}});
-    let (code, after) =
-        send(&sim, "PATCH", &format!("{deployments}/d"), STRATEGIC, &patch).await;
+    let (code, after) = send(&sim, "PATCH", &format!("{deployments}/d"), STRATEGIC, &patch).await;
     assert_eq!(code, 200);
     assert_eq!(
         after["spec"]["template"]["spec"]["containers"],
@@ -266,12 +267,7 @@ async fn a_dry_run_leaves_no_trace() {
 async fn scale_in_both_directions() {
     let sim = server();
     post(&sim, GROUPS, &group("sample")).await;
-    merge(
-        &sim,
-        &format!("{ONE}/status"),
-        &json!({"status": {"currentReplicas": 3, "selector": "g=sample"}}),
-    )
-    .await;
+    merge(&sim, &format!("{ONE}/status"), &json!({"status": {"currentReplicas": 3, "selector": "g=sample"}})).await;
     let (_, mut scale) = get(&sim, &format!("{ONE}/scale")).await;
     assert_eq!(scale["spec"], json!({"replicas": 3}));
     assert_eq!(scale["status"], json!({"replicas": 3, "selector": "g=sample"}));
@@ -383,8 +379,7 @@ async fn a_crd_makes_its_kind_and_takes_it_away() {
     wrong["metadata"]["name"] = json!("wrong");
     assert_eq!(post(&sim, crds, &wrong).await.0, 422);
     let mut broken = crd();
-    broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"][0]["rule"] =
-        json!("self.(");
+    broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"][0]["rule"] = json!("self.(");
     assert_eq!(post(&sim, crds, &broken).await.0, 422);
 }
 
@@ -393,7 +388,6 @@ async fn a_token_where_one_is_required() {
     let sim = server();
     sim.require_token(Some("secret"));
     assert_eq!(get(&sim, GROUPS).await.0, 401);
-    let answer =
-        raw(&sim, "GET", GROUPS, &[("authorization", "Bearer secret")], Vec::new()).await;
+    let answer = raw(&sim, "GET", GROUPS, &[("authorization", "Bearer secret")], Vec::new()).await;
     assert_eq!(answer.status(), 200);
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -32,6 +33,7 @@ pub struct Vcenter {
     ca: PathBuf,
     govc: PathBuf,
     http: reqwest::Client,
+    made: AtomicU32,
 }
 
 impl Vcenter {
@@ -62,7 +64,7 @@ impl Vcenter {
         };
         // The control API is plain HTTP: no certificate is wanted.
         let http = reqwest::Client::builder().no_proxy().timeout(CONTROL).tls_certs_only(std::iter::empty()).build()?;
-        Ok(Self { _vcsim: vcsim, ready, ca, govc: tools.join("govc"), http })
+        Ok(Self { _vcsim: vcsim, ready, ca, govc: tools.join("govc"), http, made: AtomicU32::new(0) })
     }
 
     /// Where the operator finds it.
@@ -204,8 +206,12 @@ impl Vcenter {
         let network = format!("/{datacenter}/network/VM Network");
         let on = format!("-on={on}");
         let places = ["-dc", datacenter, "-pool", &pool, "-ds", &datastore, "-net", &network];
-        let arguments = [&["vm.create", "-folder", folder, &on][..], &places, &[name]].concat();
-        self.govc(&arguments).await.map(drop)
+        // vcsim names the machine's files after it and, unlike a vCenter, does not
+        // step aside when another folder's machine has them already.
+        let files = format!("made-by-hand-{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let arguments = [&["vm.create", "-folder", folder, &on][..], &places, &[&files]].concat();
+        self.govc(&arguments).await?;
+        self.govc(&["object.rename", &format!("{folder}/{files}"), name]).await.map(drop)
     }
 
     /// The calls that came through the front, by method.

@@ -49,8 +49,7 @@ pub(super) fn normalise(resource: &Resource, object: &mut Value, unknown: &mut V
     }
     if let (Some(known), Value::Object(map)) = (keys_known(resource), &mut *object) {
         map.retain(|key, _| {
-            let keep =
-                matches!(key.as_str(), "apiVersion" | "kind" | "metadata") || known.contains(&key.as_str());
+            let keep = matches!(key.as_str(), "apiVersion" | "kind" | "metadata") || known.contains(&key.as_str());
             if !keep {
                 unknown.push(key.clone());
             }
@@ -143,7 +142,7 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         "configmaps" => config_data(object, old, &mut errors),
         "secrets" => secret_data(object, old, &mut errors),
         "leases" => lease(object, &mut errors),
-        "events" => event(object, &mut errors),
+        "events" => event(object, resource.is_core_event(), &mut errors),
         "customresourcedefinitions" => definition_errors(object, &mut errors),
         _ => {}
     }
@@ -175,20 +174,14 @@ fn data_keys(object: &Value, key: &str, errors: &mut Vec<FieldError>) -> usize {
             ));
         }
         let text = value.as_str().unwrap_or_default();
-        size += if key == "binaryData" {
-            text.trim_end_matches('=').len() * 3 / 4
-        } else {
-            text.len()
-        };
+        size += if key == "binaryData" { text.trim_end_matches('=').len() * 3 / 4 } else { text.len() };
     }
     size
 }
 
 fn config_data(object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     let size = data_keys(object, "data", errors) + data_keys(object, "binaryData", errors);
-    if let (Some(data), Some(binary)) =
-        (field(object, "data").as_object(), field(object, "binaryData").as_object())
-    {
+    if let (Some(data), Some(binary)) = (field(object, "data").as_object(), field(object, "binaryData").as_object()) {
         for key in binary.keys().filter(|k| data.contains_key(*k)) {
             errors.push(FieldError::invalid(
                 format!("data[{key}]"),
@@ -237,20 +230,18 @@ fn lease(object: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Checks of an event in its `events.k8s.io` form.
-fn event(object: &Value, errors: &mut Vec<FieldError>) {
+/// Checks of an event in its `events.k8s.io` form. Only through `core/v1` must
+/// it lie in the namespace of what it is about, if that has one.
+fn event(object: &Value, core: bool, errors: &mut Vec<FieldError>) {
     let namespace = meta(object, "namespace");
     let about = text(field(object, "regarding"), "namespace");
-    let expected = if about.is_empty() { "default" } else { about };
-    if namespace != expected && !(about.is_empty() && namespace == "kube-system") {
-        errors.push(FieldError::invalid(
-            "involvedObject.namespace",
-            &json!(about),
-            "does not match event.namespace",
-        ));
+    let misplaced =
+        if about.is_empty() { !matches!(namespace, "default" | "kube-system") } else { core && namespace != about };
+    if misplaced {
+        errors.push(FieldError::invalid("involvedObject.namespace", &json!(about), "does not match event.namespace"));
     }
     // Events made through core/v1 need none of the following.
-    if object.get("eventTime").is_none_or(Value::is_null) {
+    if core {
         return;
     }
     for (key, max) in [("reportingController", 0), ("reportingInstance", 128), ("action", 128), ("reason", 128)] {
@@ -258,22 +249,15 @@ fn event(object: &Value, errors: &mut Vec<FieldError>) {
         if value.is_empty() {
             errors.push(FieldError::required(key, ""));
         } else if max > 0 && value.len() > max {
-            errors.push(FieldError::invalid(
-                key,
-                &json!(""),
-                &format!("can have at most {max} characters"),
-            ));
+            errors.push(FieldError::invalid(key, &json!(""), &format!("can have at most {max} characters")));
         }
     }
     if text(object, "note").len() > 1024 {
-        errors.push(FieldError::invalid("note", &json!(""), "can have at most 1024 characters"));
+        errors.push(FieldError::invalid("message", &json!(""), "can have at most 1024 characters"));
     }
     if !matches!(text(object, "type"), "Normal" | "Warning") {
-        errors.push(FieldError::invalid(
-            "type",
-            field(object, "type"),
-            "has invalid value: must be Normal or Warning",
-        ));
+        let detail = format!("has invalid value: {}", text(object, "type"));
+        errors.push(FieldError::invalid("type", &json!(""), &detail));
     }
 }
 
@@ -307,12 +291,18 @@ fn definition_errors(object: &Value, errors: &mut Vec<FieldError>) {
         ));
     }
     for (i, version) in versions.iter().enumerate() {
-        let at = format!("spec.versions[{i}].schema.openAPIV3Schema");
+        // A single version's schema is what the real one keeps for all of them.
+        let at = match versions {
+            [_] => "spec.validation.openAPIV3Schema".to_owned(),
+            _ => format!("spec.versions[{i}].schema.openAPIV3Schema"),
+        };
         match version.pointer("/schema/openAPIV3Schema") {
             None => errors.push(FieldError::required(at, "schemas are required")),
             Some(raw) => {
                 schema::structural(raw, &at, errors);
-                rule_errors(raw, &at, errors);
+                if errors.is_empty() {
+                    rule_errors(raw, &at, errors);
+                }
             }
         }
     }

@@ -50,8 +50,7 @@ pub(super) fn core() -> Value {
 }
 
 fn group(name: &str, versions: &[&str]) -> Value {
-    let version =
-        |v: &&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+    let version = |v: &&str| json!({"groupVersion": format!("{name}/{v}"), "version": v});
     json!({
         "name": name,
         "versions": versions.iter().map(version).collect::<Vec<_>>(),
@@ -80,11 +79,7 @@ pub(super) fn one_group(resources: &[Arc<Resource>], name: &str) -> Option<Value
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
-pub(super) fn resource_list(
-    resources: &[Arc<Resource>],
-    group: &str,
-    version: &str,
-) -> Option<Value> {
+pub(super) fn resource_list(resources: &[Arc<Resource>], group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
     for r in resources.iter().filter(|r| r.group == group && r.version == version) {
         let mut entry = json!({
@@ -115,8 +110,7 @@ pub(super) fn resource_list(
     if list.is_empty() {
         return None;
     }
-    let group_version =
-        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Some(json!({
         "kind": "APIResourceList", "apiVersion": "v1",
         "groupVersion": group_version, "resources": list,

@@ -13,15 +13,16 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::json::{array, field, text};
+use super::request::{Query, Route, Target, accepted, operation, route};
 use super::resources::Resource;
 use super::select::Selector;
 use super::status::{ApiError, FieldError};
 use super::store::{Key, State};
-use super::table::{self, Include};
+use super::table;
 use super::watch::{self, Start, View, Wish};
 use super::write::{FieldValidation, PatchBody, Preconditions, Sub, Write, Written, scale_of};
 use super::{discovery, openapi, proto};
@@ -52,200 +53,13 @@ impl tower::Service<Request<Body>> for KubeService {
     }
 }
 
-/// A request's target.
-#[derive(Debug, PartialEq)]
-enum Route {
-    Root,
-    Version,
-    Health,
-    Core,
-    Groups,
-    Group(String),
-    Resources { group: String, version: String },
-    OpenApiIndex,
-    OpenApi(String),
-    Resource(Target),
-    Unknown,
-}
-
-/// Part of an API resource's URL.
-#[derive(Debug, PartialEq)]
-struct Target {
-    group: String,
-    version: String,
-    plural: String,
-    namespace: String,
-    name: String,
-    sub: String,
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = (first == b'%')
-            .then(|| after.get(..2))
-            .flatten()
-            .and_then(|h| std::str::from_utf8(h).ok())
-            .and_then(|h| u8::from_str_radix(h, 16).ok());
-        if let Some(byte) = hex {
-            bytes.push(byte);
-            rest = &after[2..];
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn route(path: &str) -> Route {
-    let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(decoded).collect();
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    let (group, version, rest) = match parts.as_slice() {
-        [] => return Route::Root,
-        ["version"] => return Route::Version,
-        ["healthz" | "livez" | "readyz", ..] => return Route::Health,
-        ["api"] => return Route::Core,
-        ["apis"] => return Route::Groups,
-        ["apis", group] => return Route::Group((*group).to_owned()),
-        ["openapi", "v3"] => return Route::OpenApiIndex,
-        ["openapi", "v3", rest @ ..] => return Route::OpenApi(rest.join("/")),
-        ["api", version, rest @ ..] => ("", *version, rest),
-        ["apis", group, version, rest @ ..] => (*group, *version, rest),
-        _ => return Route::Unknown,
-    };
-    let own = |sub: &str| matches!(sub, "status" | "finalize");
-    let (namespace, rest) = match rest {
-        ["namespaces", namespace, plural, ..] if !own(plural) => (*namespace, &rest[2..]),
-        rest => ("", rest),
-    };
-    let (plural, name, sub) = match rest {
-        [] => {
-            return Route::Resources { group: group.to_owned(), version: version.to_owned() };
-        }
-        [plural] => (*plural, "", ""),
-        [plural, name] => (*plural, *name, ""),
-        [plural, name, sub] => (*plural, *name, *sub),
-        _ => return Route::Unknown,
-    };
-    Route::Resource(Target {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        plural: plural.to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        sub: sub.to_owned(),
-    })
-}
-
-/// The query's parameters.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of(uri: &Uri) -> Self {
-        let pairs = uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|p| !p.is_empty())
-            .map(|pair| {
-                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                (decoded(&key.replace('+', " ")), decoded(&value.replace('+', " ")))
-            })
-            .collect();
-        Self(pairs)
-    }
-
-    fn get(&self, key: &str) -> &str {
-        self.0.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
-    }
-
-    fn on(&self, key: &str) -> bool {
-        self.0.iter().any(|(k, v)| k == key && matches!(v.as_str(), "" | "1" | "true"))
-    }
-}
-
-/// The operation's name for the fault script.
-fn operation(method: &Method, route: &Route, path: &str, query: &Query) -> String {
-    let Route::Resource(target) = route else {
-        return format!("{method} {path}");
-    };
-    let one = !target.name.is_empty();
-    let verb = match *method {
-        Method::GET | Method::HEAD if query.on("watch") => "WATCH",
-        Method::GET | Method::HEAD if one => "GET",
-        Method::GET | Method::HEAD => "LIST",
-        Method::POST => "CREATE",
-        Method::PUT => "UPDATE",
-        Method::PATCH => "PATCH",
-        Method::DELETE if one => "DELETE",
-        Method::DELETE => "DELETECOLLECTION",
-        _ => method.as_str(),
-    };
-    if target.sub.is_empty() {
-        format!("{verb} {}", target.plural)
-    } else {
-        format!("{verb} {}/{}", target.plural, target.sub)
-    }
-}
-
-/// What the client wants to read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Accepted {
-    view: View,
-    aggregated: bool,
-}
-
-fn accepted(headers: &HeaderMap, query: &Query) -> Result<Accepted, ApiError> {
-    let include = match query.get("includeObject") {
-        "None" => Include::None,
-        "Object" => Include::Object,
-        _ => Include::Metadata,
-    };
-    let plain = Accepted { view: View::Whole, aggregated: false };
-    let Some(header) = headers.get(header::ACCEPT).and_then(|h| h.to_str().ok()) else {
-        return Ok(plain);
-    };
-    for range in header.split(',') {
-        let mut parts = range.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        if !matches!(media, "application/json" | "application/*" | "*/*" | "application/yaml") {
-            continue;
-        }
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
-        let get = |key: &str| {
-            parameters.iter().find(|(k, _)| *k == key).map_or("", |(_, value)| *value)
-        };
-        return Ok(match (get("as"), get("g"), get("v")) {
-            ("", ..) => plain,
-            ("Table", "meta.k8s.io", "v1") => Accepted { view: View::Table(include), ..plain },
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => {
-                Accepted { view: View::Partial, ..plain }
-            }
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => {
-                Accepted { aggregated: true, ..plain }
-            }
-            _ => continue,
-        });
-    }
-    Err(ApiError::new(
-        406,
-        "NotAcceptable",
-        "only the following media types are accepted: application/json",
-    ))
-}
-
 fn respond(code: u16, content_type: &str, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
-    *response.status_mut() =
-        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(value) = content_type.parse() {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
     response
 }
 
@@ -309,6 +123,12 @@ impl KubeService {
             }
         }
         if let Route::Resource(target) = route {
+            if target.plural == "selfsubjectaccessreviews" && call.method == Method::POST {
+                // There is no authorization: everybody may do everything.
+                let mut review = object_of(call)?;
+                review["status"] = json!({"allowed": true});
+                return Ok(json_response(201, &review));
+            }
             return self.resource(&mut state, target, call);
         }
         if !matches!(call.method, Method::GET | Method::HEAD) {
@@ -334,9 +154,7 @@ impl KubeService {
                 Some(if core { discovery::core() } else { discovery::group_list(resources) })
             }
             Route::Group(group) => discovery::one_group(resources, group),
-            Route::Resources { group, version } => {
-                discovery::resource_list(resources, group, version)
-            }
+            Route::Resources { group, version } => discovery::resource_list(resources, group, version),
             Route::OpenApiIndex => Some(openapi::index(resources, state.version)),
             Route::OpenApi(path) => openapi::document(resources, path),
             Route::Resource(_) | Route::Unknown => None,
@@ -344,12 +162,7 @@ impl KubeService {
         Ok(found.map_or_else(page_not_found, |value| json_response(200, &value)))
     }
 
-    fn resource(
-        &self,
-        state: &mut State,
-        target: &Target,
-        call: &Call,
-    ) -> Result<Response<Body>, ApiError> {
+    fn resource(&self, state: &mut State, target: &Target, call: &Call) -> Result<Response<Body>, ApiError> {
         let Some(resource) = state.find(&target.group, &target.version, &target.plural) else {
             return Ok(page_not_found());
         };
@@ -364,16 +177,12 @@ impl KubeService {
         }
         let named = !target.name.is_empty();
         match (&call.method, named) {
-            (&Method::GET | &Method::HEAD, true) if !call.query.on("watch") => {
-                get(state, &resource, target, sub, call)
-            }
-            (&Method::GET | &Method::HEAD, _) if call.query.on("watch") => {
-                self.watch(state, resource, target, call)
-            }
+            (&Method::GET | &Method::HEAD, true) if !call.query.on("watch") => get(state, &resource, target, sub, call),
+            (&Method::GET | &Method::HEAD, _) if call.query.on("watch") => self.watch(state, resource, target, call),
             (&Method::GET | &Method::HEAD, _) => list(state, &resource, target, call),
-            (&Method::POST, false)
-            | (&Method::PUT | &Method::PATCH, true)
-            | (&Method::DELETE, _) => write(state, resource, target, sub, call),
+            (&Method::POST, false) | (&Method::PUT | &Method::PATCH, true) | (&Method::DELETE, _) => {
+                write(state, &resource, target, sub, call)
+            }
             _ => Err(ApiError::method_not_allowed()),
         }
     }
@@ -387,11 +196,7 @@ impl KubeService {
     ) -> Result<Response<Body>, ApiError> {
         let query = &call.query;
         let view = accepted(&call.headers, query)?.view;
-        let mut selector = Selector::parse(
-            query.get("labelSelector"),
-            query.get("fieldSelector"),
-            &resource,
-        )?;
+        let mut selector = Selector::parse(query.get("labelSelector"), query.get("fieldSelector"), &resource)?;
         if !target.name.is_empty() {
             selector = Selector::parse("", &format!("metadata.name={}", target.name), &resource)?;
         }
@@ -436,31 +241,19 @@ fn version_of(query: &Query) -> Result<Option<u64>, ApiError> {
     }
 }
 
-fn shown(
-    state: &State,
-    resource: &Resource,
-    object: &Value,
-    call: &Call,
-) -> Result<Value, ApiError> {
+fn shown(state: &State, resource: &Resource, object: &Value, call: &Call) -> Result<Value, ApiError> {
     Ok(match accepted(&call.headers, &call.query)?.view {
         View::Whole => object.clone(),
         View::Partial => table::partial(object),
         View::Table(include) => {
-            let metadata =
-                json!({"resourceVersion": super::json::meta(object, "resourceVersion")});
+            let metadata = json!({"resourceVersion": super::json::meta(object, "resourceVersion")});
             let now = state.clock.now();
-            table::table(resource, std::slice::from_ref(object), metadata, now, include, true)
+            table::table(resource, std::slice::from_ref(object), &metadata, now, include, true)
         }
     })
 }
 
-fn get(
-    state: &State,
-    resource: &Resource,
-    target: &Target,
-    sub: Sub,
-    call: &Call,
-) -> Result<Response<Body>, ApiError> {
+fn get(state: &State, resource: &Resource, target: &Target, sub: Sub, call: &Call) -> Result<Response<Body>, ApiError> {
     let key = (target.namespace.clone(), target.name.clone());
     let stored = state
         .get(&resource.storage_key(), &key)
@@ -484,16 +277,10 @@ fn read_token(token: &str) -> Option<(u64, Key)> {
     Some((field(&token, "rv").as_u64()?, key))
 }
 
-fn list(
-    state: &State,
-    resource: &Resource,
-    target: &Target,
-    call: &Call,
-) -> Result<Response<Body>, ApiError> {
+fn list(state: &State, resource: &Resource, target: &Target, call: &Call) -> Result<Response<Body>, ApiError> {
     let query = &call.query;
     let view = accepted(&call.headers, query)?.view;
-    let selector =
-        Selector::parse(query.get("labelSelector"), query.get("fieldSelector"), resource)?;
+    let selector = Selector::parse(query.get("labelSelector"), query.get("fieldSelector"), resource)?;
     let storage = resource.storage_key();
     let asked = version_of(query)?;
     let token = query.get("continue");
@@ -507,12 +294,9 @@ fn list(
         }
     } else {
         if asked.is_some_and(|v| v != 0) {
-            return Err(ApiError::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
+            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (version, key) = read_token(token)
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
+        let (version, key) = read_token(token).ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
         (version, Some(key))
     };
     if version < state.compacted && version != state.version {
@@ -548,19 +332,14 @@ fn list(
             "metadata": metadata,
             "items": items.iter().map(table::partial).collect::<Vec<_>>(),
         }),
-        View::Table(include) => {
-            table::table(resource, &items, metadata, state.clock.now(), include, true)
-        }
+        View::Table(include) => table::table(resource, &items, &metadata, state.clock.now(), include, true),
     };
     Ok(json_response(200, &body))
 }
 
 fn too_large(asked: u64, current: u64) -> ApiError {
-    let mut error = ApiError::new(
-        504,
-        "Timeout",
-        format!("Timeout: Too large resource version: {asked}, current: {current}"),
-    );
+    let mut error =
+        ApiError::new(504, "Timeout", format!("Timeout: Too large resource version: {asked}, current: {current}"));
     error.details = Some(json!({
         "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
         "retryAfterSeconds": 1,
@@ -575,14 +354,11 @@ fn media_type(headers: &HeaderMap) -> &str {
 
 fn parsed(body: &[u8], yaml: bool) -> Result<Value, ApiError> {
     if yaml {
-        let text = std::str::from_utf8(body)
-            .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
-        return serde_saphyr::from_str(text)
-            .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")));
+        let text = std::str::from_utf8(body).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+        return serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")));
     }
-    serde_json::from_slice(body).map_err(|e| {
-        ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
-    })
+    serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))
 }
 
 /// The body of a POST or PUT.
@@ -590,9 +366,8 @@ fn object_of(call: &Call) -> Result<Value, ApiError> {
     match media_type(&call.headers) {
         "" | "application/json" => parsed(&call.body, false),
         "application/yaml" => parsed(&call.body, true),
-        "application/vnd.kubernetes.protobuf" => proto::decode(&call.body).map_err(|e| {
-            ApiError::unsupported_media(&format!("application/json, application/yaml ({e})"))
-        }),
+        "application/vnd.kubernetes.protobuf" => proto::decode(&call.body)
+            .map_err(|e| ApiError::unsupported_media(&format!("application/json, application/yaml ({e})"))),
         _ => Err(ApiError::unsupported_media("application/json, application/yaml")),
     }
 }
@@ -603,27 +378,16 @@ fn patch_of(call: &Call) -> Result<PatchBody, ApiError> {
     let options = |error| ApiError::invalid("meta.k8s.io", "PatchOptions", "", &[error]);
     if media == "application/apply-patch+yaml" {
         if query.get("fieldManager").is_empty() {
-            return Err(options(FieldError::required(
-                "fieldManager",
-                "is required for apply patch",
-            )));
+            return Err(options(FieldError::required("fieldManager", "is required for apply patch")));
         }
         let json = call.body.first() == Some(&b'{');
-        return Ok(PatchBody::Apply {
-            config: parsed(&call.body, !json)?,
-            force: query.on("force"),
-        });
+        return Ok(PatchBody::Apply { config: parsed(&call.body, !json)?, force: query.on("force") });
     }
     if query.on("force") {
-        return Err(options(FieldError::forbidden(
-            "force",
-            "may not be specified for non-apply patch",
-        )));
+        return Err(options(FieldError::forbidden("force", "may not be specified for non-apply patch")));
     }
-    let body = || {
-        serde_json::from_slice(&call.body)
-            .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
-    };
+    let body =
+        || serde_json::from_slice(&call.body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")));
     match media {
         "application/json-patch+json" => Ok(PatchBody::Json(body()?)),
         "application/merge-patch+json" => Ok(PatchBody::Merge(body()?)),
@@ -650,22 +414,17 @@ fn manager_of(call: &Call) -> String {
 
 fn write(
     state: &mut State,
-    resource: Arc<Resource>,
+    resource: &Arc<Resource>,
     target: &Target,
     sub: Sub,
     call: &Call,
 ) -> Result<Response<Body>, ApiError> {
-    let options = if call.method == Method::DELETE && !call.body.is_empty() {
-        object_of(call)?
-    } else {
-        Value::Null
-    };
+    let options = if call.method == Method::DELETE && !call.body.is_empty() { object_of(call)? } else { Value::Null };
     let dry_run = match call.query.get("dryRun") {
         "" => array(&options, "dryRun").contains(&json!("All")),
         "All" => true,
         other => {
-            let error =
-                FieldError::unsupported("dryRun", &json!([other]), &[json!("All")]);
+            let error = FieldError::unsupported("dryRun", &json!([other]), &[json!("All")]);
             return Err(ApiError::invalid("meta.k8s.io", "CreateOptions", "", &[error]));
         }
     };
@@ -691,23 +450,14 @@ fn write(
         Method::PUT => state.replace(&w, object_of(call)?)?,
         Method::PATCH => state.patch(&w, patch_of(call)?)?,
         _ if target.name.is_empty() => {
-            let selector = Selector::parse(
-                call.query.get("labelSelector"),
-                call.query.get("fieldSelector"),
-                &resource,
-            )?;
+            let selector = Selector::parse(call.query.get("labelSelector"), call.query.get("fieldSelector"), resource)?;
             let object = state.delete_all(&w, &selector)?;
             Written { object, code: 200, warnings: Vec::new() }
         }
         _ => {
             let wanted = field(&options, "preconditions");
-            let precondition = |key: &str| {
-                wanted.get(key).and_then(Value::as_str).map(str::to_owned)
-            };
-            let preconditions = Preconditions {
-                uid: precondition("uid"),
-                version: precondition("resourceVersion"),
-            };
+            let precondition = |key: &str| wanted.get(key).and_then(Value::as_str).map(str::to_owned);
+            let preconditions = Preconditions { uid: precondition("uid"), version: precondition("resourceVersion") };
             state.delete(&w, &preconditions)?
         }
     };
@@ -715,11 +465,7 @@ fn write(
         state.writes += 1;
     }
     let kind = text(&written.object, "kind");
-    let body = if kind == resource.kind {
-        shown(state, &resource, &written.object, call)?
-    } else {
-        written.object
-    };
+    let body = if kind == resource.kind { shown(state, resource, &written.object, call)? } else { written.object };
     let mut response = json_response(written.code, &body);
     for warning in written.warnings {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
@@ -728,29 +474,4 @@ fn write(
         }
     }
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operations_by_name() {
-        for (method, uri, expected) in [
-            (Method::GET, "/apis/g/v1/namespaces/n/vmgroups", "LIST vmgroups"),
-            (Method::GET, "/apis/g/v1/vmgroups?watch=true", "WATCH vmgroups"),
-            (Method::GET, "/apis/g/v1/namespaces/n/vmgroups/x", "GET vmgroups"),
-            (Method::PATCH, "/apis/g/v1/namespaces/n/vmgroups/x/status", "PATCH vmgroups/status"),
-            (Method::PUT, "/apis/c/v1/namespaces/n/leases/x", "UPDATE leases"),
-            (Method::GET, "/api/v1/namespaces/n", "GET namespaces"),
-            (Method::PUT, "/api/v1/namespaces/n/status", "UPDATE namespaces/status"),
-            (Method::DELETE, "/api/v1/namespaces/n/configmaps", "DELETECOLLECTION configmaps"),
-            (Method::GET, "/version", "GET /version"),
-        ] {
-            let uri: Uri = uri.parse().unwrap();
-            let found =
-                operation(&method, &route(uri.path()), uri.path(), &Query::of(&uri));
-            assert_eq!(found, expected);
-        }
-    }
 }

@@ -20,12 +20,11 @@ pub(super) enum ListKind {
     Map(Vec<String>),
 }
 
-/// The built-in kinds' lists with an identity, by field name: their OpenAPI
+/// The built-in kinds' lists with an identity, by field name: their `OpenAPI`
 /// schemas are not carried here.
 pub(super) fn built_in_list(name: &str) -> ListKind {
     let key = match name {
-        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env"
-        | "imagePullSecrets" => "name",
+        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env" | "imagePullSecrets" => "name",
         "ports" => "containerPort",
         "volumeMounts" => "mountPath",
         "conditions" => "type",
@@ -39,14 +38,7 @@ pub(super) fn built_in_list(name: &str) -> ListKind {
 fn is_map(name: &str) -> bool {
     matches!(
         name,
-        "labels"
-            | "annotations"
-            | "data"
-            | "binaryData"
-            | "matchLabels"
-            | "nodeSelector"
-            | "limits"
-            | "requests"
+        "labels" | "annotations" | "data" | "binaryData" | "matchLabels" | "nodeSelector" | "limits" | "requests"
     )
 }
 
@@ -73,8 +65,7 @@ impl<'a> Node<'a> {
             Some(schema) => {
                 if let Some(property) = schema.get("properties").and_then(|p| p.get(key)) {
                     (below(Some(property)), true)
-                } else if let Some(value) = schema.get("additionalProperties").filter(|a| a.is_object())
-                {
+                } else if let Some(value) = schema.get("additionalProperties").filter(|a| a.is_object()) {
                     (below(Some(value)), false)
                 } else {
                     (below(Some(&Value::Null)), false)
@@ -84,11 +75,7 @@ impl<'a> Node<'a> {
     }
 
     fn item(&self) -> Self {
-        Self {
-            schema: self.schema.map(|s| field(s, "items")),
-            name: String::new(),
-            root: false,
-        }
+        Self { schema: self.schema.map(|s| field(s, "items")), name: String::new(), root: false }
     }
 
     fn list(&self) -> ListKind {
@@ -128,8 +115,7 @@ impl<'a> Node<'a> {
 fn element(item: &Value, kind: &ListKind) -> String {
     match kind {
         ListKind::Map(keys) => {
-            let id: BTreeMap<&str, &Value> =
-                keys.iter().map(|k| (k.as_str(), field(item, k))).collect();
+            let id: BTreeMap<&str, &Value> = keys.iter().map(|k| (k.as_str(), field(item, k))).collect();
             format!("k:{}", json!(id))
         }
         _ => format!("v:{item}"),
@@ -270,13 +256,7 @@ struct Diff {
     removed: FieldSet,
 }
 
-fn compare(
-    old: Option<&Value>,
-    new: Option<&Value>,
-    node: &Node<'_>,
-    changed: &mut FieldSet,
-    removed: &mut FieldSet,
-) {
+fn compare(old: Option<&Value>, new: Option<&Value>, node: &Node<'_>, changed: &mut FieldSet, removed: &mut FieldSet) {
     match (old, new) {
         (None, None) => {}
         (None, Some(new)) => changed.collect(new, node, true),
@@ -304,8 +284,7 @@ fn compare(
             };
             let (before, after) = (by_id(old), by_id(new));
             for id in before.keys().chain(after.keys().filter(|k| !before.contains_key(*k))) {
-                let (was, is) =
-                    (before.get(id).map(|i| &old[*i]), after.get(id).map(|i| &new[*i]));
+                let (was, is) = (before.get(id).map(|i| &old[*i]), after.get(id).map(|i| &new[*i]));
                 let into = changed.below.entry(id.clone()).or_default();
                 compare(was, is, &node.item(), into, removed.below.entry(id.clone()).or_default());
                 if was.is_none() {
@@ -412,16 +391,13 @@ impl Entry {
 }
 
 fn entries(object: Option<&Value>) -> Vec<Entry> {
-    object
-        .map(|o| array(field(o, "metadata"), "managedFields").iter().map(Entry::parse).collect())
-        .unwrap_or_default()
+    object.map(|o| array(field(o, "metadata"), "managedFields").iter().map(Entry::parse).collect()).unwrap_or_default()
 }
 
 fn store(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|e| !e.set.is_empty());
     entries.sort_by(|a, b| {
-        (a.operation, &a.time, &a.manager, &a.subresource)
-            .cmp(&(b.operation, &b.time, &b.manager, &b.subresource))
+        (a.operation, &a.time, &a.manager, &a.subresource).cmp(&(b.operation, &b.time, &b.manager, &b.subresource))
     });
     let list: Vec<Value> = entries
         .iter()
@@ -459,12 +435,7 @@ pub(super) struct Manager<'a> {
 
 /// Records a create, replace or patch: what `new` changes against `old` now
 /// belongs to `who`, alone.
-pub(super) fn record(
-    old: Option<&Value>,
-    new: &mut Value,
-    who: &Manager<'_>,
-    schema: Option<&Value>,
-) {
+pub(super) fn record(old: Option<&Value>, new: &mut Value, who: &Manager<'_>, schema: Option<&Value>) {
     // A client may rewrite the record itself, as kubectl does when it moves a
     // field from client-side to server-side apply.
     let mut entries = match entries(Some(new)) {
@@ -517,10 +488,7 @@ pub(super) fn apply(
     let empty = json!({});
     let base = live.unwrap_or(&empty);
     let mut entries = entries(live);
-    let last = entries
-        .iter()
-        .position(|e| e.is(who, "Apply"))
-        .map(|i| entries.remove(i));
+    let last = entries.iter().position(|e| e.is(who, "Apply")).map(|i| entries.remove(i));
 
     let mut wanted = FieldSet::default();
     wanted.collect(&without_identity(config), &node, false);
@@ -542,9 +510,7 @@ pub(super) fn apply(
             let mut paths = Vec::new();
             contested.paths("", &mut paths);
             let manager = entry.described();
-            conflicts.extend(
-                paths.into_iter().map(|path| Conflict { manager: manager.clone(), path }),
-            );
+            conflicts.extend(paths.into_iter().map(|path| Conflict { manager: manager.clone(), path }));
             entry.set.subtract(&contested);
         }
         entry.set.subtract(&diff.removed);
@@ -618,9 +584,9 @@ fn drop_abandoned(value: &mut Value, last: &FieldSet, keep: &FieldSet, node: &No
                 }
             }
         }
-        Value::Array(list) => {
+        Value::Array(items) => {
             let kind = node.list();
-            list.retain_mut(|item| {
+            items.retain_mut(|item| {
                 let id = element(item, &kind);
                 match last.below.get(&id) {
                     None => true,

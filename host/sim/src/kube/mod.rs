@@ -27,6 +27,8 @@
 //! Must not know VmGroups: what it serves comes from the CRDs given to it.
 
 mod builtin;
+mod checks;
+mod delete;
 mod discovery;
 mod http;
 mod json;
@@ -34,6 +36,7 @@ mod managed;
 mod openapi;
 mod patch;
 mod proto;
+mod request;
 mod resources;
 mod schema;
 mod select;
@@ -73,10 +76,7 @@ impl KubeSim {
     /// A server with the namespaces of a fresh cluster. Uids and generated
     /// names derive from `seed`, times from `clock`.
     pub fn new(clock: Clock, seed: u64) -> Self {
-        let service = KubeService {
-            state: Arc::new(Mutex::new(State::new(clock, seed))),
-            faults: Faults::default(),
-        };
+        let service = KubeService { state: Arc::new(Mutex::new(State::new(clock, seed))), faults: Faults::default() };
         let sim = Self { service };
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
             // Nothing is there yet that could refuse it.
@@ -133,16 +133,13 @@ impl KubeSim {
         let mut w = on(&resource, &namespace, meta(&object, "name"));
         let key = (w.namespace.clone(), w.name.clone());
         let mut object = object;
-        let written = match state.get(&resource.storage_key(), &key) {
-            Some(stored) => {
-                let version = meta(&stored, "resourceVersion").to_owned();
-                meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(version));
-                state.replace(&w, object)?
-            }
-            None => {
-                w.name.clear();
-                state.create(&w, object)?
-            }
+        let written = if let Some(stored) = state.get(&resource.storage_key(), &key) {
+            let version = meta(&stored, "resourceVersion").to_owned();
+            meta_mut(&mut object).insert("resourceVersion".to_owned(), json!(version));
+            state.replace(&w, object)?
+        } else {
+            w.name.clear();
+            state.create(&w, object)?
         };
         Ok(written.object)
     }
@@ -178,28 +175,18 @@ impl KubeSim {
     }
 
     /// A merge patch on an object.
-    pub fn patch(
-        &self,
-        kind: &str,
-        namespace: Option<&str>,
-        name: &str,
-        patch: Value,
-    ) -> Result<Value, ApiError> {
+    pub fn patch(&self, kind: &str, namespace: Option<&str>, name: &str, patch: Value) -> Result<Value, ApiError> {
         self.patch_face(kind, namespace, name, Sub::Main, patch)
     }
 
     /// A merge patch on an object's `spec`.
-    pub fn patch_spec(
-        &self,
-        kind: &str,
-        namespace: Option<&str>,
-        name: &str,
-        spec: Value,
-    ) -> Result<Value, ApiError> {
+    #[allow(clippy::needless_pass_by_value, reason = "called with json!, which reads better unborrowed")]
+    pub fn patch_spec(&self, kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Result<Value, ApiError> {
         self.patch_face(kind, namespace, name, Sub::Main, json!({"spec": spec}))
     }
 
     /// A merge patch on an object's `status`.
+    #[allow(clippy::needless_pass_by_value, reason = "called with json!, which reads better unborrowed")]
     pub fn set_status(
         &self,
         kind: &str,
@@ -259,11 +246,7 @@ impl KubeSim {
 
     /// Waits until `look` finds something, looking again after each change;
     /// `None` after `limit`.
-    pub async fn wait_for<T>(
-        &self,
-        limit: Duration,
-        mut look: impl FnMut(&Self) -> Option<T>,
-    ) -> Option<T> {
+    pub async fn wait_for<T>(&self, limit: Duration, mut look: impl FnMut(&Self) -> Option<T>) -> Option<T> {
         let mut signal = self.state().signal();
         let deadline = tokio::time::Instant::now() + limit;
         loop {

@@ -94,11 +94,8 @@ pub(super) fn document(resources: &[Arc<Resource>], path: &str) -> Option<Value>
 
 /// Strategic merge is left out: with it kubectl would compute patches from
 /// these open schemas instead of from the types that it knows.
-const PATCHES: &[&str] = &[
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-];
+const PATCHES: &[&str] =
+    &["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -142,13 +139,15 @@ fn schema(r: &Resource) -> Value {
         "description": "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
     }));
     let mut metadata = reference(META);
-    metadata["description"] = json!("Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata");
+    metadata["description"] = json!(
+        "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+    );
     properties.insert("metadata".to_owned(), metadata);
     schema["x-kubernetes-group-version-kind"] = json!([gvk(r)]);
     schema
 }
 
-/// OpenAPI clients have no use for the rules, and some stumble over them.
+/// `OpenAPI` clients have no use for the rules, and some stumble over them.
 fn strip(schema: &mut Value) {
     if let Value::Object(map) = schema {
         map.shift_remove("x-kubernetes-validations");
@@ -174,12 +173,10 @@ fn list_schema(r: &Resource, name: &str) -> Value {
 }
 
 fn operation(r: &Resource, action: &str, schema: &str, patches: &[&str]) -> Value {
-    let parameter = |name: &str, kind: &str| {
-        json!({"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": true}})
-    };
-    let content = |name: &str| {
-        json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{name}")}}})
-    };
+    let parameter =
+        |name: &str, kind: &str| json!({"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": true}});
+    let content =
+        |name: &str| json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{name}")}}});
     let mut parameters = vec![parameter("pretty", "string")];
     let mut operation = json!({
         "x-kubernetes-action": action,
@@ -195,10 +192,8 @@ fn operation(r: &Resource, action: &str, schema: &str, patches: &[&str]) -> Valu
         "post" | "put" => operation["requestBody"] = json!({"required": true, "content": content(schema)}),
         "patch" => {
             parameters.push(parameter("force", "boolean"));
-            let content: Map<String, Value> = patches
-                .iter()
-                .map(|p| ((*p).to_owned(), json!({"schema": {"type": "object"}})))
-                .collect();
+            let content: Map<String, Value> =
+                patches.iter().map(|p| ((*p).to_owned(), json!({"schema": {"type": "object"}}))).collect();
             operation["requestBody"] = json!({"required": true, "content": content});
         }
         "delete" => parameters.push(parameter("dryRun", "string")),

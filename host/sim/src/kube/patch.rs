@@ -12,8 +12,8 @@ use super::status::ApiError;
 /// RFC 6902, with the real server's leniency: `test` for null passes where
 /// there is nothing.
 pub(super) fn json_patch(object: &mut Value, body: &Value) -> Result<(), ApiError> {
-    let patch: Patch = serde_json::from_value(body.clone())
-        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    let refused = || ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    let patch: Patch = serde_json::from_value(body.clone()).map_err(|_| refused())?;
     for operation in &patch.0 {
         if let PatchOperation::Test(test) = operation
             && test.value.is_null()
@@ -21,13 +21,7 @@ pub(super) fn json_patch(object: &mut Value, body: &Value) -> Result<(), ApiErro
         {
             continue;
         }
-        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|_| {
-            ApiError::new(
-                422,
-                "Invalid",
-                "the server rejected our request due to an error in our request",
-            )
-        })?;
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|_| refused())?;
     }
     Ok(())
 }
@@ -45,7 +39,7 @@ pub(super) fn strategic(object: &mut Value, body: &Value) {
         return;
     };
     if body.get("$patch").and_then(Value::as_str) == Some("replace") {
-        *object = body.clone();
+        object.clone_from(body);
         object.shift_remove("$patch");
         return;
     }
@@ -75,8 +69,7 @@ fn field(object: &mut Map<String, Value>, key: &str, value: &Value) {
             object.shift_remove(key);
         }
         Value::Object(_) => {
-            let child =
-                object.entry(key.to_owned()).or_insert_with(|| Value::Object(Map::new()));
+            let child = object.entry(key.to_owned()).or_insert_with(|| Value::Object(Map::new()));
             if !child.is_object() {
                 *child = Value::Object(Map::new());
             }

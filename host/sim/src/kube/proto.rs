@@ -92,29 +92,22 @@ const RULE: &[Field] = &[
     Field(4, "resourceNames", Text, true),
     Field(5, "nonResourceURLs", Text, true),
 ];
-const ROLE: &[Field] =
-    &[Field(1, "metadata", Message(META), false), Field(2, "rules", Message(RULE), true)];
+const ROLE: &[Field] = &[Field(1, "metadata", Message(META), false), Field(2, "rules", Message(RULE), true)];
 const SUBJECT: &[Field] = &[
     Field(1, "kind", Text, false),
     Field(2, "apiGroup", Text, false),
     Field(3, "name", Text, false),
     Field(4, "namespace", Text, false),
 ];
-const ROLE_REF: &[Field] = &[
-    Field(1, "apiGroup", Text, false),
-    Field(2, "kind", Text, false),
-    Field(3, "name", Text, false),
-];
+const ROLE_REF: &[Field] =
+    &[Field(1, "apiGroup", Text, false), Field(2, "kind", Text, false), Field(3, "name", Text, false)];
 const ROLE_BINDING: &[Field] = &[
     Field(1, "metadata", Message(META), false),
     Field(2, "subjects", Message(SUBJECT), true),
     Field(3, "roleRef", Message(ROLE_REF), false),
 ];
-const PORT: &[Field] = &[
-    Field(1, "name", Text, false),
-    Field(3, "containerPort", Int, false),
-    Field(4, "protocol", Text, false),
-];
+const PORT: &[Field] =
+    &[Field(1, "name", Text, false), Field(3, "containerPort", Int, false), Field(4, "protocol", Text, false)];
 const ENV: &[Field] = &[Field(1, "name", Text, false), Field(2, "value", Text, false)];
 const CONTAINER: &[Field] = &[
     Field(1, "name", Text, false),
@@ -130,20 +123,16 @@ const POD_SPEC: &[Field] = &[
     Field(3, "restartPolicy", Text, false),
     Field(8, "serviceAccountName", Text, false),
 ];
-const TEMPLATE: &[Field] =
-    &[Field(1, "metadata", Message(META), false), Field(2, "spec", Message(POD_SPEC), false)];
+const TEMPLATE: &[Field] = &[Field(1, "metadata", Message(META), false), Field(2, "spec", Message(POD_SPEC), false)];
 const LABELS: &[Field] = &[Field(1, "matchLabels", TextMap, false)];
 const DEPLOYMENT_SPEC: &[Field] = &[
     Field(1, "replicas", OptInt, false),
     Field(2, "selector", Message(LABELS), false),
     Field(3, "template", Message(TEMPLATE), false),
 ];
-const DEPLOYMENT: &[Field] = &[
-    Field(1, "metadata", Message(META), false),
-    Field(2, "spec", Message(DEPLOYMENT_SPEC), false),
-];
-const PRECONDITIONS: &[Field] =
-    &[Field(1, "uid", Text, false), Field(2, "resourceVersion", Text, false)];
+const DEPLOYMENT: &[Field] =
+    &[Field(1, "metadata", Message(META), false), Field(2, "spec", Message(DEPLOYMENT_SPEC), false)];
+const PRECONDITIONS: &[Field] = &[Field(1, "uid", Text, false), Field(2, "resourceVersion", Text, false)];
 const DELETE_OPTIONS: &[Field] = &[
     Field(1, "gracePeriodSeconds", OptInt, false),
     Field(2, "preconditions", Message(PRECONDITIONS), false),
@@ -151,8 +140,7 @@ const DELETE_OPTIONS: &[Field] = &[
     Field(4, "propagationPolicy", Text, false),
     Field(5, "dryRun", Text, true),
 ];
-const TYPE_META: &[Field] =
-    &[Field(1, "apiVersion", Text, false), Field(2, "kind", Text, false)];
+const TYPE_META: &[Field] = &[Field(1, "apiVersion", Text, false), Field(2, "kind", Text, false)];
 
 /// One field on the wire.
 enum Wire<'a> {
@@ -253,12 +241,8 @@ fn message(data: &[u8], fields: &[Field]) -> Result<Value, ProtoError> {
 /// A field's value; `None` for the empty ones that JSON leaves out.
 fn scalar(kind: Type, wire: &Wire<'_>, repeated: bool) -> Result<Option<Value>, ProtoError> {
     Ok(match (kind, wire) {
-        (Text, Wire::Data(data)) => {
-            Some(json!(utf8(data)?)).filter(|_| repeated || !data.is_empty())
-        }
-        (Int | OptInt, Wire::Number(n)) => {
-            Some(json!(n.cast_signed())).filter(|_| *n != 0 || matches!(kind, OptInt))
-        }
+        (Text, Wire::Data(data)) => Some(json!(utf8(data)?)).filter(|_| repeated || !data.is_empty()),
+        (Int | OptInt, Wire::Number(n)) => Some(json!(n.cast_signed())).filter(|_| *n != 0 || matches!(kind, OptInt)),
         (Bool, Wire::Number(n)) => Some(json!(*n != 0)),
         (Time, Wire::Data(data)) => {
             let mut reader = Reader(data);
@@ -271,8 +255,9 @@ fn scalar(kind: Type, wire: &Wire<'_>, repeated: bool) -> Result<Option<Value>, 
             let time = jiff::Timestamp::from_second(seconds).map_err(|_| ProtoError::Malformed)?;
             Some(json!(super::store::rfc3339(time))).filter(|_| seconds != 0)
         }
-        (Message(fields), Wire::Data(data)) => Some(message(data, fields)?)
-            .filter(|m| repeated || m.as_object().is_some_and(|m| !m.is_empty())),
+        (Message(fields), Wire::Data(data)) => {
+            Some(message(data, fields)?).filter(|m| repeated || m.as_object().is_some_and(|m| !m.is_empty()))
+        }
         _ => return Err(ProtoError::Malformed),
     })
 }

@@ -1,5 +1,5 @@
 //! What kinds the API serves: the built-in ones, and those that a
-//! CustomResourceDefinition adds.
+//! `CustomResourceDefinition` adds.
 //!
 //! Knows shapes only; no objects, no requests.
 
@@ -38,6 +38,7 @@ pub(super) struct Schema {
 }
 
 /// One served kind in one version.
+#[allow(clippy::struct_excessive_bools, reason = "independent traits of a kind, as discovery lists them")]
 pub(super) struct Resource {
     pub group: String,
     pub version: String,
@@ -67,11 +68,7 @@ pub(super) struct Resource {
 impl Resource {
     /// `v1` or `group/version`.
     pub(super) fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// The key of its objects in the store.
@@ -113,14 +110,7 @@ const BUILT_IN: &[BuiltIn] = &[
     ("", "v1", "secrets", "Secret", "", "n"),
     ("", "v1", "serviceaccounts", "ServiceAccount", "sa", "n"),
     ("", "v1", "services", "Service", "svc", "ns"),
-    (
-        "admissionregistration.k8s.io",
-        "v1",
-        "validatingadmissionpolicies",
-        "ValidatingAdmissionPolicy",
-        "",
-        "sg",
-    ),
+    ("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", "", "sg"),
     (
         "admissionregistration.k8s.io",
         "v1",
@@ -192,12 +182,7 @@ fn column(value: &Value) -> Column {
 }
 
 fn strings(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|v| v.as_str().map(str::to_owned))
-        .collect()
+    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 /// The resources that a CRD serves, one for each served version.
@@ -216,14 +201,15 @@ pub(super) fn of_definition(crd: &Value) -> Vec<Arc<Resource>> {
                 "" => default,
                 given => given.to_owned(),
             };
-            let mut columns: Vec<Column> =
-                array(v, "additionalPrinterColumns").iter().map(column).collect();
+            let mut columns: Vec<Column> = array(v, "additionalPrinterColumns").iter().map(column).collect();
             if columns.is_empty() {
                 columns.push(Column {
                     name: "Age".to_owned(),
                     kind: "date".to_owned(),
                     format: String::new(),
-                    description: "CreationTimestamp is a timestamp representing the server time when this object was created.".to_owned(),
+                    description:
+                        "CreationTimestamp is a timestamp representing the server time when this object was created."
+                            .to_owned(),
                     priority: 0,
                     path: ".metadata.creationTimestamp".to_owned(),
                 });
@@ -242,10 +228,7 @@ pub(super) fn of_definition(crd: &Value) -> Vec<Arc<Resource>> {
                 scale: sub.get("scale").filter(|s| !s.is_null()).map(|s| Scale {
                     spec: text(s, "specReplicasPath").to_owned(),
                     status: text(s, "statusReplicasPath").to_owned(),
-                    selector: s
-                        .get("labelSelectorPath")
-                        .and_then(Value::as_str)
-                        .map(str::to_owned),
+                    selector: s.get("labelSelectorPath").and_then(Value::as_str).map(str::to_owned),
                 }),
                 generation: true,
                 unconditional_update: false,

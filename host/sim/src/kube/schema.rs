@@ -105,12 +105,7 @@ pub(super) fn default(value: &mut Value, schema: &Value) {
 }
 
 /// Everything that is wrong with the object, beyond what was as wrong before.
-pub(super) fn validate(
-    object: &Value,
-    old: Option<&Value>,
-    schema: &Schema,
-    cel: &Validator,
-) -> Vec<FieldError> {
+pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel: &Validator) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check(object, old, &schema.raw, "", &mut errors);
     let blocking = errors.iter().any(|e| {
@@ -145,25 +140,16 @@ pub(super) fn validate(
                 continue;
             }
             let shown = now.filter(|v| !v.is_object() && !v.is_array());
-            let message = if failure.message.is_empty() {
-                format!("failed rule: {}", failure.rule)
-            } else {
-                failure.message
-            };
+            let message =
+                if failure.message.is_empty() { format!("failed rule: {}", failure.rule) } else { failure.message };
             let path = if path.is_empty() { "<nil>".to_owned() } else { path };
             errors.push(match failure.reason.as_deref() {
                 Some("FieldValueForbidden") => FieldError::forbidden(path, &message),
                 Some("FieldValueRequired") => FieldError::required(path, &message),
-                Some("FieldValueDuplicate") => {
-                    FieldError::duplicate(path, shown.unwrap_or(&Value::Null))
-                }
+                Some("FieldValueDuplicate") => FieldError::duplicate(path, shown.unwrap_or(&Value::Null)),
                 _ => match shown {
                     Some(value) => FieldError::invalid(path, value, &message),
-                    None => FieldError {
-                        path,
-                        reason: "FieldValueInvalid",
-                        body: format!("Invalid value: {message}"),
-                    },
+                    None => FieldError { path, reason: "FieldValueInvalid", body: format!("Invalid value: {message}") },
                 },
             });
         }
@@ -173,9 +159,7 @@ pub(super) fn validate(
 
 fn has_rules(schema: &Value) -> bool {
     match schema {
-        Value::Object(map) => {
-            map.contains_key("x-kubernetes-validations") || map.values().any(has_rules)
-        }
+        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
         Value::Array(list) => list.iter().any(has_rules),
         _ => false,
     }
@@ -205,13 +189,7 @@ fn fits(value: &Value, wanted: &str) -> bool {
     }
 }
 
-fn check(
-    value: &Value,
-    old: Option<&Value>,
-    schema: &Value,
-    path: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn check(value: &Value, old: Option<&Value>, schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     // Ratcheting: what was stored like this may stay like this.
     if old == Some(value) {
         return;
@@ -219,11 +197,7 @@ fn check(
     let invalid = |detail: String| FieldError::invalid(path, value, &detail);
     let wrong_type = |wanted: &str| {
         let kind = kind_of(value);
-        FieldError::wrong_type(
-            path,
-            &json!(kind),
-            &format!("{path} in body must be of type {wanted}: {kind:?}"),
-        )
+        FieldError::wrong_type(path, &json!(kind), &format!("{path} in body must be of type {wanted}: {kind:?}"))
     };
     if value.is_null() {
         if !flag(schema, "nullable") && !flag(schema, PRESERVE) {
@@ -286,9 +260,7 @@ fn number(n: f64, schema: &Value, path: &str, invalid: &Invalid<'_>, errors: &mu
         _ => None,
     };
     if range.is_some_and(|(low, high)| n < low || n > high) {
-        errors.push(invalid(format!(
-            "{path} in body must be of type int32: \"{n}\""
-        )));
+        errors.push(invalid(format!("{path} in body must be of type int32: \"{n}\"")));
     }
 }
 
@@ -325,27 +297,15 @@ fn string(s: &str, schema: &Value, path: &str, invalid: &Invalid<'_>, errors: &m
     }
 }
 
-fn items(
-    whole: &Value,
-    list: &[Value],
-    old: Option<&Value>,
-    schema: &Value,
-    path: &str,
-    errors: &mut Vec<FieldError>,
-) {
+fn items(whole: &Value, list: &[Value], old: Option<&Value>, schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let bound = |key: &str| schema.get(key).and_then(Value::as_u64);
     if let Some(max) = bound("maxItems").filter(|max| list.len() as u64 > *max) {
         errors.push(FieldError::too_many(path, list.len(), max));
     }
     if let Some(min) = bound("minItems").filter(|min| (list.len() as u64) < *min) {
-        errors.push(FieldError::invalid(
-            path,
-            whole,
-            &format!("{path} in body should have at least {min} items"),
-        ));
+        errors.push(FieldError::invalid(path, whole, &format!("{path} in body should have at least {min} items")));
     }
-    let keys: Vec<&str> =
-        array(schema, "x-kubernetes-list-map-keys").iter().filter_map(Value::as_str).collect();
+    let keys: Vec<&str> = array(schema, "x-kubernetes-list-map-keys").iter().filter_map(Value::as_str).collect();
     let unique = matches!(text(schema, "x-kubernetes-list-type"), "map" | "set");
     let identity = |item: &Value| -> Value {
         if keys.is_empty() {
@@ -363,8 +323,7 @@ fn items(
         }
         // Only items with an identity can be compared with what they were.
         let before = if unique {
-            old.and_then(Value::as_array)
-                .and_then(|o| o.iter().find(|candidate| identity(candidate) == id))
+            old.and_then(Value::as_array).and_then(|o| o.iter().find(|candidate| identity(candidate) == id))
         } else {
             None
         };
@@ -406,13 +365,7 @@ fn properties(
     }
 }
 
-fn branches(
-    value: &Value,
-    schema: &Value,
-    path: &str,
-    invalid: &Invalid<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn branches(value: &Value, schema: &Value, path: &str, invalid: &Invalid<'_>, errors: &mut Vec<FieldError>) {
     let problems = |branch: &Value| {
         let mut found = Vec::new();
         check(value, None, branch, path, &mut found);
@@ -422,8 +375,7 @@ fn branches(
         errors.extend(problems(branch));
     }
     let any = array(schema, "anyOf");
-    if !any.is_empty() && !flag(schema, INT_OR_STRING) && !any.iter().any(|b| problems(b).is_empty())
-    {
+    if !any.is_empty() && !flag(schema, INT_OR_STRING) && !any.iter().any(|b| problems(b).is_empty()) {
         errors.push(invalid(format!("{path} in body must validate at least one schema (anyOf)")));
         errors.extend(problems(&any[0]));
     }
@@ -451,10 +403,7 @@ fn branches(
 /// Where a CRD's schema is not structural: nodes without a type.
 pub(super) fn structural(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if schema.get("type").is_none() && !flag(schema, INT_OR_STRING) && !flag(schema, PRESERVE) {
-        errors.push(FieldError::required(
-            format!("{path}.type"),
-            "must not be empty for specified object fields",
-        ));
+        errors.push(FieldError::required(format!("{path}.type"), "must not be empty for specified object fields"));
     }
     if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
         for (key, below) in properties {

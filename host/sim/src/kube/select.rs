@@ -71,17 +71,11 @@ fn label_test(part: &str) -> Option<(String, Test)> {
 
 impl Selector {
     /// Parses the request's `labelSelector` and `fieldSelector`.
-    pub(super) fn parse(
-        labels: &str,
-        fields: &str,
-        resource: &Resource,
-    ) -> Result<Self, ApiError> {
+    pub(super) fn parse(labels: &str, fields: &str, resource: &Resource) -> Result<Self, ApiError> {
         let labels = split(labels)
             .into_iter()
             .map(|part| {
-                label_test(part).ok_or_else(|| {
-                    ApiError::bad_request(format!("unable to parse requirement: {part}"))
-                })
+                label_test(part).ok_or_else(|| ApiError::bad_request(format!("unable to parse requirement: {part}")))
             })
             .collect::<Result<_, _>>()?;
         let fields = split(fields)
@@ -100,9 +94,7 @@ impl Selector {
                     return Err(ApiError::bad_request(if resource.custom {
                         format!("field label not supported: {key}")
                     } else {
-                        format!(
-                            "{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                        )
+                        format!("{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
                     }));
                 }
                 Ok((key.to_owned(), equal, value.to_owned()))
@@ -133,8 +125,7 @@ fn value_of(object: &Value, key: &str) -> String {
     // The core view's "source" is the reporting component where there is none.
     if key == "source" {
         let source = text(field(object, "source"), "component");
-        return if source.is_empty() { text(object, "reportingComponent") } else { source }
-            .to_owned();
+        return if source.is_empty() { text(object, "reportingComponent") } else { source }.to_owned();
     }
     match at_path(object, key).first() {
         Some(Value::String(s)) => s.clone(),

@@ -58,20 +58,12 @@ impl FieldError {
     }
 
     pub(super) fn required(path: impl Into<String>, detail: &str) -> Self {
-        let body = if detail.is_empty() {
-            "Required value".to_owned()
-        } else {
-            format!("Required value: {detail}")
-        };
+        let body = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
         Self { path: path.into(), reason: "FieldValueRequired", body }
     }
 
     pub(super) fn forbidden(path: impl Into<String>, detail: &str) -> Self {
-        Self {
-            path: path.into(),
-            reason: "FieldValueForbidden",
-            body: format!("Forbidden: {detail}"),
-        }
+        Self { path: path.into(), reason: "FieldValueForbidden", body: format!("Forbidden: {detail}") }
     }
 
     pub(super) fn too_long(path: impl Into<String>, max: u64) -> Self {
@@ -95,20 +87,12 @@ impl FieldError {
         Self {
             path: path.into(),
             reason: "FieldValueNotSupported",
-            body: format!(
-                "Unsupported value: {}: supported values: {}",
-                shown(value),
-                allowed.join(", ")
-            ),
+            body: format!("Unsupported value: {}: supported values: {}", shown(value), allowed.join(", ")),
         }
     }
 
     pub(super) fn duplicate(path: impl Into<String>, value: &Value) -> Self {
-        Self {
-            path: path.into(),
-            reason: "FieldValueDuplicate",
-            body: format!("Duplicate value: {}", shown(value)),
-        }
+        Self { path: path.into(), reason: "FieldValueDuplicate", body: format!("Duplicate value: {}", shown(value)) }
     }
 }
 
@@ -163,10 +147,7 @@ impl ApiError {
         Self {
             code: 409,
             reason: "Conflict",
-            message: format!(
-                "Operation cannot be fulfilled on {} {name:?}: {why}",
-                qualified(plural, group)
-            ),
+            message: format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(plural, group)),
             details: Some(details(name, group, plural)),
         }
     }
@@ -203,10 +184,8 @@ impl ApiError {
             many => format!("[{}]", many.join(", ")),
         };
         let mut details = details(name, group, kind);
-        details["causes"] = errors
-            .iter()
-            .map(|e| json!({"reason": e.reason, "message": e.body, "field": e.path}))
-            .collect();
+        details["causes"] =
+            errors.iter().map(|e| json!({"reason": e.reason, "message": e.body, "field": e.path})).collect();
         Self {
             code: 422,
             reason: "Invalid",
@@ -216,11 +195,7 @@ impl ApiError {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
 
     pub(super) fn expired(message: impl Into<String>) -> Self {
@@ -231,9 +206,7 @@ impl ApiError {
         Self::new(
             415,
             "UnsupportedMediaType",
-            format!(
-                "the body of the request was in an unknown format - accepted media types include: {accepted}"
-            ),
+            format!("the body of the request was in an unknown format - accepted media types include: {accepted}"),
         )
     }
 
@@ -251,14 +224,8 @@ impl ApiError {
             ),
             410 => ("Expired", "too old resource version: a simulated fault"),
             422 => ("Invalid", "a simulated fault"),
-            429 => (
-                "TooManyRequests",
-                "the server has received too many requests and has asked us to try again later",
-            ),
-            503 => (
-                "ServiceUnavailable",
-                "the server is currently unable to handle the request",
-            ),
+            429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
+            503 => ("ServiceUnavailable", "the server is currently unable to handle the request"),
             504 => (
                 "Timeout",
                 "the server was unable to return a response in the time allotted, but may still be processing the request",

@@ -106,26 +106,19 @@ impl State {
     /// The five letters behind a `generateName`.
     pub(super) fn suffix(&mut self) -> String {
         const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-        (0..5)
-            .map(|_| char::from(LETTERS[self.rng.next_u32() as usize % LETTERS.len()]))
-            .collect()
+        (0..5).map(|_| char::from(LETTERS[self.rng.next_u32() as usize % LETTERS.len()])).collect()
     }
 
     /// A resource by its plural or `plural.group`; of several versions the
     /// first, of events the stored form.
     pub(super) fn by_name(&self, name: &str) -> Option<Arc<Resource>> {
-        let mut found = self.resources.iter().filter(|r| {
-            r.plural == name || r.storage_key() == name || r.kind == name
-        });
+        let mut found = self.resources.iter().filter(|r| r.plural == name || r.storage_key() == name || r.kind == name);
         let first = found.next()?;
         Some(if first.is_core_event() { found.next().unwrap_or(first) } else { first }.clone())
     }
 
     pub(super) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.resources
-            .iter()
-            .find(|r| r.group == group && r.version == version && r.plural == plural)
-            .cloned()
+        self.resources.iter().find(|r| r.group == group && r.version == version && r.plural == plural).cloned()
     }
 
     pub(super) fn get(&self, storage: &str, key: &Key) -> Option<Arc<Value>> {
@@ -156,10 +149,7 @@ impl State {
         self.objects
             .iter()
             .flat_map(|(storage, objects)| {
-                objects
-                    .keys()
-                    .filter(|key| key.0 == namespace)
-                    .map(|key| (storage.clone(), key.clone()))
+                objects.keys().filter(|key| key.0 == namespace).map(|key| (storage.clone(), key.clone()))
             })
             .collect()
     }
@@ -224,8 +214,7 @@ impl State {
 
     /// Takes up what the CRDs say after one has changed.
     pub(super) fn reload_definitions(&mut self) {
-        let storage =
-            resources::storage_key("apiextensions.k8s.io", "customresourcedefinitions");
+        let storage = resources::storage_key("apiextensions.k8s.io", "customresourcedefinitions");
         let mut all = resources::built_in();
         for (_, definition) in self.all(&storage) {
             all.extend(resources::of_definition(definition));
@@ -240,8 +229,7 @@ impl State {
         }
         let mut object = stored.clone();
         if resource.custom {
-            object_mut(&mut object)
-                .insert("apiVersion".to_owned(), json!(resource.api_version()));
+            object_mut(&mut object).insert("apiVersion".to_owned(), json!(resource.api_version()));
         }
         object
     }

@@ -30,7 +30,7 @@ pub(super) fn partial(object: &Value) -> Value {
 pub(super) fn table(
     resource: &Resource,
     objects: &[Value],
-    list_metadata: Value,
+    list_metadata: &Value,
     now: Timestamp,
     include: Include,
     definitions: bool,
@@ -73,9 +73,7 @@ pub(super) fn table(
 fn built_in_columns(resource: &Resource) -> &'static [(&'static str, &'static str)] {
     match resource.plural.as_str() {
         "configmaps" => &[("Name", "string"), ("Data", "string"), ("Age", "string")],
-        "secrets" => {
-            &[("Name", "string"), ("Type", "string"), ("Data", "string"), ("Age", "string")]
-        }
+        "secrets" => &[("Name", "string"), ("Type", "string"), ("Data", "string"), ("Age", "string")],
         "namespaces" => &[("Name", "string"), ("Status", "string"), ("Age", "string")],
         "leases" => &[("Name", "string"), ("Holder", "string"), ("Age", "string")],
         "events" => &[
@@ -92,12 +90,8 @@ fn built_in_columns(resource: &Resource) -> &'static [(&'static str, &'static st
             ("Available", "string"),
             ("Age", "string"),
         ],
-        "customresourcedefinitions" | "roles" | "clusterroles" => {
-            &[("Name", "string"), ("Created At", "string")]
-        }
-        "rolebindings" | "clusterrolebindings" => {
-            &[("Name", "string"), ("Role", "string"), ("Age", "string")]
-        }
+        "customresourcedefinitions" | "roles" | "clusterroles" => &[("Name", "string"), ("Created At", "string")],
+        "rolebindings" | "clusterrolebindings" => &[("Name", "string"), ("Role", "string"), ("Age", "string")],
         _ => &[("Name", "string"), ("Age", "string")],
     }
 }
@@ -145,8 +139,7 @@ fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         "deployments" => {
             let status = field(object, "status");
             let n = |key: &str| status.get(key).and_then(Value::as_i64).unwrap_or(0);
-            let wanted =
-                object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+            let wanted = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
             vec![
                 name,
                 json!(format!("{}/{wanted}", n("readyReplicas"))),
@@ -165,11 +158,7 @@ fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn event_cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
-    let core = if resource.group.is_empty() {
-        object.clone()
-    } else {
-        super::builtin::event_to_core(object)
-    };
+    let core = if resource.group.is_empty() { object.clone() } else { super::builtin::event_to_core(object) };
     let about = field(&core, "involvedObject");
     let seen = [
         text(field(&core, "series"), "lastObservedTime"),
@@ -253,7 +242,6 @@ pub(super) fn list_metadata(version: u64, next: Option<&str>, remaining: usize) 
     }
     metadata
 }
-
 
 #[cfg(test)]
 mod tests {

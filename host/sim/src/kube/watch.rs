@@ -24,7 +24,7 @@ use crate::faults::Cut;
 
 /// How often an idle watch that wants bookmarks gets one, as the real cache
 /// does.
-const BOOKMARK: Duration = Duration::from_secs(60);
+const BOOKMARK: Duration = Duration::from_mins(1);
 
 /// How many changes one turn of a watch delivers at most.
 const BATCH: usize = 100;
@@ -90,10 +90,7 @@ pub(super) fn open(state: &State, shared: Arc<Mutex<State>>, wish: Wish) -> Body
     };
     match watch.wish.start {
         Start::After(version) if version < state.compacted => {
-            let error = ApiError::expired(format!(
-                "too old resource version: {version} ({})",
-                state.compacted
-            ));
+            let error = ApiError::expired(format!("too old resource version: {version} ({})", state.compacted));
             watch.initial.push_back(line("ERROR", &error.to_status()));
             watch.done = true;
         }
@@ -101,9 +98,7 @@ pub(super) fn open(state: &State, shared: Arc<Mutex<State>>, wish: Wish) -> Body
         Start::Present { streaming } => {
             let objects: Vec<Value> = state
                 .all(&watch.wish.resource.storage_key())
-                .filter(|(key, _)| {
-                    watch.wish.namespace.is_empty() || key.0 == watch.wish.namespace
-                })
+                .filter(|(key, _)| watch.wish.namespace.is_empty() || key.0 == watch.wish.namespace)
                 .map(|(_, stored)| State::present(&watch.wish.resource, stored))
                 .filter(|object| watch.wish.selector.matches(object))
                 .collect();
@@ -149,11 +144,7 @@ impl Watch {
             if self.done {
                 continue;
             }
-            let until = if self.wish.bookmarks {
-                self.ends.min(self.next_bookmark)
-            } else {
-                self.ends
-            };
+            let until = if self.wish.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
             match tokio::time::timeout_at(until, self.signal.changed()).await {
                 Ok(Ok(())) => {}
                 // The server is gone.
@@ -177,10 +168,7 @@ impl Watch {
         let state = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(events) = state.since(self.position, BATCH) else {
             self.done = true;
-            let error = ApiError::expired(format!(
-                "too old resource version: {} ({})",
-                self.position, state.version
-            ));
+            let error = ApiError::expired(format!("too old resource version: {} ({})", self.position, state.version));
             return Some(line("ERROR", &error.to_status()));
         };
         let mut lines = Vec::new();
@@ -205,8 +193,7 @@ impl Watch {
     /// selection.
     fn event(&mut self, event: &Event, state: &State) -> Option<Bytes> {
         let wish = &self.wish;
-        if event.storage != wish.resource.storage_key()
-            || !(wish.namespace.is_empty() || event.key.0 == wish.namespace)
+        if event.storage != wish.resource.storage_key() || !(wish.namespace.is_empty() || event.key.0 == wish.namespace)
         {
             return None;
         }
@@ -216,14 +203,11 @@ impl Watch {
         let was_selected = before.as_ref().is_some_and(|b| wish.selector.matches(b));
         match (event.change, was_selected, selected) {
             (Change::Deleted, true, _) => Some(self.shown("DELETED", object, state)),
-            (Change::Added | Change::Modified, false, true) => {
-                Some(self.shown("ADDED", object, state))
-            }
+            (Change::Added | Change::Modified, false, true) => Some(self.shown("ADDED", object, state)),
             (Change::Modified, true, true) => Some(self.shown("MODIFIED", object, state)),
             (Change::Modified, true, false) => {
                 let mut left = before?;
-                meta_mut(&mut left)
-                    .insert("resourceVersion".to_owned(), json!(event.version.to_string()));
+                meta_mut(&mut left).insert("resourceVersion".to_owned(), json!(event.version.to_string()));
                 Some(self.shown("DELETED", left, state))
             }
             _ => None,
@@ -236,11 +220,10 @@ impl Watch {
             View::Whole => line(kind, &object),
             View::Partial => line(kind, &table::partial(&object)),
             View::Table(include) => {
-                let metadata =
-                    json!({"resourceVersion": super::json::meta(&object, "resourceVersion")});
+                let metadata = json!({"resourceVersion": super::json::meta(&object, "resourceVersion")});
                 let first = !std::mem::replace(&mut self.columns_sent, true);
                 let now = state.clock.now();
-                line(kind, &table::table(resource, &[object], metadata, now, include, first))
+                line(kind, &table::table(resource, &[object], &metadata, now, include, first))
             }
         }
     }
@@ -262,7 +245,7 @@ impl Watch {
             View::Table(include) => {
                 let list = json!({"resourceVersion": self.position.to_string()});
                 let now = state.clock.now();
-                line("BOOKMARK", &table::table(resource, &[object], list, now, include, false))
+                line("BOOKMARK", &table::table(resource, &[object], &list, now, include, false))
             }
         }
     }

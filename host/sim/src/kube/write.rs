@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::builtin;
-use super::json::{array, at_path, carry, field, meta, meta_mut, object_mut, set_path, text};
+use super::checks::{admit, check_identity, decode_applied, isolate, metadata_errors, spec_differs};
+use super::json::{array, at_path, field, meta, meta_mut, object_mut, set_path};
 use super::managed::{self, Manager};
 use super::patch;
 use super::resources::{Resource, storage_key};
 use super::schema;
-use super::select::Selector;
 use super::status::{ApiError, FieldError};
 use super::store::{Key, State};
 
@@ -60,7 +60,7 @@ pub(super) struct Write {
 
 /// How a new version of an object came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     Created,
     Replaced,
     Patched,
@@ -91,7 +91,7 @@ pub(super) struct Preconditions {
 }
 
 impl Write {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
 
@@ -99,13 +99,13 @@ impl Write {
         ApiError::not_found(&self.resource.group, &self.resource.plural, &self.name)
     }
 
-    fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
+    pub(super) fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
         ApiError::invalid(&self.resource.group, &self.resource.kind, name, errors)
     }
 }
 
 impl State {
-    fn old(&self, w: &Write) -> Result<Value, ApiError> {
+    pub(super) fn old(&self, w: &Write) -> Result<Value, ApiError> {
         self.get(&w.resource.storage_key(), &w.key())
             .map(|stored| Self::present(&w.resource, &stored))
             .ok_or_else(|| w.not_found())
@@ -116,18 +116,11 @@ impl State {
         self.create_by(w, object, Origin::Created)
     }
 
-    fn create_by(
-        &mut self,
-        w: &Write,
-        mut object: Value,
-        origin: Origin,
-    ) -> Result<Written, ApiError> {
+    fn create_by(&mut self, w: &Write, mut object: Value, origin: Origin) -> Result<Written, ApiError> {
         let resource = w.resource.clone();
         check_identity(w, &mut object)?;
         if !meta(&object, "resourceVersion").is_empty() {
-            return Err(ApiError::internal(
-                "resourceVersion should not be set on objects to be created",
-            ));
+            return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
         }
         self.check_namespace(w)?;
         let name = self.name_of(w, &mut object)?;
@@ -169,6 +162,8 @@ impl State {
         if w.sub == Sub::Scale {
             return self.write_scale(w, |_| Ok(object));
         }
+        let mut object = object;
+        check_identity(w, &mut object)?;
         let old = self.old(w)?;
         self.update(w, &old, object, Origin::Replaced)
     }
@@ -203,13 +198,7 @@ impl State {
     }
 
     /// Server-side apply.
-    fn apply(
-        &mut self,
-        w: &Write,
-        old: Option<&Value>,
-        mut config: Value,
-        force: bool,
-    ) -> Result<Written, ApiError> {
+    fn apply(&mut self, w: &Write, old: Option<&Value>, mut config: Value, force: bool) -> Result<Written, ApiError> {
         check_identity(w, &mut config)?;
         if !array(field(&config, "metadata"), "managedFields").is_empty() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -223,19 +212,17 @@ impl State {
                     "uid mismatch: the provided object specified uid {wanted_uid}, and no existing object was found"
                 )
             } else {
-                format!(
-                    "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {have_uid}"
-                )
+                format!("Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {have_uid}")
             };
             return Err(ApiError::conflict(&resource.group, &resource.plural, &w.name, &why));
         }
-        let warnings = self.decode_applied(w, &mut config)?;
+        let warnings = decode_applied(w, &mut config)?;
         // Fields of the other face have no effect and find no owner.
         if let Value::Object(map) = &mut config {
             match w.sub {
-                Sub::Status => map.retain(|key, _| {
-                    matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")
-                }),
+                Sub::Status => {
+                    map.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+                }
                 _ if resource.status => {
                     map.shift_remove("status");
                 }
@@ -259,34 +246,8 @@ impl State {
         Ok(written)
     }
 
-    /// The checks of an applied configuration before it is merged: with a
-    /// schema, unknown fields are refused whatever the field validation.
-    fn decode_applied(&self, w: &Write, config: &mut Value) -> Result<Vec<String>, ApiError> {
-        if let Some(raw) = w.resource.raw_schema() {
-            let mut unknown = Vec::new();
-            schema::prune(&mut config.clone(), raw, &mut unknown);
-            if let Some(first) = unknown.first() {
-                return Err(ApiError::internal(format!(
-                    "failed to create typed patch object ({}/{}; {}, Kind={}): .{first}: field not declared in schema",
-                    w.namespace,
-                    w.name,
-                    w.resource.api_version(),
-                    w.resource.kind,
-                )));
-            }
-            return Ok(Vec::new());
-        }
-        admit(w, config, Origin::Applied)
-    }
-
     /// The second half of every write on an existing object.
-    fn update(
-        &mut self,
-        w: &Write,
-        old: &Value,
-        mut new: Value,
-        origin: Origin,
-    ) -> Result<Written, ApiError> {
+    fn update(&mut self, w: &Write, old: &Value, mut new: Value, origin: Origin) -> Result<Written, ApiError> {
         let resource = w.resource.clone();
         check_identity(w, &mut new)?;
         let (group, plural) = (&resource.group, &resource.plural);
@@ -305,14 +266,15 @@ impl State {
         }
         let uid = meta(&new, "uid");
         if !uid.is_empty() && uid != meta(old, "uid") {
+            if origin == Origin::Patched {
+                let error = FieldError::invalid("metadata.uid", &json!(uid), "field is immutable");
+                return Err(w.invalid(&w.name, &[error]));
+            }
             return Err(ApiError::conflict(
                 group,
                 plural,
                 &w.name,
-                &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta(old, "uid")
-                ),
+                &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(old, "uid")),
             ));
         }
         isolate(w, old, &mut new);
@@ -345,11 +307,7 @@ impl State {
         if replicas < 0 {
             return Err(w.invalid(
                 &w.name,
-                &[FieldError::invalid(
-                    "spec.replicas",
-                    &json!(replicas),
-                    "should be a non-negative integer",
-                )],
+                &[FieldError::invalid("spec.replicas", &json!(replicas), "should be a non-negative integer")],
             ));
         }
         let version = meta(&scale, "resourceVersion");
@@ -377,10 +335,7 @@ impl State {
                 &w.resource.group,
                 &w.resource.plural,
                 &w.name,
-                &format!(
-                    "unable to create new content in namespace {} because it is being terminated",
-                    w.namespace
-                ),
+                &format!("unable to create new content in namespace {} because it is being terminated", w.namespace),
             );
             if let Some(details) = &mut error.details {
                 details["causes"] = json!([{
@@ -398,8 +353,7 @@ impl State {
         if meta(object, "name").is_empty() {
             let prefix = meta(object, "generateName").to_owned();
             if prefix.is_empty() {
-                let error =
-                    FieldError::required("metadata.name", "name or generateName is required");
+                let error = FieldError::required("metadata.name", "name or generateName is required");
                 return Err(w.invalid("", &[error]));
             }
             let storage = w.resource.storage_key();
@@ -412,13 +366,7 @@ impl State {
         Ok(meta(object, "name").to_owned())
     }
 
-    fn check_valid(
-        &self,
-        w: &Write,
-        name: &str,
-        object: &Value,
-        old: Option<&Value>,
-    ) -> Result<(), ApiError> {
+    fn check_valid(&self, w: &Write, name: &str, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         let resource = &w.resource;
         let mut errors = metadata_errors(resource, object, old);
         match &resource.schema {
@@ -457,8 +405,7 @@ impl State {
         if w.dry_run {
             return object;
         }
-        let stored =
-            if resource.is_core_event() { builtin::event_from_core(&object) } else { object };
+        let stored = if resource.is_core_event() { builtin::event_from_core(&object) } else { object };
         let storage = resource.storage_key();
         let result = if gone {
             // The answer shows the last state, the watches what was stored before.
@@ -471,206 +418,10 @@ impl State {
         }
         Self::present(resource, &result)
     }
-
-    /// Removes an object and whatever only waited for that.
-    fn remove(&mut self, storage: &str, key: Key, last: Option<Value>) -> Arc<Value> {
-        let namespace = key.0.clone();
-        let mut removed = self.commit(storage, key, None);
-        if let Some(mut last) = last {
-            let version = meta(&removed, "resourceVersion").to_owned();
-            meta_mut(&mut last).insert("resourceVersion".to_owned(), json!(version));
-            removed = Arc::new(last);
-        }
-        self.reload_after_removal(storage);
-        self.end_namespace(&namespace);
-        removed
-    }
-
-    /// A CRD on its way out goes with the last of its objects.
-    fn reload_after_removal(&mut self, storage: &str) {
-        let definitions = storage_key("apiextensions.k8s.io", "customresourcedefinitions");
-        if storage == definitions {
-            self.reload_definitions();
-            return;
-        }
-        let key = (String::new(), storage.to_owned());
-        let waiting = self
-            .get(&definitions, &key)
-            .is_some_and(|d| !meta(&d, "deletionTimestamp").is_empty());
-        if waiting && self.all(storage).next().is_none() {
-            self.commit(&definitions, key, None);
-            self.reload_definitions();
-        }
-    }
-
-    /// A namespace on its way out goes with the last of its objects.
-    fn end_namespace(&mut self, name: &str) {
-        let storage = storage_key("", "namespaces");
-        let key = (String::new(), name.to_owned());
-        let waiting =
-            self.get(&storage, &key).is_some_and(|n| !meta(&n, "deletionTimestamp").is_empty());
-        if waiting && self.in_namespace(name).is_empty() {
-            self.commit(&storage, key, None);
-        }
-    }
-
-    /// DELETE of one object.
-    pub(super) fn delete(
-        &mut self,
-        w: &Write,
-        preconditions: &Preconditions,
-    ) -> Result<Written, ApiError> {
-        let resource = w.resource.clone();
-        let old = self.old(w)?;
-        check_preconditions(w, preconditions, &old)?;
-        let storage = resource.storage_key();
-        let done = |object| Ok(Written { object, code: 200, warnings: Vec::new() });
-        let content_remains = resource.is("customresourcedefinitions")
-            && self.all(&w.name).next().is_some();
-        let finalizers = array(field(&old, "metadata"), "finalizers");
-        if finalizers.is_empty() && !resource.is("namespaces") && !content_remains {
-            if !w.dry_run {
-                self.remove(&storage, w.key(), None);
-            }
-            return done(json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                "details": deleted_details(w, &old),
-            }));
-        }
-        if !meta(&old, "deletionTimestamp").is_empty() {
-            return done(old);
-        }
-        let mut marked = old;
-        let now = self.now();
-        let metadata = meta_mut(&mut marked);
-        metadata.insert("deletionTimestamp".to_owned(), json!(now));
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(0));
-        if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-            metadata.insert("generation".to_owned(), json!(generation + 1));
-        }
-        if content_remains {
-            metadata.insert(
-                "finalizers".to_owned(),
-                json!(["customresourcecleanup.apiextensions.k8s.io"]),
-            );
-        }
-        if resource.is("namespaces") {
-            set_path(&mut marked, ".status.phase", json!("Terminating"));
-        }
-        if w.dry_run {
-            return done(marked);
-        }
-        let stored = self.commit(&storage, w.key(), Some(marked));
-        let object = Self::present(&resource, &stored);
-        if resource.is("namespaces") {
-            for (storage, key) in self.in_namespace(&w.name) {
-                self.delete_stored(&storage, key);
-            }
-            self.end_namespace(&w.name);
-        } else if content_remains {
-            let keys: Vec<Key> = self.all(&w.name).map(|(k, _)| k.clone()).collect();
-            for key in keys {
-                self.delete_stored(&w.name.clone(), key);
-            }
-        }
-        done(object)
-    }
-
-    /// Deletes what went with its namespace or its CRD.
-    fn delete_stored(&mut self, storage: &str, (namespace, name): Key) {
-        let found = self
-            .resources
-            .iter()
-            .find(|r| r.storage_key() == storage && !r.is_core_event())
-            .cloned();
-        if let Some(resource) = found {
-            let w = Write {
-                resource,
-                namespace,
-                name,
-                sub: Sub::Main,
-                manager: "sim".to_owned(),
-                dry_run: false,
-                validation: FieldValidation::Ignore,
-            };
-            // It was there a moment ago, under the same lock.
-            let _ = self.delete(&w, &Preconditions::default());
-        }
-    }
-
-    /// DELETE of a collection: a list of what was deleted.
-    pub(super) fn delete_all(&mut self, w: &Write, selector: &Selector) -> Result<Value, ApiError> {
-        let found: Vec<(Key, Value)> = self
-            .all(&w.resource.storage_key())
-            .filter(|(key, _)| w.namespace.is_empty() || key.0 == w.namespace)
-            .map(|(key, stored)| (key.clone(), Self::present(&w.resource, stored)))
-            .filter(|(_, object)| selector.matches(object))
-            .collect();
-        let mut items = Vec::new();
-        for ((namespace, name), object) in found {
-            let one = Write {
-                resource: w.resource.clone(),
-                namespace,
-                name,
-                sub: Sub::Main,
-                manager: w.manager.clone(),
-                dry_run: w.dry_run,
-                validation: w.validation,
-            };
-            self.delete(&one, &Preconditions::default())?;
-            items.push(object);
-        }
-        Ok(json!({
-            "kind": w.resource.list_kind, "apiVersion": w.resource.api_version(),
-            "metadata": {"resourceVersion": self.version.to_string()}, "items": items,
-        }))
-    }
-}
-
-/// Decoding: pruning, unknown fields, defaults. Returns warnings.
-fn admit(w: &Write, object: &mut Value, origin: Origin) -> Result<Vec<String>, ApiError> {
-    let resource = &w.resource;
-    let as_sent = (origin == Origin::Patched).then(|| object.to_string());
-    let refused = |why: String| match &as_sent {
-        Some(text) => {
-            let error = FieldError::invalid("patch", &json!(text), &why);
-            ApiError::invalid("", "", "", &[error])
-        }
-        None => ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            resource.kind, resource.version, resource.kind
-        )),
-    };
-    if let Some(why) = wrong_types(resource, object) {
-        return Err(refused(why));
-    }
-    let mut unknown = Vec::new();
-    match resource.raw_schema() {
-        Some(raw) => {
-            schema::prune(object, raw, &mut unknown);
-            schema::default(object, raw);
-        }
-        None if resource.is_core_event() => {}
-        None => builtin::normalise(resource, object, &mut unknown),
-    }
-    unknown.sort_unstable();
-    let words: Vec<String> = unknown.iter().map(|u| format!("unknown field {u:?}")).collect();
-    match w.validation {
-        FieldValidation::Strict if !words.is_empty() => {
-            Err(refused(format!("strict decoding error: {}", words.join(", "))))
-        }
-        FieldValidation::Warn => Ok(words),
-        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
-    }
 }
 
 fn manager<'a>(w: &'a Write, now: &'a str) -> Manager<'a> {
-    Manager {
-        name: &w.manager,
-        api_version: w.resource.api_version(),
-        subresource: w.sub.name(),
-        now,
-    }
+    Manager { name: &w.manager, api_version: w.resource.api_version(), subresource: w.sub.name(), now }
 }
 
 fn apply_patch(object: &mut Value, body: &PatchBody) -> Result<(), ApiError> {
@@ -683,153 +434,10 @@ fn apply_patch(object: &mut Value, body: &PatchBody) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Name, namespace and kind fit the URL; what is missing is filled in.
-fn check_identity(w: &Write, object: &mut Value) -> Result<(), ApiError> {
-    let resource = &w.resource;
-    if !object.is_object() {
-        return Err(ApiError::bad_request("the body is not an object"));
-    }
-    let api_version = resource.api_version();
-    for (key, expected) in [("apiVersion", &api_version), ("kind", &resource.kind)] {
-        let given = text(object, key);
-        if given.is_empty() {
-            if resource.custom {
-                return Err(ApiError::bad_request(format!(
-                    "Object '{}' is missing in '{object}'",
-                    if key == "kind" { "Kind" } else { "apiVersion" }
-                )));
-            }
-        } else if given != expected {
-            let what = if key == "kind" { "kind" } else { "API version" };
-            return Err(ApiError::bad_request(format!(
-                "the {what} in the data ({given}) does not match the expected {what} ({expected})"
-            )));
-        }
-        object_mut(object).insert(key.to_owned(), json!(expected));
-    }
-    let name = meta(object, "name").to_owned();
-    if !w.name.is_empty() {
-        if name.is_empty() {
-            meta_mut(object).insert("name".to_owned(), json!(w.name));
-        } else if name != w.name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                w.name
-            )));
-        }
-    }
-    if resource.namespaced {
-        let namespace = meta(object, "namespace").to_owned();
-        if namespace.is_empty() {
-            meta_mut(object).insert("namespace".to_owned(), json!(w.namespace));
-        } else if namespace != w.namespace {
-            return Err(ApiError::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request ({namespace} != {})",
-                w.namespace
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// What the server keeps to itself, and what the other face of the object may
-/// not touch, is as it was.
-fn isolate(w: &Write, old: &Value, new: &mut Value) {
-    let resource = &w.resource;
-    let old_metadata = field(old, "metadata");
-    match w.sub {
-        Sub::Status => {
-            let status = new.get("status").cloned();
-            let managed = array(field(new, "metadata"), "managedFields").to_vec();
-            let mut kept = old.clone();
-            match status {
-                Some(status) => object_mut(&mut kept).insert("status".to_owned(), status),
-                None => object_mut(&mut kept).shift_remove("status"),
-            };
-            if !managed.is_empty() {
-                meta_mut(&mut kept).insert("managedFields".to_owned(), Value::Array(managed));
-            }
-            *new = kept;
-        }
-        Sub::Main | Sub::Scale => {
-            if resource.status {
-                carry(old, object_mut(new), "status");
-            }
-        }
-    }
-    let metadata = meta_mut(new);
-    for key in [
-        "uid",
-        "creationTimestamp",
-        "generation",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generateName",
-        "resourceVersion",
-        "selfLink",
-    ] {
-        carry(old_metadata, metadata, key);
-    }
-}
-
-/// Whether the generation rises: anything but metadata and status.
-fn spec_differs(resource: &Resource, old: &Value, new: &Value) -> bool {
-    let rest = |object: &Value| -> Map<String, Value> {
-        object
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| {
-                !matches!(key.as_str(), "apiVersion" | "kind" | "metadata")
-                    && !(resource.status && *key == "status")
-            })
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    };
-    rest(old) != rest(new)
-}
-
-fn check_preconditions(
-    w: &Write,
-    preconditions: &Preconditions,
-    old: &Value,
-) -> Result<(), ApiError> {
-    for (what, wanted, have, end) in [
-        ("UID", &preconditions.uid, meta(old, "uid"), "deleted and then recreated"),
-        ("ResourceVersion", &preconditions.version, meta(old, "resourceVersion"), "modified"),
-    ] {
-        if let Some(wanted) = wanted
-            && wanted != have
-        {
-            return Err(ApiError::conflict(
-                &w.resource.group,
-                &w.resource.plural,
-                &w.name,
-                &format!(
-                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). The object might have been {end}"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn deleted_details(w: &Write, old: &Value) -> Value {
-    let mut details = json!({"name": w.name});
-    if !w.resource.group.is_empty() {
-        details["group"] = json!(w.resource.group);
-    }
-    details["kind"] = json!(w.resource.plural);
-    details["uid"] = json!(meta(old, "uid"));
-    details
-}
-
 /// The object's `autoscaling/v1` Scale.
 pub(super) fn scale_of(resource: &Resource, object: &Value) -> Value {
     let Some(paths) = &resource.scale else { return Value::Null };
-    let number = |path: &str| {
-        at_path(object, path).first().and_then(|v| v.as_i64()).unwrap_or(0)
-    };
+    let number = |path: &str| at_path(object, path).first().and_then(|v| v.as_i64()).unwrap_or(0);
     let mut metadata = json!({});
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         let value = meta(object, key);
@@ -841,8 +449,7 @@ pub(super) fn scale_of(resource: &Resource, object: &Value) -> Value {
     let selector = match &paths.selector {
         Some(path) => at_path(object, path).first().and_then(|v| v.as_str()).map(str::to_owned),
         None => object.pointer("/spec/selector/matchLabels").and_then(Value::as_object).map(|m| {
-            let pairs: Vec<String> =
-                m.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+            let pairs: Vec<String> = m.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
             pairs.join(",")
         }),
     };
@@ -875,11 +482,8 @@ fn conflict_status(conflicts: &[managed::Conflict]) -> ApiError {
         let blocks: Vec<String> = managers
             .into_iter()
             .map(|m| {
-                let paths: Vec<String> = conflicts
-                    .iter()
-                    .filter(|c| c.manager == m)
-                    .map(|c| format!("- {}", c.path))
-                    .collect();
+                let paths: Vec<String> =
+                    conflicts.iter().filter(|c| c.manager == m).map(|c| format!("- {}", c.path)).collect();
                 format!("conflicts with {m}:\n{}", paths.join("\n"))
             })
             .collect();
@@ -888,119 +492,4 @@ fn conflict_status(conflicts: &[managed::Conflict]) -> ApiError {
     let mut error = ApiError::new(409, "Conflict", message);
     error.details = Some(json!({"causes": causes}));
     error
-}
-
-/// What typed decoding would stumble over.
-fn wrong_types(resource: &Resource, object: &Value) -> Option<String> {
-    let metadata = field(object, "metadata");
-    let unfit = |value: &Value, at: String| {
-        let kind = match value {
-            Value::String(_) | Value::Null => return None,
-            Value::Number(_) => "number",
-            Value::Bool(_) => "bool",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
-        Some(format!("json: cannot unmarshal {kind} into Go struct field {at} of type string"))
-    };
-    for key in ["labels", "annotations"] {
-        match metadata.get(key) {
-            Some(Value::Object(map)) => {
-                let bad = map.values().find_map(|v| unfit(v, format!("ObjectMeta.metadata.{key}")));
-                if bad.is_some() {
-                    return bad;
-                }
-            }
-            None | Some(Value::Null) => {}
-            Some(_) => return Some(format!("json: cannot unmarshal into metadata.{key}")),
-        }
-    }
-    if !(resource.is("configmaps") || resource.is("secrets")) {
-        return None;
-    }
-    for key in ["data", "binaryData", "stringData"] {
-        let coded = key == "binaryData" || (key == "data" && resource.is("secrets"));
-        for value in field(object, key).as_object().into_iter().flat_map(Map::values) {
-            if let Some(why) = unfit(value, format!("{}.{key}", resource.kind)) {
-                return Some(why);
-            }
-            if coded && !value.as_str().is_none_or(builtin::is_base64) {
-                return Some("illegal base64 data at input byte 0".to_owned());
-            }
-        }
-    }
-    None
-}
-
-fn is_label(part: &str) -> bool {
-    !part.is_empty()
-        && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-        && !part.starts_with('-')
-        && !part.ends_with('-')
-}
-
-fn metadata_errors(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let metadata = field(object, "metadata");
-    let name = text(metadata, "name");
-    let rbac = resource.group == "rbac.authorization.k8s.io";
-    if old.is_none() && !rbac {
-        if resource.is("namespaces") {
-            if name.len() > 63 || !is_label(name) {
-                errors.push(FieldError::invalid(
-                    "metadata.name",
-                    &json!(name),
-                    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
-                ));
-            }
-        } else if name.len() > 253 || !name.split('.').all(is_label) {
-            errors.push(FieldError::invalid(
-                "metadata.name",
-                &json!(name),
-                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
-            ));
-        }
-    }
-    for (_, value) in field(metadata, "labels").as_object().into_iter().flatten() {
-        let value_text = value.as_str().unwrap_or_default();
-        let inner = value_text.trim_matches(['-', '_', '.']);
-        let legal = value_text.len() <= 63
-            && inner.len() == value_text.len()
-            && value_text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if !legal {
-            errors.push(FieldError::invalid(
-                "metadata.labels",
-                value,
-                "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
-            ));
-        }
-    }
-    let finalizers = array(metadata, "finalizers");
-    for (i, finalizer) in finalizers.iter().enumerate() {
-        if !resource.custom && !finalizer.as_str().is_some_and(|f| f.contains('/') || f == "kubernetes" || f.contains('.')) {
-            errors.push(FieldError::invalid(
-                format!("metadata.finalizers[{i}]"),
-                finalizer,
-                "name is neither a standard finalizer name nor is it fully qualified",
-            ));
-        }
-    }
-    if let Some(old) = old.filter(|o| !meta(o, "deletionTimestamp").is_empty()) {
-        let before = array(field(old, "metadata"), "finalizers");
-        let added: Vec<String> = finalizers
-            .iter()
-            .filter(|f| !before.contains(f))
-            .map(ToString::to_string)
-            .collect();
-        if !added.is_empty() {
-            errors.push(FieldError::forbidden(
-                "metadata.finalizers",
-                &format!(
-                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                    added.join(", ")
-                ),
-            ));
-        }
-    }
-    errors
 }

@@ -14,8 +14,7 @@ use vmgroup_sim::kube::KubeSim;
 
 pub const GROUP: &str = "vm.codeconnect.vmworld.com";
 pub const GROUPS: &str = "/apis/vm.codeconnect.vmworld.com/v1alpha1/namespaces/default/vmgroups";
-pub const ONE: &str =
-    "/apis/vm.codeconnect.vmworld.com/v1alpha1/namespaces/default/vmgroups/sample";
+pub const ONE: &str = "/apis/vm.codeconnect.vmworld.com/v1alpha1/namespaces/default/vmgroups/sample";
 pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 pub const JSON: &str = "application/json";
@@ -56,8 +55,7 @@ pub fn config_map(name: &str) -> Value {
 }
 
 pub fn client(sim: &KubeSim) -> kube::Client {
-    let service =
-        sim.service().map_request(|r: http::Request<kube::client::Body>| r.map(Body::new));
+    let service = sim.service().map_request(|r: http::Request<kube::client::Body>| r.map(Body::new));
     kube::Client::new(service, "default")
 }
 
@@ -80,13 +78,7 @@ pub async fn raw(
 }
 
 /// A request with a JSON body; answers status and body.
-pub async fn send(
-    sim: &KubeSim,
-    method: &str,
-    uri: &str,
-    content_type: &str,
-    body: &Value,
-) -> (u16, Value) {
+pub async fn send(sim: &KubeSim, method: &str, uri: &str, content_type: &str, body: &Value) -> (u16, Value) {
     let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let headers = [("content-type", content_type), ("user-agent", "tests/1")];
     let response = raw(sim, method, uri, &headers, bytes).await;
@@ -136,8 +128,7 @@ impl Watch {
     }
 
     pub async fn open_as(sim: &KubeSim, uri: &str, accept: &str) -> Self {
-        let request =
-            Request::get(uri).header("accept", accept).body(Body::empty()).unwrap();
+        let request = Request::get(uri).header("accept", accept).body(Body::empty()).unwrap();
         let response = sim.service().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
         Self { body: response.into_body().into_data_stream(), buffer: Vec::new() }

@@ -505,8 +505,14 @@ impl Watcher {
 
     /// Tells the list view which tasks to follow, all news in one call.
     async fn tell_view(&self, round: &Round) -> Result<(), Error> {
-        let batch = self.shared.tracked().next_batch();
-        let Some(batch) = batch else { return Ok(()) };
+        loop {
+            let batch = self.shared.tracked().next_batch();
+            let Some(batch) = batch else { return Ok(()) };
+            self.tell_view_of(round, &batch).await?;
+        }
+    }
+
+    async fn tell_view_of(&self, round: &Round, batch: &tracked::Batch) -> Result<(), Error> {
         let this = This::Object(round.list.clone());
         let answer = self
             .vcenter

@@ -54,16 +54,16 @@ impl Tracked {
         if add.is_empty() && self.stale.len() <= MAX_STALE {
             return None;
         }
+        // Tracked again while it is still in the view: vCenter would have nothing
+        // new to tell of it. It is taken out now and put in with the next batch.
+        add.retain(|task| !self.stale.contains(task));
         add.sort();
         for task in &add {
             if let Some(entry) = self.tasks.get_mut(task) {
                 entry.in_view = true;
             }
         }
-        let mut remove = std::mem::take(&mut self.stale);
-        // Tracked again since: it is in `add`, and must not be taken out after.
-        remove.retain(|task| !self.tasks.contains_key(task));
-        Some(Batch { add, remove })
+        Some(Batch { add, remove: std::mem::take(&mut self.stale) })
     }
 
     /// The view is a new one and empty.
@@ -153,12 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_task_tracked_again_is_not_thrown_out_by_its_own_past() {
+    fn a_task_tracked_again_is_taken_out_of_the_view_before_it_is_put_in() {
         let mut tracked = Tracked::default();
         tracked.track("t-1".into());
         tracked.next_batch();
         tracked.untrack(&"t-1".into());
         tracked.track("t-1".into());
+        assert_eq!(tracked.next_batch().unwrap(), Batch { add: vec![], remove: vec!["t-1".into()] });
         assert_eq!(tracked.next_batch().unwrap(), Batch { add: vec!["t-1".into()], remove: vec![] });
     }
 }

@@ -1,0 +1,310 @@
+//! The planner: golden plans for the cases that people will ask about, and
+//! properties over whatever it may be given.
+//!
+//! A plan is plain data, so a golden file is its JSON. To accept a new one, look
+//! at it and run with UPDATE_GOLDEN=1.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use vmgroup_api::MemberState;
+use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, VmSeen};
+use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Victim, demand, plan};
+use vmgroup_operator::tasks::TaskKind;
+use vmgroup_operator::validate::Desired;
+use vmgroup_operator::wake::GroupRef;
+use vmgroup_vsphere::{FolderRef, PowerState, VmRef};
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn desired(replicas: usize) -> Desired {
+    Desired {
+        group: GroupRef { namespace: "shop".into(), name: "web".into() },
+        uid: "uid-1".into(),
+        generation: Some(1),
+        labels: BTreeMap::new(),
+        attributes: BTreeMap::new(),
+        cpus: 2,
+        memory_mib: 1024,
+        replicas,
+        template: "small".into(),
+        deleting: false,
+    }
+}
+
+fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>) -> Seen {
+    Seen {
+        uuid: format!("uuid-{index:03}"),
+        name: format!("web-{index:03}"),
+        recorded,
+        reason: None,
+        vm: power.map(|power| VmSeen {
+            id: VmRef::new(format!("vm-{index:03}")),
+            power,
+            host: None,
+            datastore: None,
+            created_at: None,
+            attributes: BTreeMap::new(),
+        }),
+        flight: None,
+        birth: Birth::Absent,
+        held_until: None,
+    }
+}
+
+fn on(index: usize) -> Seen {
+    member(index, Some(MemberState::Ready), Some(PowerState::On))
+}
+
+fn seen(members: Vec<Seen>) -> Observed {
+    Observed { folder: FolderSeen { name: "shop-web".into(), id: Some(FolderRef::new("group-v1")) }, members }
+}
+
+/// Policies that answer every question: fresh names, no place in particular,
+/// the last members first.
+fn answer(observed: &Observed, demand: &Demand, slots: usize, fresh: &mut usize) -> Decisions {
+    let mut decisions = Decisions::default();
+    for _ in 0..demand.births(slots) {
+        *fresh += 1;
+        let newcomer = member(900 + *fresh, None, None);
+        decisions.newcomers.push(Newcomer { uuid: newcomer.uuid, name: newcomer.name, reason: "fresh".into() });
+    }
+    let to_place = demand.resumed(slots).iter().cloned().chain(decisions.newcomers.iter().map(|new| new.uuid.clone()));
+    decisions.places = to_place.map(|uuid| (uuid, Place::default())).collect();
+    decisions.victims = observed
+        .members
+        .iter()
+        .rev()
+        .filter(|member| member.vm.is_some() && !member.leaving())
+        .take(demand.excess)
+        .map(|member| Victim { uuid: member.uuid.clone(), reason: "last".into() })
+        .collect();
+    decisions
+}
+
+fn planned(desired: &Desired, observed: &Observed, slots: usize) -> Plan {
+    let demand = demand(desired, observed, NOW);
+    let decisions = answer(observed, &demand, slots, &mut 0);
+    plan(desired, observed, &demand, &decisions, slots)
+}
+
+fn golden(name: &str, plan: &Plan) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/plans").join(format!("{name}.json"));
+    let now = serde_json::to_string_pretty(plan).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(now, golden, "the plan differs from {}; if that is right, run with UPDATE_GOLDEN=1", path.display());
+}
+
+#[test]
+fn a_new_group() {
+    let mut observed = seen(vec![]);
+    observed.folder.id = None;
+    golden("a_new_group", &planned(&desired(2), &observed, 8));
+}
+
+#[test]
+fn an_empty_group_has_a_folder() {
+    let mut observed = seen(vec![]);
+    observed.folder.id = None;
+    golden("an_empty_group_has_a_folder", &planned(&desired(0), &observed, 0));
+}
+
+#[test]
+fn only_as_many_intents_as_there_are_slots() {
+    golden("only_as_many_intents_as_there_are_slots", &planned(&desired(100), &seen(vec![on(1)]), 3));
+}
+
+#[test]
+fn scale_in_writes_down_the_chosen_first() {
+    golden("scale_in_writes_down_the_chosen_first", &planned(&desired(1), &seen(vec![on(1), on(2), on(3)]), 8));
+}
+
+#[test]
+fn the_chosen_are_powered_off_and_then_destroyed() {
+    let leaving = |index, power| member(index, Some(MemberState::Leaving), Some(power));
+    let observed = seen(vec![on(1), leaving(2, PowerState::On), leaving(3, PowerState::Off)]);
+    golden("the_chosen_are_powered_off_and_then_destroyed", &planned(&desired(1), &observed, 8));
+}
+
+#[test]
+fn the_unborn_go_first_and_nobody_is_asked() {
+    let mut cloning = member(3, Some(MemberState::Cloning), None);
+    cloning.birth = Birth::Awaited;
+    cloning.flight = Some(TaskKind::Clone);
+    let observed = seen(vec![on(1), member(2, Some(MemberState::Planned), None), cloning]);
+    golden("the_unborn_go_first_and_nobody_is_asked", &planned(&desired(1), &observed, 8));
+}
+
+#[test]
+fn what_is_off_is_powered_on() {
+    let observed = seen(vec![on(1), member(2, None, Some(PowerState::Off)), member(3, None, Some(PowerState::Suspended))]);
+    golden("what_is_off_is_powered_on", &planned(&desired(3), &observed, 8));
+}
+
+#[test]
+fn a_group_being_deleted_lets_everybody_go() {
+    let mut gone = desired(0);
+    gone.deleting = true;
+    let observed = seen(vec![on(1), member(2, Some(MemberState::Planned), None), member(3, Some(MemberState::Leaving), Some(PowerState::Off))]);
+    golden("a_group_being_deleted_lets_everybody_go", &planned(&gone, &observed, 8));
+    golden("nothing_left_of_a_deleted_group", &planned(&gone, &seen(vec![]), 8));
+}
+
+fn any_member(index: usize) -> impl Strategy<Value = Seen> {
+    let recorded = prop_oneof![
+        Just(None),
+        Just(Some(MemberState::Planned)),
+        Just(Some(MemberState::Cloning)),
+        Just(Some(MemberState::Starting)),
+        Just(Some(MemberState::Ready)),
+        Just(Some(MemberState::Leaving)),
+    ];
+    let power = prop_oneof![Just(None), Just(Some(PowerState::On)), Just(Some(PowerState::Off)), Just(Some(PowerState::Suspended))];
+    let flight = prop_oneof![3 => Just(None), 1 => Just(Some(())),];
+    let birth = prop_oneof![Just(Birth::Absent), Just(Birth::Awaited), Just(Birth::Unresolved)];
+    (recorded, power, flight, birth, any::<bool>()).prop_map(move |(recorded, power, flight, birth, held)| {
+        let mut seen = member(index, recorded, power);
+        // Who is not recorded is known because it exists.
+        if seen.recorded.is_none() && seen.vm.is_none() {
+            seen.recorded = Some(MemberState::Planned);
+        }
+        seen.flight = flight.map(|()| if seen.vm.is_some() { TaskKind::PowerOn } else { TaskKind::Clone });
+        seen.birth = if seen.flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth };
+        seen.held_until = held.then(|| Timestamp::from_second(60).unwrap());
+        seen
+    })
+}
+
+fn any_observed() -> impl Strategy<Value = Observed> {
+    prop::collection::vec(any::<prop::sample::Index>(), 0..30)
+        .prop_flat_map(|indices| (0..indices.len()).map(any_member).collect::<Vec<_>>())
+        .prop_map(seen)
+}
+
+/// What may exist or come to exist: machines, tasks that make some, and what is
+/// not known to be absent.
+fn live(observed: &Observed) -> usize {
+    observed.members.iter().filter(|member| member.vm.is_some() || member.flight.is_some() || member.birth != Birth::Absent).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn s3_never_more_than_wished_or_there_already(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40) {
+        let plan = planned(&desired(replicas), &observed, slots);
+        let clones = plan.steps.iter().filter(|step| matches!(step, Step::Clone { .. })).count();
+        prop_assert!(clones == 0 || live(&observed) + clones <= replicas, "{} + {clones} > {replicas}", live(&observed));
+    }
+
+    #[test]
+    fn s5_only_the_written_down_are_removed(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40) {
+        let plan = planned(&desired(replicas), &observed, slots);
+        let leaving: HashSet<&str> = observed.members.iter().filter(|member| member.leaving()).map(|member| member.uuid.as_str()).collect();
+        for step in &plan.steps {
+            if let Step::PowerOff { uuid, .. } | Step::Destroy { uuid, .. } = step {
+                prop_assert!(leaving.contains(uuid.as_str()), "{uuid} is not written down as leaving");
+            }
+        }
+        // Nobody who exists is dropped from the record, and nobody comes back from leaving.
+        for member in &observed.members {
+            let entry = plan.record.iter().find(|entry| entry.uuid == member.uuid);
+            if member.vm.is_some() || member.birth != Birth::Absent {
+                prop_assert!(entry.is_some(), "{} is forgotten", member.name);
+            }
+            if member.leaving() && entry.is_some() {
+                prop_assert_eq!(entry.map(|entry| entry.state), Some(MemberState::Leaving));
+            }
+        }
+    }
+
+    #[test]
+    fn s5_no_more_leave_than_there_are_too_many(observed in any_observed(), replicas in 0usize..30) {
+        let plan = planned(&desired(replicas), &observed, 40);
+        let staying = observed.members.iter().filter(|member| !member.leaving()).count();
+        let stay_now = plan.record.iter().filter(|entry| entry.state != MemberState::Leaving).count();
+        prop_assert!(stay_now >= staying.min(replicas), "{stay_now} of {staying} stay, {replicas} are wished");
+    }
+
+    #[test]
+    fn steps_keep_to_the_slots_and_to_one_a_member(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40, deleting: bool) {
+        let mut desired = desired(if deleting { 0 } else { replicas });
+        desired.deleting = deleting;
+        let plan = planned(&desired, &observed, slots);
+        let about: Vec<&str> = plan.steps.iter().filter_map(|step| step.task().map(|(uuid, _)| uuid)).collect();
+        prop_assert!(about.len() <= slots);
+        prop_assert_eq!(about.iter().collect::<BTreeSet<_>>().len(), about.len());
+        for member in &observed.members {
+            let busy = member.flight.is_some() || member.held_until.is_some();
+            prop_assert!(!(busy && about.contains(&member.uuid.as_str())), "{} is busy or held", member.name);
+        }
+    }
+
+    /// L1, L3, L6: whatever is there, a world that does what it is told reaches
+    /// the wish within a bounded number of passes, and then there is nothing to do.
+    #[test]
+    fn l1_the_wish_is_reached_and_kept(observed in any_observed(), replicas in 0usize..30, slots in 1usize..10, deleting: bool) {
+        let mut desired = desired(if deleting { 0 } else { replicas });
+        desired.deleting = deleting;
+        let mut world = observed;
+        let mut fresh = 0;
+        for pass in 0.. {
+            prop_assert!(pass < 500, "no end: {world:?}");
+            obey_time(&mut world);
+            let demand = demand(&desired, &world, NOW);
+            let decisions = answer(&world, &demand, slots, &mut fresh);
+            let plan = plan(&desired, &world, &demand, &decisions, slots);
+            let idle = plan.steps.iter().all(|step| matches!(step, Step::Finish)) && plan.record.iter().all(|entry| {
+                world.members.iter().any(|member| member.uuid == entry.uuid && member.leaving() == (entry.state == MemberState::Leaving))
+            }) && plan.record.len() == world.members.len();
+            if idle {
+                let ready = world.members.iter().filter(|member| member.vm.as_ref().is_some_and(VmSeen::on)).count();
+                prop_assert_eq!(ready, desired.replicas);
+                prop_assert_eq!(world.members.len(), desired.replicas);
+                break;
+            }
+            obey(&mut world, &plan);
+        }
+    }
+}
+
+/// Everything in flight ends, what was held is due, and what was in doubt is known.
+fn obey_time(world: &mut Observed) {
+    world.members.retain_mut(|member| {
+        if member.flight.take().is_some() && member.vm.is_none() {
+            member.vm = self::member(0, None, Some(PowerState::Off)).vm;
+        }
+        member.held_until = None;
+        member.birth = Birth::Absent;
+        let was_there = !matches!(member.recorded, Some(MemberState::Planned | MemberState::Cloning));
+        member.vm.is_some() || !was_there
+    });
+}
+
+fn obey(world: &mut Observed, plan: &Plan) {
+    let old = std::mem::take(&mut world.members);
+    for entry in &plan.record {
+        let mut now = old
+            .iter()
+            .find(|member| member.uuid == entry.uuid)
+            .cloned()
+            .unwrap_or_else(|| Seen { uuid: entry.uuid.clone(), name: entry.name.clone(), ..member(0, None, None) });
+        now.recorded = Some(entry.state);
+        world.members.push(now);
+    }
+    for step in &plan.steps {
+        let Some((uuid, kind)) = step.task() else { continue };
+        let Some(now) = world.members.iter_mut().find(|member| member.uuid == uuid) else { continue };
+        let vm = |power| member(0, None, Some(power)).vm;
+        now.vm = match kind {
+            TaskKind::Clone | TaskKind::PowerOff => vm(PowerState::Off),
+            TaskKind::PowerOn => vm(PowerState::On),
+            TaskKind::Destroy => None,
+        };
+    }
+}
