@@ -1,11 +1,4 @@
-//! Two things that the crate embeds: the bindings of the contract and the
-//! shipped policies.
-//!
-//! The contract's `types` has a record `host`, and wasmtime's generator puts a
-//! trait `Host` of its own into the same module. Records are structural in the
-//! component model, so the host may call it otherwise: it is renamed here, on
-//! the way to the generator, and back again in `src/wit.rs`. `wit/` stays the
-//! only source.
+//! Builds the shipped policies, which the crate embeds.
 
 use std::env;
 use std::error::Error;
@@ -18,47 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = manifest.join("../..").canonicalize()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    bindings(&root.join("wit/0.1"), &out)?;
     shipped(&root, &out)
-}
-
-fn bindings(wit: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={}", wit.display());
-    let copy = out.join("wit");
-    if copy.exists() {
-        fs::remove_dir_all(&copy)?;
-    }
-    fs::create_dir_all(&copy)?;
-    for entry in fs::read_dir(wit)? {
-        let entry = entry?;
-        let text = fs::read_to_string(entry.path())?;
-        let patched = text
-            .replace("record host {", "record esxi-host {")
-            .replace("hosts: list<host>", "hosts: list<esxi-host>")
-            // `place` is a record of the same interface; WIT wants one name for one thing.
-            .replace("  place: func(", "  assign: func(");
-        fs::write(copy.join(entry.file_name()), patched)?;
-    }
-    // A world that imports what policies export: it gives the types without
-    // the generator's unchecked calls. The calls are made in `src/sandbox.rs`,
-    // where wasmtime checks each signature.
-    fs::write(
-        copy.join("host-side.wit"),
-        "package vmgroup:policy@0.1.0;\n\
-         world host-side { import log; import lifecycle; import naming; import placement; import scaling; }\n",
-    )?;
-    fs::write(
-        out.join("bindings.rs"),
-        format!(
-            "wasmtime::component::bindgen!({{
-                path: {:?},
-                world: \"host-side\",
-                additional_derives: [PartialEq, Eq, serde::Serialize, serde::Deserialize],
-            }});",
-            copy.display().to_string()
-        ),
-    )?;
-    Ok(())
 }
 
 /// Builds the shipped policies with the script that anybody would use, and
@@ -67,6 +20,7 @@ fn shipped(root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let script = root.join("scripts/build-plugins");
     println!("cargo::rerun-if-changed={}", script.display());
     println!("cargo::rerun-if-changed={}", root.join("plugins").display());
+    println!("cargo::rerun-if-changed={}", root.join("wit").display());
     let mut files = Vec::new();
     if script.exists() {
         let done = Command::new(&script).arg("--no-install").current_dir(root).output();

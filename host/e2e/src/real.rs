@@ -181,7 +181,7 @@ impl World for RealWorld {
 impl Drop for RealWorld {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.log());
+            eprintln!("{}\n--- kubectl describe vg -A\n{}", self.log(), self.cluster.describe_groups());
         }
     }
 }

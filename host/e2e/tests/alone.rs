@@ -131,3 +131,70 @@ async fn a_thousand_members() {
     assert!(largest < 64 * 1024, "the largest object had {largest} bytes");
     assert_eq!(world.vms().await.unwrap().len(), 3);
 }
+
+/// L8: if some clones fail, the others are ready, and the failed are named with
+/// their reason and tried again; a group beside it notices nothing.
+#[tokio::test(start_paused = true)]
+async fn l8_some_clones_fail() {
+    use vmgroup_sim::faults::{Fault, Rule};
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let fail = |skip, times| Rule { on: "CloneVM_Task".into(), skip, times, fault: Fault::FailTask("NoDiskSpace".into()) };
+    world.vcenter.faults().add(fail(1, 2));
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 4).await;
+    let api = user.groups("shop");
+    eventually("two are ready, two are named", SOON, async || {
+        let status = api.get("web").await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+        let message = status.last_message.unwrap_or_default();
+        let told = status.ready_replicas == Some(2) && message.contains("2 of 4") && message.contains("NoDiskSpace");
+        if told { Ok(()) } else { Err(message) }
+    })
+    .await;
+    user.group("shop", "other", 2).await;
+    user.ready("shop", "other", 2, SOON).await;
+    user.ready("shop", "web", 4, SOON).await;
+    assert_eq!(world.vms().await.unwrap().len(), 6);
+    let events = user.events("shop", "web").await;
+    assert!(events.iter().any(|event| event.starts_with("NoCapacity")), "{events:#?}");
+}
+
+/// L12: the leader dies and the standby goes on; two operators never make too many.
+#[tokio::test(start_paused = true)]
+async fn l12_the_standby_takes_over() {
+    let options = Options { clone_takes: Duration::from_secs(5), max_tasks: 2, ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    world.launch(Some("vmgroup-operator"));
+    let user = User::of(&world);
+    user.group("shop", "web", 8).await;
+    eventually("the leader is at work", SOON, async || {
+        let count = world.vms().await.unwrap().len();
+        if count >= 2 { Ok(()) } else { Err(format!("{count}")) }
+    })
+    .await;
+    world.kill_operator().await.unwrap();
+    world.launch(Some("vmgroup-operator"));
+    world.launch(Some("vmgroup-operator"));
+    user.ready("shop", "web", 8, Duration::from_secs(300)).await;
+    assert_eq!(world.vms().await.unwrap().len(), 8);
+    assert!(world.vcenter.sessions() <= 3, "{} sessions", world.vcenter.sessions());
+}
+
+/// A policy that traps when it is asked: nobody leaves, the group says why with
+/// the plugin's name, and when a good one comes it goes on at once.
+#[tokio::test(start_paused = true)]
+async fn s8_a_policy_without_an_answer_changes_nothing() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    // No room for more than one member a host, and there are three hosts.
+    user.policy(Some("placement: { plugin: spread, config: { by: host, maxPerPlace: 1 } }"), &[]).await;
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    user.scale("shop", "web", 5).await;
+    let message = user.told("shop", "web", "Stalled", "spread", SOON).await;
+    assert!(message.contains("nothing is cloned"), "{message}");
+    assert_eq!(world.vms().await.unwrap().len(), 3);
+    user.policy(Some("placement: { plugin: spread, config: { by: host } }"), &[]).await;
+    user.ready("shop", "web", 5, SOON).await;
+}

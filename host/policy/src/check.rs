@@ -12,7 +12,7 @@ use crate::policy::Loaded;
 use crate::shape::{self, InterfaceProblem, ParseProblem, Shape};
 use crate::source::{self, SizeProblem};
 use crate::text::{MESSAGE_CHARS, quoted, tidy};
-use crate::wit::lifecycle::{Description, Problem as WitProblem};
+use crate::wit::lifecycle::{Description, Kind as WitKind, Problem as WitProblem};
 use crate::{Digest, Host, Kind, Policy, Source, sandbox, self_test};
 
 /// The stages of a check, in their order.
@@ -226,12 +226,14 @@ impl Problem {
                 shape::SPOKEN, shape::SPOKEN
             ),
             Self::Interface(InterfaceProblem::NotExported { exports, .. }) => {
-                let other = Kind::ALL.into_iter().find(|other| {
-                    exports.iter().any(|export| export.contains(&format!("/{other}@")))
-                });
-                match other {
-                    Some(other) => format!("Move it to `{other}:` in policy.yaml, or name a plugin that answers {kind} here."),
-                    None => format!("Implement the SDK's {kind} trait and export it with the SDK's macro."),
+                let others: Vec<String> = Kind::ALL
+                    .into_iter()
+                    .filter(|other| exports.iter().any(|export| export.contains(&format!("/{other}@"))))
+                    .map(|other| format!("`{other}:`"))
+                    .collect();
+                match others.join(" or ").as_str() {
+                    "" => format!("Implement the SDK's {kind} trait and export it with the SDK's macro."),
+                    others => format!("Move it to {others} in policy.yaml, or name a plugin that answers {kind} here."),
                 }
             }
             Self::Interface(InterfaceProblem::NoLifecycle) => {
@@ -417,7 +419,7 @@ fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
             .and_then(|()| {
                 instance
                     .get_typed_func(&mut *store, loaded.validate_config)
-                    .map(|_: TypedFunc<(&str,), (Result<(), Vec<WitProblem>>,)>| ())
+                    .map(|_: TypedFunc<(WitKind, &str), (Result<(), Vec<WitProblem>>,)>| ())
             });
         Ok(fits.map_err(|error| tidy(&format!("{error:#}"), MESSAGE_CHARS)))
     });
@@ -467,7 +469,7 @@ fn config_object(config: &serde_json::Value) -> Result<serde_json::Value, Proble
 fn validate_config(loaded: &Loaded, plugin: &Arc<str>, config: &str) -> Result<u64, Problem> {
     let ran = loaded.run(plugin, |store, instance| {
         let (verdict,): (Result<(), Vec<WitProblem>>,) =
-            sandbox::call(store, instance, &loaded.validate_config, (config,))?;
+            sandbox::call(store, instance, &loaded.validate_config, (loaded.kind.in_contract(), config))?;
         Ok(verdict)
     });
     ran.outcome.map_err(Problem::Failed)?.map_err(|problems| {

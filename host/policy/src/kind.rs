@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wit::lifecycle;
+
 /// Which question a policy answers; one interface of the contract each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +28,15 @@ impl Kind {
             Self::Naming => "naming",
             Self::Placement => "placement",
             Self::Scaling => "scaling",
+        }
+    }
+
+    /// As `lifecycle` of the contract spells it.
+    pub(crate) const fn in_contract(self) -> lifecycle::Kind {
+        match self {
+            Self::Naming => lifecycle::Kind::Naming,
+            Self::Placement => lifecycle::Kind::Placement,
+            Self::Scaling => lifecycle::Kind::Scaling,
         }
     }
 

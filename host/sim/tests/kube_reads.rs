@@ -164,6 +164,20 @@ async fn l11_history_expires_and_watches_break() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_falls_too_far_behind_is_told_so() {
+    let sim = server();
+    let (_, made) = post(&sim, CONFIG_MAPS, &config_map("busy")).await;
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = Watch::open(&sim, &format!("{CONFIG_MAPS}?watch=true&resourceVersion={version}")).await;
+    for i in 0..5000 {
+        sim.patch("configmaps", Some("default"), "busy", json!({"data": {"n": i.to_string()}})).unwrap();
+    }
+    let event = watch.next().await.unwrap().unwrap();
+    assert_eq!((event["type"].as_str(), event["object"]["code"].as_u64()), (Some("ERROR"), Some(410)));
+    assert_eq!(watch.next().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_as_table_names_its_columns_once() {
     let sim = server();
     let uri = format!("{GROUPS}?watch=true&resourceVersion={}", sim.version());

@@ -28,6 +28,10 @@ async fn bounds_types_and_patterns() {
         (json!({"cpu": "four"}), blocked("spec.cpu: Invalid value: \"string\": spec.cpu in body must be of type integer: \"string\"")),
         (json!({"cpu": null}), blocked("spec.cpu: Required value")),
         (
+            json!({"replicas": -1}),
+            "[.spec.replicas: Invalid value: -1: should be a non-negative integer, spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0]".to_owned(),
+        ),
+        (
             json!({"cpu": 1025}),
             "[spec.cpu: Invalid value: 1025: spec.cpu in body should be less than or equal to 128, spec: Invalid value: too big]".to_owned(),
         ),

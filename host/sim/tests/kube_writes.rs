@@ -76,8 +76,11 @@ async fn what_the_server_gives_cannot_be_taken() {
     .await;
     assert_eq!(code, 200);
     assert_eq!(after, created);
-    let (code, _) = merge(&sim, ONE, &json!({"metadata": {"uid": "other"}})).await;
-    assert_eq!(code, 409);
+    // It is another object to a PUT, and a change to a patch.
+    assert_eq!(merge(&sim, ONE, &json!({"metadata": {"uid": "other"}})).await.0, 422);
+    let mut other = created;
+    other["metadata"]["uid"] = json!("other");
+    assert_eq!(put(&sim, ONE, &other).await.0, 409);
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,6 +81,6 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::config::{parse_or_refuse, validate};
-    pub use crate::export::{describe, install_panic_hook};
+    pub use crate::export::{About, describe, install_panic_hook, not_answered};
     pub use wit_bindgen;
 }

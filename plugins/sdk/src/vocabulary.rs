@@ -13,7 +13,8 @@ use crate::time::rfc3339;
 /// What every question and answer is made of (`interface types`).
 pub mod types {
     pub use crate::wire::vocabulary::vmgroup::policy::types::{
-        Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState, Purpose, Refusal,
+        Attribute, Cluster, Context, Datastore, EsxiHost as Host, Group, Index, Inventory, Member, PowerState, Purpose,
+        Refusal,
     };
 }
 

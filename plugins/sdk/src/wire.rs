@@ -4,10 +4,6 @@
 //! One world for each interface: what a policy exports is then decided by the
 //! `export!` macro alone, and nothing that was not asked for ends up in the
 //! component. The types are generated once and shared.
-//!
-//! `wit-draft` is `wit/0.1` with the function `place` called `assign`: WIT wants one
-//! name for one thing, and `place` is a record of the same interface. It goes, and
-//! the paths below become `../../wit/0.1`, when that is settled there.
 #![allow(
     missing_docs,
     unsafe_code,
@@ -18,7 +14,7 @@
 
 pub mod vocabulary {
     wit_bindgen::generate!({
-        path: "wit-draft",
+        path: "../../wit/0.1",
         inline: "
             package vmgroup:sdk;
             world vocabulary {
@@ -35,7 +31,7 @@ pub mod vocabulary {
 
 pub mod lifecycle {
     wit_bindgen::generate!({
-        path: "wit-draft",
+        path: "../../wit/0.1",
         inline: "
             package vmgroup:sdk;
             world lifecycle { export vmgroup:policy/lifecycle@0.1.0; }
@@ -53,7 +49,7 @@ pub mod lifecycle {
 
 pub mod naming {
     wit_bindgen::generate!({
-        path: "wit-draft",
+        path: "../../wit/0.1",
         inline: "
             package vmgroup:sdk;
             world naming { export vmgroup:policy/naming@0.1.0; }
@@ -71,7 +67,7 @@ pub mod naming {
 
 pub mod placement {
     wit_bindgen::generate!({
-        path: "wit-draft",
+        path: "../../wit/0.1",
         inline: "
             package vmgroup:sdk;
             world placement { export vmgroup:policy/placement@0.1.0; }
@@ -89,7 +85,7 @@ pub mod placement {
 
 pub mod scaling {
     wit_bindgen::generate!({
-        path: "wit-draft",
+        path: "../../wit/0.1",
         inline: "
             package vmgroup:sdk;
             world scaling { export vmgroup:policy/scaling@0.1.0; }

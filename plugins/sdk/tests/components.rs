@@ -1,5 +1,5 @@
 //! What `scripts/build-plugins` makes, as the operator will see it: components that
-//! import nothing but the log and export one question. Knows no WebAssembly engine;
+//! import nothing but the log and export just the questions that they answer. Knows no WebAssembly engine;
 //! that they answer well is tested in `host/policy`.
 
 #![allow(clippy::unwrap_used, reason = "a test; clippy.toml's exception stops at helper functions")]
@@ -63,13 +63,13 @@ fn interfaces(bytes: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
     (imports, exports)
 }
 
-fn assert_policy(bytes: &[u8], kind: &str) {
+fn assert_policy(bytes: &[u8], kinds: &[&str]) {
     let (imports, exports) = interfaces(bytes);
     let allowed = ["log", "types"].map(|name| format!("vmgroup:policy/{name}@0.1.0"));
     assert!(imports.contains(&allowed[0]), "imports no log: {imports:?}");
     assert!(imports.iter().all(|import| allowed.contains(import)), "imports {imports:?}");
-    let expected = ["lifecycle", kind].map(|name| format!("vmgroup:policy/{name}@0.1.0"));
-    assert_eq!(exports, BTreeSet::from(expected));
+    let expected = ["lifecycle"].iter().chain(kinds).map(|name| format!("vmgroup:policy/{name}@0.1.0"));
+    assert_eq!(exports, expected.collect());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn the_shipped_policies_are_components_that_import_only_the_log() {
     let home = std::env::var("HOME").unwrap_or("/root".to_owned());
     for (name, kind) in SHIPPED {
         let bytes = &built[name];
-        assert_policy(bytes, kind);
+        assert_policy(bytes, &[kind]);
         // Server-side apply takes 1 MiB in all; a policy is a part of that.
         assert!(bytes.len() < 256 * 1024, "{name} has {} bytes", bytes.len());
         let text = String::from_utf8_lossy(bytes);
@@ -100,10 +100,17 @@ fn the_shipped_policies_are_components_that_import_only_the_log() {
 }
 
 #[test]
+fn one_component_answers_several_questions_and_no_other() {
+    build(&["--example", "site"]);
+    let bytes = fs::read(root().join("target/plugins/examples/site.wasm")).unwrap();
+    assert_policy(&bytes, &["naming", "scaling"]);
+}
+
+#[test]
 fn an_outsiders_policy_is_built_and_tested_with_nothing_but_the_sdk() {
     build(&["--dir", "examples/custom-policy"]);
     let folder = root().join("examples/custom-policy");
-    assert_policy(&fs::read(folder.join("target/plugins/drain-first.wasm")).unwrap(), "scaling");
+    assert_policy(&fs::read(folder.join("target/plugins/drain-first.wasm")).unwrap(), &["scaling"]);
     let mut cargo = Command::new("cargo");
     for (name, _) in std::env::vars() {
         if name.starts_with("CARGO_") && name != "CARGO_HOME" || name == "RUSTC" {

@@ -93,11 +93,23 @@ impl Cluster {
 
     /// kubectl as the administrator.
     pub async fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<Said, WorldError> {
-        let mut command = tokio::process::Command::new("kubectl");
-        // Its cache of what the API offers is in the home folder.
-        command.env("HOME", self.folder.join("home")).env("KUBECONFIG", self.folder.join("admin.kubeconfig"));
+        let mut command = tokio::process::Command::from(self.command());
         command.args(arguments);
         run(command, stdin).await
+    }
+
+    /// All groups as kubectl describes them, for the output of a test that failed.
+    /// Blocks; to be called where nothing can be awaited.
+    pub fn describe_groups(&self) -> String {
+        let output = self.command().args(["describe", "vg", "--all-namespaces", "--request-timeout=10s"]).output();
+        output.map_or_else(|error| error.to_string(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("kubectl");
+        // Its cache of what the API offers is in the home folder.
+        command.env("HOME", self.folder.join("home")).env("KUBECONFIG", self.folder.join("admin.kubeconfig"));
+        command
     }
 
     /// A kubeconfig with a fresh token of a service account of the operator's namespace.

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::world::WorldError;
 
 /// How long a command that ends by itself may take.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(100);
 
 /// A running process, whose output goes to a file.
 pub struct Process {

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::json::{array, carry, field, meta, meta_mut, object_mut, text};
+use super::json::{array, at_path, carry, field, meta, meta_mut, object_mut, text};
 use super::resources::Resource;
 use super::status::{ApiError, FieldError};
 use super::write::{FieldValidation, Origin, Preconditions, Sub, Write};
@@ -305,4 +305,17 @@ pub(super) fn decode_applied(w: &Write, config: &mut Value) -> Result<Vec<String
         return Ok(Vec::new());
     }
     admit(w, config, Origin::Applied)
+}
+
+/// Where the scale's numbers are negative.
+pub(super) fn scale_errors(w: &Write, object: &Value) -> Vec<FieldError> {
+    let Some(scale) = &w.resource.scale else { return Vec::new() };
+    let spec = Some(&scale.spec).filter(|_| w.sub != Sub::Status);
+    spec.into_iter()
+        .chain([&scale.status])
+        .filter_map(|path| {
+            let n = at_path(object, path).first()?.as_i64()?;
+            (n < 0).then(|| FieldError::invalid(path, &json!(n), "should be a non-negative integer"))
+        })
+        .collect()
 }

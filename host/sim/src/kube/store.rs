@@ -18,8 +18,9 @@ use super::json::{meta_mut, object_mut};
 use super::resources::{self, Resource};
 use crate::clock::Clock;
 
-/// How many changes are remembered for watches to resume from.
-const HISTORY: usize = 20_000;
+/// How many changes are remembered for watches to resume from. Each holds an
+/// object, and a `ConfigMap` with a policy in it may be a megabyte.
+const HISTORY: usize = 4096;
 
 /// Namespace (empty for cluster-wide kinds) and name.
 pub(super) type Key = (String, String);
@@ -56,8 +57,10 @@ pub(super) struct State {
     pub clock: Clock,
     rng: ChaCha8Rng,
     pub version: u64,
-    /// Versions before this one are forgotten.
+    /// No watch may resume from, no list show, a version before this one.
     pub compacted: u64,
+    /// The version of the last change that fell out of the history.
+    dropped: u64,
     pub resources: Vec<Arc<Resource>>,
     objects: BTreeMap<String, BTreeMap<Key, Arc<Value>>>,
     history: VecDeque<Event>,
@@ -74,6 +77,7 @@ impl State {
             rng: ChaCha8Rng::seed_from_u64(seed),
             version: 1,
             compacted: 1,
+            dropped: 0,
             resources: resources::built_in(),
             objects: BTreeMap::new(),
             history: VecDeque::new(),
@@ -157,10 +161,7 @@ impl State {
     /// The changes after `version`, at most `max`; `None` if they are no
     /// longer all known.
     pub(super) fn since(&self, version: u64, max: usize) -> Option<Vec<Event>> {
-        if let Some(first) = self.history.front()
-            && first.version > version + 1
-            && self.history.len() == HISTORY
-        {
+        if version < self.dropped {
             return None;
         }
         let start = self.history.partition_point(|e| e.version <= version);
@@ -188,8 +189,11 @@ impl State {
             let last = before.as_deref().cloned().unwrap_or_else(|| json!({}));
             (Change::Deleted, stamped(last))
         };
-        if self.history.len() == HISTORY {
-            self.history.pop_front();
+        if self.history.len() == HISTORY
+            && let Some(oldest) = self.history.pop_front()
+        {
+            self.dropped = oldest.version;
+            self.compacted = self.compacted.max(oldest.version);
         }
         self.history.push_back(Event {
             version: self.version,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::builtin;
-use super::checks::{admit, check_identity, decode_applied, isolate, metadata_errors, spec_differs};
+use super::checks::{admit, check_identity, decode_applied, isolate, metadata_errors, scale_errors, spec_differs};
 use super::json::{array, at_path, field, meta, meta_mut, object_mut, set_path};
 use super::managed::{self, Manager};
 use super::patch;
@@ -147,8 +147,12 @@ impl State {
 
         let storage = resource.storage_key();
         let key = (w.namespace.clone(), name.clone());
-        if self.get(&storage, &key).is_some() {
-            return Err(ApiError::already_exists(&resource.group, &resource.plural, &name));
+        if let Some(there) = self.get(&storage, &key) {
+            let mut error = ApiError::already_exists(&resource.group, &resource.plural, &name);
+            if !meta(&there, "deletionTimestamp").is_empty() {
+                error.message.insert_str(0, "object is being deleted: ");
+            }
+            return Err(error);
         }
         if resource.is("customresourcedefinitions") {
             builtin::definition_status(&mut object, &now);
@@ -371,6 +375,7 @@ impl State {
         let mut errors = metadata_errors(resource, object, old);
         match &resource.schema {
             Some(schema) => {
+                errors.extend(scale_errors(w, object));
                 let mut found = schema::validate(object, old, schema, &self.cel);
                 if w.sub == Sub::Status {
                     // The status is validated by itself, and speaks so.

@@ -29,7 +29,7 @@ pub fn crd() -> Value {
 
 /// A server at a fixed time, without CRD.
 pub fn bare() -> KubeSim {
-    KubeSim::new(Clock::starting_at(Duration::from_secs(1_800_000_000)), 7)
+    KubeSim::new(Clock::starting_at(Duration::from_hours(500_000)), 7)
 }
 
 /// A server with the CRD installed.

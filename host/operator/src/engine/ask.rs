@@ -1,0 +1,250 @@
+//! The step that decides: which questions are put to which policies now, and
+//! what becomes of their answers. Must not write anything to anybody.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use vmgroup_vsphere::Error as VcError;
+use vmgroup_vsphere::{PowerState, Template, VmRef};
+
+use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, POLICY_BACKOFF, Pass, why};
+use crate::decide::{NoAnswer, Question, Taken};
+use crate::link::{Connected, chain};
+use crate::memory::{Topic, Why};
+use crate::observe;
+use crate::observe::Observed;
+use crate::plan::{Decisions, Demand};
+
+impl Pass<'_> {
+    /// Drops failures of questions that no longer arise.
+    pub(super) fn retire(&mut self, seen: &Observed, demand: &Demand) {
+        let unborn = seen.members.iter().any(|member| member.vm.is_none() && !member.leaving());
+        let settled = |uuid: &String| {
+            seen.members.iter().any(|member| {
+                member.uuid == *uuid
+                    && !member.leaving()
+                    && member.flight.is_none()
+                    && member.vm.as_ref().is_some_and(observe::VmSeen::on)
+            })
+        };
+        let deleting = self.desired.deleting;
+        self.memory.failures.retain(|topic, _| match topic {
+            Topic::Scaling => demand.excess > 0,
+            Topic::Naming => demand.missing > 0,
+            Topic::Placement | Topic::Template => !deleting && (unborn || demand.missing > 0),
+            Topic::Folder => deleting || seen.folder.id.is_none(),
+            Topic::Reading => true,
+            Topic::Member(uuid) => !settled(uuid),
+        });
+    }
+
+    pub(super) fn slots(&mut self, demand: &Demand) -> usize {
+        let wanted = demand.slots();
+        if wanted == 0 { 0 } else { self.engine.tasks.request(&self.desired.uid, &self.desired.group, wanted) }
+    }
+
+    /// Asks the policies that have something to answer.
+    pub(super) async fn decide(
+        &mut self,
+        connected: &Connected,
+        seen: &Observed,
+        demand: &mut Demand,
+        slots: usize,
+    ) -> (Decisions, Option<Template>) {
+        let mut decisions = Decisions::default();
+        let births = if self.memory.held(&Topic::Naming, self.now) { 0 } else { demand.births(slots) };
+        let resumed: Vec<String> = demand.resumed(slots).to_vec();
+        let clones = births + resumed.len() > 0;
+        let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
+        if !clones && !leave {
+            return (decisions, None);
+        }
+        let capacity = match connected.capacity(self.engine.link.vcenter()).await {
+            Ok(capacity) => capacity,
+            Err(error) => {
+                self.fail_vc(Topic::Reading, &error);
+                return (decisions, None);
+            }
+        };
+        self.memory.clear(&Topic::Reading);
+        if leave {
+            self.ask_who_leaves(seen, &capacity, demand.excess, &mut decisions).await;
+        }
+        let template = if clones { self.find_template(connected).await } else { None };
+        if template.is_some() {
+            self.ask_for_names(connected, seen, &capacity, births, &mut decisions).await;
+            self.ask_for_places(seen, &capacity, &resumed, &mut decisions).await;
+        }
+        (decisions, template)
+    }
+
+    pub(super) async fn find_template(&mut self, connected: &Connected) -> Option<Template> {
+        if self.memory.held(&Topic::Template, self.now) {
+            return None;
+        }
+        match connected.template(self.engine.link.vcenter(), &self.desired.template).await {
+            Ok(template) => {
+                self.memory.clear(&Topic::Template);
+                Some(template)
+            }
+            Err(error) => {
+                let mut why = why(error.category(), chain(&error));
+                match &error {
+                    VcError::NotFound { .. } => why.reason = "TemplateNotFound".into(),
+                    VcError::Ambiguous { .. } => {
+                        why.reason = "TemplateAmbiguous".into();
+                        why.message.push_str(
+                            "; give the inventory path of the one you mean as spec.template of a new VmGroup",
+                        );
+                    }
+                    _ => {}
+                }
+                self.fail(Topic::Template, MEMBER_BACKOFF, why);
+                None
+            }
+        }
+    }
+
+    pub(super) fn question<'q>(
+        &'q self,
+        seen: &'q Observed,
+        capacity: &'q vmgroup_vsphere::Capacity,
+        usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
+        attempt: u32,
+    ) -> Question<'q> {
+        Question {
+            desired: &self.desired,
+            seen,
+            capacity,
+            usage,
+            now: u64::try_from(self.now.as_second()).unwrap_or_default(),
+            seed: self.engine.random(),
+            attempt,
+        }
+    }
+
+    pub(super) async fn ask_who_leaves(
+        &mut self,
+        seen: &Observed,
+        capacity: &vmgroup_vsphere::Capacity,
+        count: usize,
+        decisions: &mut Decisions,
+    ) {
+        let running: Vec<VmRef> = seen
+            .members
+            .iter()
+            .filter(|member| !member.leaving())
+            .filter_map(|member| member.vm.as_ref())
+            .filter(|vm| vm.power == PowerState::On)
+            .map(|vm| vm.id.clone())
+            .collect();
+        let usage = match self.engine.link.vcenter().usage(&running).await {
+            Ok(usage) => usage,
+            Err(error) => return self.fail_vc(Topic::Reading, &error),
+        };
+        let question = self.question(seen, capacity, &usage, 0);
+        match self.engine.decider.choose(&self.serving, &question, count).await {
+            Ok(victims) => {
+                decisions.victims = victims;
+                self.memory.clear(&Topic::Scaling);
+            }
+            Err(failed) => self.no_answer(Topic::Scaling, "nobody leaves", &failed),
+        }
+    }
+
+    pub(super) async fn ask_for_names(
+        &mut self,
+        connected: &Connected,
+        seen: &Observed,
+        capacity: &vmgroup_vsphere::Capacity,
+        births: usize,
+        decisions: &mut Decisions,
+    ) {
+        if births == 0 {
+            return;
+        }
+        let uuids: Vec<String> = (0..births).map(|_| self.engine.new_uuid()).collect();
+        let taken = self.taken(connected, seen);
+        let usage = HashMap::new();
+        let question = self.question(seen, capacity, &usage, self.memory.naming_attempts);
+        match self.engine.decider.name(&self.serving, &question, uuids, taken).await {
+            Ok((newcomers, everywhere)) => {
+                let names: Vec<String> = newcomers.iter().map(|newcomer| newcomer.name.clone()).collect();
+                match self.engine.reserved_names.reserve(&self.desired.uid, &names, everywhere) {
+                    Ok(()) => decisions.newcomers = newcomers,
+                    // Asked again at once: now the name is among those taken.
+                    Err(_) => self.look_again(Duration::ZERO),
+                }
+                if self.memory.naming_attempts < NAMING_ATTEMPTS {
+                    self.memory.clear(&Topic::Naming);
+                }
+            }
+            Err(failed) => self.no_answer(Topic::Naming, "nothing is cloned", &failed),
+        }
+    }
+
+    /// Names that are not free, here and elsewhere.
+    pub(super) fn taken(&self, connected: &Connected, seen: &Observed) -> Taken {
+        let mut taken = Taken {
+            in_group: seen
+                .members
+                .iter()
+                .map(|member| member.name.clone())
+                .chain(self.memory.taken.iter().cloned())
+                .collect(),
+            elsewhere: Vec::new(),
+        };
+        for (folder, name) in connected.inventory().names() {
+            if Some(&folder) == seen.folder.id.as_ref() { &mut taken.in_group } else { &mut taken.elsewhere }
+                .push(name);
+        }
+        taken.elsewhere.extend(self.engine.reserved_names.of_others(&self.desired.uid));
+        for names in [&mut taken.in_group, &mut taken.elsewhere] {
+            names.sort();
+            names.dedup();
+        }
+        taken
+    }
+
+    pub(super) async fn ask_for_places(
+        &mut self,
+        seen: &Observed,
+        capacity: &vmgroup_vsphere::Capacity,
+        resumed: &[String],
+        decisions: &mut Decisions,
+    ) {
+        if self.memory.held(&Topic::Placement, self.now) {
+            decisions.newcomers.clear();
+            return;
+        }
+        let newcomers: Vec<(String, String)> = seen
+            .members
+            .iter()
+            .filter(|member| resumed.contains(&member.uuid))
+            .map(|member| (member.uuid.clone(), member.name.clone()))
+            .chain(decisions.newcomers.iter().map(|newcomer| (newcomer.uuid.clone(), newcomer.name.clone())))
+            .collect();
+        if newcomers.is_empty() {
+            return;
+        }
+        let usage = HashMap::new();
+        let question = self.question(seen, capacity, &usage, self.memory.placement_attempts);
+        match self.engine.decider.place(&self.serving, &question, &newcomers).await {
+            Ok(places) => {
+                decisions.places = places;
+                self.memory.clear(&Topic::Placement);
+            }
+            Err(failed) => {
+                // Names without a place would be intents that lead nowhere.
+                decisions.newcomers.clear();
+                self.no_answer(Topic::Placement, "nothing is cloned", &failed);
+            }
+        }
+    }
+
+    pub(super) fn no_answer(&mut self, topic: Topic, consequence: &str, failed: &NoAnswer) {
+        let message = format!("policy {}: {}; {consequence}", failed.plugin, failed.error);
+        let why = Why { reason: failed.error.reason().to_owned(), message, stalled: true };
+        self.fail(topic, POLICY_BACKOFF, why);
+    }
+}

@@ -1,0 +1,285 @@
+//! The step that observes: tasks that ended, the folder, the members, and fresh
+//! reads of whatever is in doubt. Must not write anything to anybody.
+
+use std::collections::HashMap;
+
+use vmgroup_api::{MemberState, MemberStatus};
+use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, Vm};
+
+use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, Note, POLICY_BACKOFF, Pass, SOON, why};
+use crate::apply::FOLDER;
+use crate::events::EventType;
+use crate::link::Connected;
+use crate::memory::{Topic, Why};
+use crate::observe::{Birth, FolderSeen, Knowledge, Observed, is_member};
+use crate::status::StatusError;
+use crate::tasks::{Ending, TaskKind};
+use crate::{folder, observe};
+
+impl Pass<'_> {
+    /// Takes over tasks that another process wrote down.
+    pub(super) fn adopt_tasks(&mut self, connected: &Connected) {
+        if std::mem::replace(&mut self.memory.adopted, true) {
+            return;
+        }
+        let mut adopted = Vec::new();
+        for member in &self.written().0.members {
+            let Some(task) = &member.task else { continue };
+            let kind = match member.state {
+                MemberState::Planned | MemberState::Cloning => TaskKind::Clone,
+                MemberState::Starting | MemberState::Ready => TaskKind::PowerOn,
+                MemberState::Leaving => TaskKind::PowerOff,
+            };
+            adopted.push((member.uuid.clone(), kind, vmgroup_vsphere::TaskRef::new(task)));
+        }
+        for (uuid, kind, task) in adopted {
+            self.memory.births.insert(uuid.clone(), Birth::Unresolved);
+            if self.engine.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
+                connected.track(task);
+            }
+        }
+    }
+
+    pub(super) fn hear_of_ended_tasks(&mut self) {
+        for ended in self.engine.tasks.take_ended(&self.desired.uid) {
+            let topic = Topic::Member(ended.member.clone());
+            let outcome = match &ended.ending {
+                Ending::Success => "success",
+                Ending::Failed(fault) => fault.kind.category().as_str(),
+                Ending::Gone => "gone",
+            };
+            self.engine.metrics.task(ended.kind.as_str(), outcome, ended.took);
+            if ended.member == FOLDER {
+                continue;
+            }
+            if ended.kind == TaskKind::Clone {
+                // Whatever the task says, the inventory has the last word.
+                self.memory.births.insert(ended.member.clone(), Birth::Unresolved);
+            }
+            match ended.ending {
+                Ending::Success if ended.kind == TaskKind::Destroy => {
+                    self.memory.births.insert(ended.member, Birth::Absent);
+                    self.memory.clear(&topic);
+                }
+                Ending::Success => {
+                    self.memory.clear(&topic);
+                    if ended.kind == TaskKind::Clone {
+                        self.memory.naming_attempts = 0;
+                        self.memory.placement_attempts = 0;
+                    }
+                }
+                Ending::Gone => {}
+                Ending::Failed(fault) => match fault.kind {
+                    FaultKind::InvalidPowerState { .. } | FaultKind::ManagedObjectNotFound { .. }
+                        if ended.kind != TaskKind::Clone => {}
+                    // Who has the name is found out when it is resolved.
+                    FaultKind::DuplicateName { .. } => {}
+                    _ => {
+                        if ended.kind == TaskKind::Clone {
+                            self.memory.placement_attempts += 1;
+                        }
+                        let why = why(fault.kind.category(), format!("{} failed: {fault}", ended.kind.as_str()));
+                        self.fail(topic, MEMBER_BACKOFF, why);
+                    }
+                },
+            }
+        }
+    }
+
+    /// The folder's name, kept once the group has one.
+    pub(super) fn folder(&mut self, connected: &Connected) -> FolderSeen {
+        let (uid, group) = (self.desired.uid.as_str(), &self.desired.group);
+        let recorded = self.written().0.folder.clone();
+        let name = match recorded.as_ref().map(|folder| folder.name.clone()) {
+            Some(name) if self.engine.claims.claim(&name, uid, group) => name,
+            _ => {
+                let name = folder::preferred(group);
+                if self.engine.claims.claim(&name, uid, group) {
+                    name
+                } else {
+                    let name = folder::fallback(group, uid);
+                    self.engine.claims.claim(&name, uid, group);
+                    name
+                }
+            }
+        };
+        let inventory = connected.inventory();
+        let by_id = recorded
+            .filter(|folder| folder.name == name)
+            .and_then(|folder| folder.id)
+            .map(FolderRef::new)
+            .filter(|id| inventory.folder(id).is_some());
+        if by_id.is_some() {
+            self.memory.folder = None;
+        }
+        // A folder of our name that we have not recorded yet may be ours, made
+        // by a call whose answer was lost; or it may hold other people's members.
+        let id = by_id.or_else(|| self.memory.folder.clone()).or_else(|| {
+            let found = inventory.folder_by_name(&connected.site.root_folder, &name)?;
+            let others = inventory
+                .in_folder(&found.id)
+                .iter()
+                .any(|vm| vm.extra.get(observe::mark::GROUP_UID).is_some_and(|owner| *owner != self.desired.uid));
+            (!others).then(|| found.id.clone())
+        });
+        FolderSeen { name, id }
+    }
+
+    /// What there is, from the caches; whatever is in doubt is read afresh.
+    pub(super) async fn observe(&mut self, connected: &Connected) -> Result<Observed, StatusError> {
+        let folder = self.folder(connected);
+        let uid = self.desired.uid.clone();
+        let mut vms: Vec<Vm> = connected
+            .inventory()
+            .indexed(&uid)
+            .iter()
+            .filter(|vm| is_member(vm, &uid))
+            .map(|vm| Vm::clone(vm))
+            .collect();
+        let flights: HashMap<String, TaskKind> =
+            self.engine.tasks.in_flight(&uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+        let record = self.written().0.members.clone();
+        let present: std::collections::HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
+
+        let mut doubtful: Vec<(String, Option<String>)> = record
+            .iter()
+            .map(|member| (member.uuid.to_lowercase(), Some(member.name.clone())))
+            .chain(self.memory.known.iter().map(|uuid| (uuid.clone(), None)))
+            .filter(|(uuid, _)| !present.contains(uuid) && !flights.contains_key(uuid))
+            .filter(|(uuid, _)| self.memory.births.get(uuid) != Some(&Birth::Absent))
+            .collect();
+        doubtful.sort();
+        doubtful.dedup_by(|a, b| a.0 == b.0);
+        let mut dropped = Vec::new();
+        self.memory.clear(&Topic::Reading);
+        for (uuid, name) in doubtful {
+            let name = record
+                .iter()
+                .find(|member| member.uuid.eq_ignore_ascii_case(&uuid))
+                .map(|member| member.name.clone())
+                .or(name);
+            match self.resolve(connected, &folder, &uuid, name.as_deref()).await {
+                Ok(Resolved::Found(vm)) => vms.push(*vm),
+                Ok(Resolved::Absent) => {
+                    self.memory.births.insert(uuid, Birth::Absent);
+                }
+                Ok(Resolved::Unknown) => {
+                    self.memory.births.insert(uuid, Birth::Unresolved);
+                    self.look_again(SOON);
+                }
+                Ok(Resolved::NameTaken(name)) => {
+                    self.memory.births.insert(uuid.clone(), Birth::Absent);
+                    self.name_taken(&name);
+                    dropped.push(uuid);
+                }
+                Err(error) => {
+                    self.memory.births.insert(uuid, Birth::Unresolved);
+                    self.fail_vc(Topic::Reading, &error);
+                    self.look_again(SOON);
+                }
+            }
+        }
+        let record: Vec<MemberStatus> =
+            record.into_iter().filter(|member| !dropped.contains(&member.uuid.to_lowercase())).collect();
+        let held = self
+            .memory
+            .failures
+            .iter()
+            .filter_map(|(topic, failure)| match topic {
+                Topic::Member(uuid) => Some((uuid.clone(), failure.until)),
+                _ => None,
+            })
+            .collect();
+        let know = Knowledge { flights, births: self.memory.births.clone(), held };
+        let seen = observe::lay_over(folder, &record, &vms, &know);
+        self.tidy(&seen);
+        Ok(seen)
+    }
+
+    /// Forgets what is remembered of members that are no more.
+    pub(super) fn tidy(&mut self, seen: &Observed) {
+        let present = |uuid: &String| seen.members.iter().any(|member| member.uuid == *uuid);
+        self.memory.known =
+            seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.uuid.clone()).collect();
+        self.memory.births.retain(|uuid, _| present(uuid));
+        self.memory.failures.retain(|topic, _| match topic {
+            Topic::Member(uuid) => present(uuid),
+            _ => true,
+        });
+        for member in &seen.members {
+            if member.vm.is_some() {
+                self.memory.births.remove(&member.uuid);
+            }
+        }
+    }
+
+    pub(super) fn name_taken(&mut self, name: &str) {
+        self.memory.taken.insert(name.to_owned());
+        self.memory.naming_attempts += 1;
+        self.notes.push(Note {
+            kind: EventType::Warning,
+            reason: "NameTaken".into(),
+            action: "Clone",
+            text: format!(
+                "the name {name} belongs to a virtual machine that is not of this group; asking for another name"
+            ),
+        });
+        if self.memory.naming_attempts >= NAMING_ATTEMPTS {
+            let message = format!(
+                "the naming policy gave {NAMING_ATTEMPTS} names in a row that belong to others, the last one {name}: change its pattern in the policy file, or rename or remove those virtual machines"
+            );
+            self.fail(Topic::Naming, POLICY_BACKOFF, Why { reason: "NamesTaken".into(), message, stalled: true });
+        }
+    }
+
+    /// Finds out, by fresh reads, what became of a member that the inventory
+    /// does not show. `name` is the recorded one, if it was ever to be cloned.
+    pub(super) async fn resolve(
+        &self,
+        connected: &Connected,
+        folder: &FolderSeen,
+        uuid: &str,
+        name: Option<&str>,
+    ) -> Result<Resolved, VcError> {
+        let vcenter = self.engine.link.vcenter();
+        let uid = &self.desired.uid;
+        let ours = |vm: &Vm| is_member(vm, uid) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
+        if let Some(vm) = vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
+            return Ok(Resolved::Found(Box::new(vm)));
+        }
+        let Some(name) = name else { return Ok(Resolved::Absent) };
+        let unborn = self
+            .written()
+            .0
+            .members
+            .iter()
+            .find(|member| member.uuid.eq_ignore_ascii_case(uuid))
+            .is_some_and(|member| matches!(member.state, MemberState::Planned | MemberState::Cloning));
+        if !unborn {
+            return Ok(Resolved::Absent);
+        }
+        if let Some(folder) = &folder.id {
+            match vcenter.find_child(folder, name).await? {
+                Some(vmgroup_vsphere::Child::Vm(vm)) if ours(&vm) => return Ok(Resolved::Found(Box::new(vm))),
+                Some(_) => return Ok(Resolved::NameTaken(name.to_owned())),
+                None => {}
+            }
+        }
+        // A clone whose answer was lost may still be running.
+        let template = connected.template(vcenter, &self.desired.template).await.ok();
+        let strangers = vcenter.recent_tasks().await?.into_iter().any(|task| {
+            !task.state.is_ended()
+                && task.description_id == "VirtualMachine.clone"
+                && template.as_ref().is_none_or(|template| task.entity.as_ref() == Some(&template.id.managed_object()))
+                && !self.engine.tasks.knows(&task.id)
+        });
+        Ok(if strangers { Resolved::Unknown } else { Resolved::Absent })
+    }
+}
+
+pub(super) enum Resolved {
+    Found(Box<Vm>),
+    Absent,
+    Unknown,
+    NameTaken(String),
+}

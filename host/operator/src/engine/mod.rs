@@ -1,0 +1,334 @@
+//! One pass over one group: observe → validate → decide → plan → apply → report.
+//!
+//! Here the steps are put together; each is a module of its own. Nothing in
+//! here waits for a task: what is in flight ends in a wake-up and another pass.
+
+mod ask;
+mod look;
+mod record;
+mod tell;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::Api;
+use kube::{Client, Resource};
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, VmGroup};
+use vmgroup_vsphere::{Category, Error as VcError};
+
+use crate::apply::Applier;
+use crate::clock::{Clock, k8s_time};
+use crate::decide::Decider;
+use crate::events::{EventType, Events};
+use crate::folder::{Claims, ReservedNames};
+use crate::lease::Fence;
+use crate::link::{Link, chain};
+use crate::memory::{GroupMemory, Memories, Topic, Why};
+use crate::metrics::Metrics;
+use crate::plan::{self};
+use crate::policy_source::{PolicyBook, Serving};
+use crate::report::{self, Facts, Obstacle};
+use crate::status::{self, StatusError};
+use crate::tasks::TaskBook;
+use crate::validate::{Desired, validate};
+
+/// How soon an unresolved question is looked at again.
+const SOON: Duration = Duration::from_secs(2);
+
+/// First pause after a failure at a member or in vCenter.
+const MEMBER_BACKOFF: Duration = Duration::from_secs(3);
+
+/// First pause after a policy gave no legal answer.
+const POLICY_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How often in a row a name may turn out to be taken before a hand is needed.
+const NAMING_ATTEMPTS: u32 = 10;
+
+/// The most victims that get an event of their own in one pass.
+const EVENTS_LIMIT: usize = 10;
+
+/// All that a pass works with. One for the process; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// The Kubernetes API.
+    pub kube: Client,
+    /// The link to vCenter.
+    pub link: Link,
+    /// The policies.
+    pub policies: PolicyBook,
+    /// Tasks in flight.
+    pub tasks: TaskBook,
+    /// Folder names.
+    pub claims: Claims,
+    /// Names on their way.
+    pub reserved_names: ReservedNames,
+    /// What is remembered of groups.
+    pub memories: Memories,
+    /// The lease.
+    pub fence: Fence,
+    /// Asks policies.
+    pub decider: Decider,
+    /// Events.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The clock.
+    pub clock: Clock,
+    /// Randomness: instance UUIDs, seeds, jitter.
+    pub random: Arc<Mutex<ChaCha8Rng>>,
+}
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to do until something changes.
+    AtRest,
+    /// Look again after this long, whether something changes or not.
+    Again(Duration),
+}
+
+/// Why a pass could not be finished. It is repeated after a backoff.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The record could not be read or written.
+    #[error("the group's record could not be kept")]
+    Status(#[from] StatusError),
+}
+
+/// A pass under way.
+struct Pass<'a> {
+    engine: &'a Engine,
+    api: Api<VmGroup>,
+    desired: Desired,
+    reference: ObjectReference,
+    serving: Arc<Serving>,
+    memory: GroupMemory,
+    now: Timestamp,
+    again: Option<Duration>,
+    notes: Vec<Note>,
+}
+
+struct Note {
+    kind: EventType,
+    reason: String,
+    action: &'static str,
+    text: String,
+}
+
+impl Engine {
+    /// Makes one pass over a group.
+    pub async fn pass(&self, object: &VmGroup) -> Result<Outcome, PassError> {
+        let desired = match validate(object) {
+            Ok(desired) => desired,
+            Err(invalid) => return self.refuse(object, &invalid.to_string()).await,
+        };
+        let api = Api::namespaced(self.kube.clone(), &desired.group.namespace);
+        let finalizers = object.metadata.finalizers.clone().unwrap_or_default();
+        let ours = finalizers.iter().any(|finalizer| finalizer == FINALIZER || finalizer == LEGACY_FINALIZER);
+        if desired.deleting && !ours {
+            self.forget(&desired.uid);
+            return Ok(Outcome::AtRest);
+        }
+        let uid = desired.uid.clone();
+        let memory = self.memories.take(&uid);
+        let mut pass = Pass {
+            engine: self,
+            api,
+            reference: object.object_ref(&()),
+            serving: self.policies.in_force(),
+            memory,
+            now: self.clock.now(),
+            again: None,
+            notes: Vec::new(),
+            desired,
+        };
+        let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
+        let result = pass.run(object, finalizers, has_finalizer).await;
+        self.tasks.settle(&uid);
+        let Pass { memory, notes, reference, again, .. } = pass;
+        match &result {
+            Ok(true) => self.forget(&uid),
+            Ok(false) => self.memories.put(&uid, memory),
+            // What was written is not known: the next pass reads it afresh.
+            Err(StatusError::Gone) => self.forget(&uid),
+            Err(_) => self.memories.put(&uid, GroupMemory { written: None, ..memory }),
+        }
+        for note in notes {
+            self.events.publish(&reference, note.kind, &note.reason, note.action, &note.text).await;
+        }
+        match result {
+            Ok(_) => Ok(again.map_or(Outcome::AtRest, Outcome::Again)),
+            Err(StatusError::Gone) => Ok(Outcome::AtRest),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets a group that is gone.
+    fn forget(&self, uid: &str) {
+        self.tasks.forget(uid);
+        self.claims.release(uid);
+        self.reserved_names.keep(uid, std::collections::BTreeSet::new());
+        self.memories.forget(uid);
+    }
+
+    /// Claims the folder names that groups already have, so that a group that
+    /// comes first after a restart cannot take another one's. Called once, before
+    /// the first pass.
+    pub fn claim_known(&self, groups: &[VmGroup]) {
+        for group in groups {
+            let folder = group.status.as_ref().and_then(|status| status.folder.as_ref());
+            if let (Some(folder), Ok(desired)) = (folder, validate(group)) {
+                self.claims.claim(&folder.name, &desired.uid, &desired.group);
+            }
+        }
+    }
+
+    /// A random number: seeds, jitter.
+    pub fn random(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+
+    fn new_uuid(&self) -> String {
+        let mut bytes = [0; 16];
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+
+    /// Tells that a spec cannot be worked on (S10).
+    async fn refuse(&self, object: &VmGroup, why: &str) -> Result<Outcome, PassError> {
+        let (Some(namespace), Some(name), Some(uid)) =
+            (&object.metadata.namespace, &object.metadata.name, &object.metadata.uid)
+        else {
+            return Ok(Outcome::AtRest);
+        };
+        let group = crate::wake::GroupRef { namespace: namespace.clone(), name: name.clone() };
+        let old = object.status.clone().unwrap_or_default();
+        let facts = Facts {
+            group: &group,
+            generation: object.metadata.generation,
+            desired: None,
+            deleting: false,
+            members: None,
+            failures: &std::collections::BTreeMap::new(),
+            obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
+            refusal: None,
+            policies: None,
+            now: k8s_time(self.clock.now()),
+        };
+        let new = report::status(&old, &facts);
+        if new != old {
+            let api = Api::namespaced(self.kube.clone(), namespace);
+            let version = object.metadata.resource_version.clone().unwrap_or_default();
+            status::write(&api, (name, uid), &old, &new, &version).await?;
+            self.memories.forget(uid);
+        }
+        Ok(Outcome::AtRest)
+    }
+}
+
+impl Pass<'_> {
+    /// True if the group is gone.
+    async fn run(
+        &mut self,
+        object: &VmGroup,
+        finalizers: Vec<String>,
+        has_finalizer: bool,
+    ) -> Result<bool, StatusError> {
+        if self.memory.written.is_none() {
+            self.remember().await?;
+        }
+        self.memory.refresh((self.desired.generation, self.serving.generation));
+        if !has_finalizer && !self.desired.deleting {
+            self.add_finalizer(object, finalizers).await?;
+        }
+        let connected = match self.engine.link.up() {
+            Ok(connected) => connected,
+            Err(problem) => {
+                let obstacle = Obstacle {
+                    reason: problem.reason.to_owned(),
+                    message: problem.message.clone(),
+                    stalled: problem.stalled,
+                };
+                self.report(None, Some(obstacle)).await?;
+                return Ok(false);
+            }
+        };
+        self.adopt_tasks(&connected);
+        self.hear_of_ended_tasks();
+        let step = self.engine.metrics.step("observe");
+        let seen = self.observe(&connected).await?;
+        drop(step);
+        let mut demand = plan::demand(&self.desired, &seen, self.now);
+        tracing::trace!(?seen, ?demand, "observed");
+        self.retire(&seen, &demand);
+        let slots = self.slots(&demand);
+        let step = self.engine.metrics.step("decide");
+        let (decisions, template) = self.decide(&connected, &seen, &mut demand, slots).await;
+        drop(step);
+        let plan = plan::plan(&self.desired, &seen, &demand, &decisions, slots);
+        self.persist(&seen, &plan).await?;
+        self.announce(&seen, &decisions);
+        let step = self.engine.metrics.step("apply");
+        let applier = Applier {
+            vcenter: self.engine.link.vcenter(),
+            connected: &connected,
+            tasks: &self.engine.tasks,
+            fence: &self.engine.fence,
+            desired: &self.desired,
+            template: template.as_ref(),
+            folder: seen.folder.id.clone(),
+            now: u64::try_from(self.now.as_second()).unwrap_or_default(),
+        };
+        let effects = applier.apply(&plan).await;
+        drop(step);
+        let finished = self.digest(&connected, effects);
+        if finished {
+            self.release(object).await?;
+            return Ok(true);
+        }
+        if !decisions.victims.is_empty() || !demand.dismiss.is_empty() || !demand.forget.is_empty() {
+            self.look_again(Duration::ZERO);
+        }
+        let members = self.members(&connected, &seen, &plan);
+        self.report(Some(&members), None).await?;
+        Ok(false)
+    }
+
+    fn look_again(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |other| other.min(after)));
+    }
+
+    fn fail(&mut self, topic: Topic, base: Duration, why: Why) {
+        self.notes.push(Note {
+            kind: EventType::Warning,
+            reason: why.reason.clone(),
+            action: "Reconcile",
+            text: why.message.clone(),
+        });
+        let random = self.engine.random();
+        self.memory.fail(topic, self.now, base, random, why);
+    }
+
+    fn fail_vc(&mut self, topic: Topic, error: &VcError) {
+        let why = why(error.category(), chain(error));
+        self.fail(topic, MEMBER_BACKOFF, why);
+    }
+}
+
+/// The reason of a condition and event, by the kind of error.
+fn why(category: Category, message: String) -> Why {
+    let (reason, stalled) = match category {
+        Category::Transient => ("VCenterTransient", false),
+        Category::Capacity => ("NoCapacity", false),
+        Category::Configuration => ("Configuration", true),
+        Category::Permission => ("NoPermission", true),
+        Category::Gone => ("Gone", false),
+        Category::Credentials => ("VCenterLoginRefused", true),
+        Category::Conflict => ("Conflict", false),
+    };
+    Why { reason: reason.to_owned(), message, stalled }
+}

@@ -1,0 +1,79 @@
+//! The group's record and finalizer: read afresh, written only when they differ.
+//! Must not know what is in vCenter.
+
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, VmGroup, VmGroupStatus};
+
+use super::Pass;
+use crate::status;
+use crate::status::{StatusError, bounded};
+
+impl Pass<'_> {
+    /// Reads the record afresh: the process has just started, or lost track.
+    pub(super) async fn remember(&mut self) -> Result<(), StatusError> {
+        let object = status::read(&self.api, &self.desired.group.name, &self.desired.uid).await?;
+        let version = object.metadata.resource_version.unwrap_or_default();
+        self.memory.written = Some((object.status.unwrap_or_default(), version));
+        self.memory.births.clear();
+        self.memory.adopted = false;
+        Ok(())
+    }
+
+    pub(super) fn written(&self) -> (&VmGroupStatus, &str) {
+        static NONE: std::sync::LazyLock<VmGroupStatus> = std::sync::LazyLock::new(VmGroupStatus::default);
+        self.memory.written.as_ref().map_or((&NONE, ""), |(status, version)| (status, version))
+    }
+
+    pub(super) async fn write(&mut self, new: VmGroupStatus) -> Result<(), StatusError> {
+        let (old, version) = self.written();
+        if *old == new {
+            return Ok(());
+        }
+        let version =
+            status::write(&self.api, (&self.desired.group.name, &self.desired.uid), old, &new, version).await?;
+        self.memory.written = Some((new, version));
+        Ok(())
+    }
+
+    /// S6: the finalizer is there before anything is made.
+    pub(super) async fn add_finalizer(
+        &mut self,
+        object: &VmGroup,
+        mut finalizers: Vec<String>,
+    ) -> Result<(), StatusError> {
+        finalizers.push(FINALIZER.to_owned());
+        let patch = json!({"metadata": {
+            "uid": self.desired.uid,
+            "resourceVersion": object.metadata.resource_version,
+            "finalizers": finalizers,
+        }});
+        let name = &self.desired.group.name;
+        let object = bounded(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+        if let Some((_, version)) = &mut self.memory.written {
+            *version = object.metadata.resource_version.unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Lets the object go.
+    pub(super) async fn release(&mut self, object: &VmGroup) -> Result<(), StatusError> {
+        let name = &self.desired.group.name;
+        let now = status::read(&self.api, name, &self.desired.uid).await?;
+        let left: Vec<_> = now
+            .metadata
+            .finalizers
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|finalizer| finalizer != FINALIZER && finalizer != LEGACY_FINALIZER)
+            .collect();
+        let patch = json!({"metadata": {
+            "uid": self.desired.uid,
+            "resourceVersion": now.metadata.resource_version,
+            "finalizers": left,
+        }});
+        bounded(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+        tracing::info!(group = %self.desired.group, uid = ?object.metadata.uid, "the group is gone");
+        Ok(())
+    }
+}

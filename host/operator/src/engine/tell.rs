@@ -1,0 +1,254 @@
+//! The steps around applying: intents written down before, effects remembered
+//! and the status written after.
+
+use std::time::Duration;
+
+use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus};
+use vmgroup_policy::Policy;
+use vmgroup_vsphere::{Error as VcError, FaultKind};
+
+use super::{EVENTS_LIMIT, MEMBER_BACKOFF, Note, Pass, SOON};
+use crate::apply::Effect;
+use crate::clock::k8s_time;
+use crate::events::EventType;
+use crate::link::Connected;
+use crate::memory::{Topic, Why};
+use crate::observe::{Birth, Observed};
+use crate::plan::{Decisions, Plan};
+use crate::policy_source::Serving;
+use crate::report::{Facts, Members, Obstacle};
+use crate::status::StatusError;
+use crate::tasks::TaskKind;
+use crate::{folder, plan, report, status};
+
+impl Pass<'_> {
+    /// Writes new intents down before anything is done about them.
+    pub(super) async fn persist(&mut self, seen: &Observed, plan: &Plan) -> Result<(), StatusError> {
+        let old = self.written().0;
+        let folder_known = old.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
+        let needs_folder =
+            plan.steps.iter().any(|step| matches!(step, plan::Step::CreateFolder { .. } | plan::Step::Clone { .. }));
+        if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) {
+            return Ok(());
+        }
+        let mut new = old.clone();
+        new.members = status::listed(self.with_tasks(plan.record.clone()));
+        new.folder =
+            Some(FolderStatus { name: seen.folder.name.clone(), id: seen.folder.id.as_ref().map(ToString::to_string) });
+        self.write(new).await?;
+        for member in &plan.record {
+            if member.state == MemberState::Planned {
+                self.memory.births.entry(member.uuid.clone()).or_insert(Birth::Absent);
+            }
+        }
+        let unborn = |member: &&MemberStatus| matches!(member.state, MemberState::Planned | MemberState::Cloning);
+        let names = plan.record.iter().filter(unborn).map(|member| member.name.clone()).collect();
+        self.engine.reserved_names.keep(&self.desired.uid, names);
+        Ok(())
+    }
+
+    pub(super) fn announce(&mut self, seen: &Observed, decisions: &Decisions) {
+        if !decisions.newcomers.is_empty() {
+            let names: Vec<&str> = decisions.newcomers.iter().map(|newcomer| newcomer.name.as_str()).collect();
+            let mut text = format!("making {}", names.join(", "));
+            if let Some(first) = decisions.newcomers.first() {
+                let place =
+                    decisions.places.get(&first.uuid).map(|place| format!("; {}", place.reason)).unwrap_or_default();
+                text.push_str(&format!(" ({}{place})", first.reason));
+            }
+            self.notes.push(Note { kind: EventType::Normal, reason: "ScalingOut".into(), action: "Clone", text });
+        }
+        let name_of = |uuid: &str| {
+            seen.members.iter().find(|member| member.uuid == uuid).map_or("?", |member| member.name.as_str())
+        };
+        for victim in decisions.victims.iter().take(EVENTS_LIMIT) {
+            let text = format!("{} leaves: {}", name_of(&victim.uuid), victim.reason);
+            tracing::info!(group = %self.desired.group, member = name_of(&victim.uuid), reason = %victim.reason, "chosen to leave");
+            self.notes.push(Note { kind: EventType::Normal, reason: "ScalingIn".into(), action: "Remove", text });
+        }
+        if decisions.victims.len() > EVENTS_LIMIT {
+            let text = format!("{} more leave; the status names them all", decisions.victims.len() - EVENTS_LIMIT);
+            self.notes.push(Note { kind: EventType::Normal, reason: "ScalingIn".into(), action: "Remove", text });
+        }
+    }
+
+    /// Remembers what came of the steps. True if nothing is left of the group.
+    pub(super) fn digest(&mut self, connected: &Connected, effects: Vec<Effect>) -> bool {
+        let mut finished = false;
+        for effect in effects {
+            match effect {
+                Effect::Folder(folder) => {
+                    self.memory.clear(&Topic::Folder);
+                    self.memory.folder = Some(folder);
+                }
+                Effect::FolderTaken => self.change_folder(),
+                Effect::Task { uuid, kind, .. } => {
+                    if kind == TaskKind::Clone {
+                        self.memory.births.insert(uuid, Birth::Awaited);
+                    }
+                }
+                Effect::Already { .. } => {}
+                Effect::Gone { uuid } => {
+                    self.memory.births.insert(uuid, Birth::Unresolved);
+                    self.look_again(SOON);
+                }
+                Effect::Unknown { uuid, kind, error } => {
+                    if kind == TaskKind::Clone {
+                        self.memory.births.insert(uuid.clone(), Birth::Unresolved);
+                    }
+                    self.fail_vc(Topic::Member(uuid), &error);
+                }
+                Effect::Failed { uuid, kind, error } => self.note_failed(connected, uuid, kind, &error),
+                Effect::NotOurs { uuid } => {
+                    let message = format!(
+                        "virtual machine {uuid} has lost its owner mark and is left alone: remove it by hand, or put the mark back"
+                    );
+                    self.fail(
+                        Topic::Member(uuid),
+                        MEMBER_BACKOFF,
+                        Why { reason: "NotOurs".into(), message, stalled: true },
+                    );
+                }
+                Effect::Fenced => self.look_again(SOON),
+                Effect::Finished(left) => {
+                    finished = true;
+                    if let Some(text) = left {
+                        self.notes.push(Note {
+                            kind: EventType::Warning,
+                            reason: "FolderLeft".into(),
+                            action: "Delete",
+                            text,
+                        });
+                    }
+                }
+                Effect::NotFinished => self.look_again(SOON),
+            }
+        }
+        finished
+    }
+
+    pub(super) fn note_failed(
+        &mut self,
+        connected: &Connected,
+        uuid: Option<String>,
+        kind: Option<TaskKind>,
+        error: &VcError,
+    ) {
+        if kind == Some(TaskKind::Clone) {
+            match error.fault() {
+                Some(FaultKind::ManagedObjectNotFound { .. }) => {
+                    connected.forget_template(&self.desired.template);
+                    self.memory.folder = None;
+                }
+                Some(FaultKind::DuplicateName { .. }) => {
+                    if let Some(uuid) = uuid {
+                        self.memory.births.insert(uuid, Birth::Unresolved);
+                        self.look_again(Duration::ZERO);
+                    }
+                    return;
+                }
+                _ => self.memory.placement_attempts += 1,
+            }
+        }
+        let topic = uuid.map_or(Topic::Folder, Topic::Member);
+        self.fail_vc(topic, error);
+    }
+
+    /// The folder's name turned out to be another group's, of another cluster.
+    pub(super) fn change_folder(&mut self) {
+        let name = folder::fallback(&self.desired.group, &self.desired.uid);
+        self.engine.claims.release(&self.desired.uid);
+        self.engine.claims.claim(&name, &self.desired.uid, &self.desired.group);
+        if let Some((status, _)) = &mut self.memory.written
+            && let Some(folder) = &mut status.folder
+        {
+            // Takes effect with the next write; until then nothing is in there.
+            folder.name = name;
+            folder.id = None;
+        }
+        self.look_again(Duration::ZERO);
+    }
+
+    pub(super) fn with_tasks(&self, mut record: Vec<MemberStatus>) -> Vec<MemberStatus> {
+        let flights = self.engine.tasks.in_flight(&self.desired.uid);
+        for member in &mut record {
+            member.task = flights.get(&member.uuid).map(|(_, task)| task.to_string());
+        }
+        record
+    }
+
+    /// The members after the pass, from what was applied and observed.
+    pub(super) fn members(&self, connected: &Connected, seen: &Observed, plan: &Plan) -> Members {
+        let flights = self.engine.tasks.in_flight(&self.desired.uid);
+        let old = &self.written().0.members;
+        let mut record = self.with_tasks(plan.record.clone());
+        for member in &mut record {
+            if member.state == MemberState::Planned && flights.contains_key(&member.uuid) {
+                member.state = MemberState::Cloning;
+            }
+            let vm = seen.members.iter().find(|other| other.uuid == member.uuid).and_then(|other| other.vm.as_ref());
+            let before = old.iter().find(|other| other.uuid == member.uuid);
+            let host = vm.and_then(|vm| vm.host.as_ref());
+            let store = vm.and_then(|vm| vm.datastore.as_ref());
+            member.host =
+                host.and_then(|host| connected.host_name(host)).or_else(|| before.and_then(|old| old.host.clone()));
+            member.datastore = store
+                .and_then(|store| connected.datastore_name(store))
+                .or_else(|| before.and_then(|old| old.datastore.clone()));
+        }
+        Members {
+            existing: seen.members.iter().filter(|member| member.vm.is_some()).count(),
+            record,
+            folder: Some(FolderStatus {
+                name: seen.folder.name.clone(),
+                id: seen.folder.id.as_ref().or(self.memory.folder.as_ref()).map(ToString::to_string),
+            }),
+        }
+    }
+
+    pub(super) async fn report(
+        &mut self,
+        members: Option<&Members>,
+        obstacle: Option<Obstacle>,
+    ) -> Result<(), StatusError> {
+        for failure in self.memory.failures.values() {
+            // What is due already waits for something else: a slot, a swap.
+            if failure.until > self.now {
+                let pause = Duration::try_from(failure.until.duration_since(self.now)).unwrap_or_default();
+                self.again = Some(self.again.map_or(pause, |other| other.min(pause)));
+            }
+        }
+        let refusal = self
+            .engine
+            .policies
+            .refusal()
+            .map(|refusal| format!("{refusal}; what was in force before still is. {}", refusal.remedy));
+        let facts = Facts {
+            group: &self.desired.group,
+            generation: self.desired.generation,
+            desired: Some(self.desired.replicas),
+            deleting: self.desired.deleting,
+            members,
+            failures: &self.memory.failures,
+            obstacle,
+            refusal,
+            policies: Some(policies(&self.serving)),
+            now: k8s_time(self.now),
+        };
+        let new = report::status(self.written().0, &facts);
+        self.write(new).await
+    }
+}
+
+fn policies(serving: &Serving) -> PolicyStatus {
+    let of = |policy: &Policy| PolicyInForce {
+        plugin: policy.plugin().to_owned(),
+        version: policy.description().version.clone(),
+        digest: policy.digest().to_string(),
+    };
+    PolicyStatus {
+        naming: of(&serving.set.naming),
+        placement: of(&serving.set.placement),
+        scaling: of(&serving.set.scaling),
+    }
+}
