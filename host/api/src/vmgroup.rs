@@ -179,6 +179,22 @@ pub enum MemberState {
     Leaving,
 }
 
+impl MemberState {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 5] = [Self::Planned, Self::Cloning, Self::Starting, Self::Ready, Self::Leaving];
+
+    /// As in the status and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "Planned",
+            Self::Cloning => "Cloning",
+            Self::Starting => "Starting",
+            Self::Ready => "Ready",
+            Self::Leaving => "Leaving",
+        }
+    }
+}
+
 /// The policies that serve a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {

@@ -198,3 +198,41 @@ async fn s8_a_policy_without_an_answer_changes_nothing() {
     user.policy(Some("placement: { plugin: spread, config: { by: host } }"), &[]).await;
     user.ready("shop", "web", 5, SOON).await;
 }
+
+/// A folder of our name that holds another operator's members (another cluster
+/// on the same vCenter): left alone, and the group gets one of its own.
+#[tokio::test(start_paused = true)]
+async fn s2_a_folder_that_holds_anothers_members() {
+    use vmgroup_e2e::world::ROOT;
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.vcenter.add_folder(ROOT, "shop-web").unwrap();
+    let marks = [("vmgroup.group-uid", "another-uid"), ("vmgroup.group", "shop/web"), ("vmgroup.member", "x")];
+    world.vcenter.add_vm(&format!("{ROOT}/shop-web"), "theirs", &marks).unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let calls = world.calls().await.unwrap();
+    assert!(calls["CreateFolder"] <= 3, "{calls:?}");
+    let vms = world.vms().await.unwrap();
+    assert_eq!(vms.iter().filter(|vm| vm.folder() == format!("{ROOT}/shop-web")).count(), 1);
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    let left = world.vms().await.unwrap();
+    assert_eq!(left.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["theirs"]);
+}
+
+/// No vCenter at all when the operator starts: the group says so, and all is
+/// well when it comes.
+#[tokio::test(start_paused = true)]
+async fn no_vcenter_at_the_start() {
+    use vmgroup_e2e::world::Deed;
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.deed(Deed::Down).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    user.told("shop", "web", "Reconciling", "vCenter is not available", SOON).await;
+    world.deed(Deed::Up).await.unwrap();
+    user.ready("shop", "web", 1, SOON).await;
+}

@@ -18,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
+use crate::lease::Fence;
 use crate::clock::{Clock, k8s_micro_time};
 
 /// `reportingController` of every event that the operator writes.
@@ -61,6 +62,7 @@ pub struct Events(Arc<Inner>);
 struct Inner {
     client: kube::Client,
     clock: Clock,
+    fence: Fence,
     instance: String,
     base: u64,
     sent: AtomicU64,
@@ -70,11 +72,13 @@ struct Inner {
 impl Events {
     /// A writer that signs as `instance` (`reportingInstance`: the pod). `seed`
     /// keeps the names of two writers apart that start in the same nanosecond.
-    pub fn new(client: kube::Client, clock: Clock, instance: impl Into<String>, seed: u64) -> Self {
+    /// Only who may write by `fence` does: a standby sees the same and says nothing.
+    pub fn new(client: kube::Client, clock: Clock, instance: impl Into<String>, seed: u64, fence: Fence) -> Self {
         let nanos = clock.since_epoch().as_nanos() & u128::from(u64::MAX);
         Self(Arc::new(Inner {
             client,
             clock,
+            fence,
             instance: cut(&instance.into(), 128).to_owned(),
             base: u64::try_from(nanos).unwrap_or(0).wrapping_add(seed),
             sent: AtomicU64::new(0),
@@ -87,6 +91,9 @@ impl Events {
     /// CamelCase words, `note` is for people and cut at [`NOTE_LIMIT`]. Takes at
     /// most five seconds; errors are logged.
     pub async fn publish(&self, about: &ObjectReference, type_: EventType, reason: &str, action: &str, note: &str) {
+        if !self.0.fence.holds() {
+            return;
+        }
         let note = cut(note, NOTE_LIMIT);
         let key = fingerprint(about, type_, reason, note);
         if !self.recent().note(key, Instant::now()) {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use vmgroup_api::VmGroupStatus;
-use vmgroup_vsphere::FolderRef;
+use vmgroup_api::{MemberState, VmGroupStatus};
+use vmgroup_vsphere::{FolderRef, VmRef};
 
 use crate::observe::Birth;
 
@@ -73,6 +73,10 @@ pub struct GroupMemory {
     pub failures: BTreeMap<Topic, Failure>,
     /// Names that turned out to be taken by somebody whom the inventory does not show.
     pub taken: BTreeSet<String>,
+    /// The folder's name, if the preferred one turned out to be somebody else's.
+    pub folder_name: Option<String>,
+    /// Machines that a fresh read did not find, and that the inventory may still show.
+    pub vanished: HashSet<VmRef>,
     /// The folder that was just made and that the inventory may not show yet.
     pub folder: Option<FolderRef>,
     /// How often in a row a name turned out to be taken.
@@ -123,6 +127,32 @@ pub struct Why {
     pub message: String,
     /// It will not go away by itself.
     pub stalled: bool,
+}
+
+/// How many members of each group are in which state, for the metric. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Population(Arc<Mutex<HashMap<String, BTreeMap<MemberState, usize>>>>);
+
+impl Population {
+    /// Counts a group's members anew; a group without members is forgotten.
+    pub fn count(&self, uid: &str, states: impl Iterator<Item = MemberState>) {
+        let mut counts = BTreeMap::new();
+        for state in states {
+            *counts.entry(state).or_default() += 1;
+        }
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.is_empty() {
+            all.remove(uid);
+        } else {
+            all.insert(uid.to_owned(), counts);
+        }
+    }
+
+    /// Over all groups, every state with its count.
+    pub fn total(&self) -> [(MemberState, usize); 5] {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        MemberState::ALL.map(|state| (state, all.values().filter_map(|counts| counts.get(&state)).sum()))
+    }
 }
 
 /// The memories of all groups, by uid. Cheap to clone.

@@ -22,7 +22,7 @@ use crate::folder::{Claims, ReservedNames};
 use crate::http::{self, Health};
 use crate::lease::{self, Fence};
 use crate::link::Link;
-use crate::memory::Memories;
+use crate::memory::{Memories, Population};
 use crate::metrics::Metrics;
 use crate::observe::mark;
 use crate::offload::Offload;
@@ -141,9 +141,9 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
     let wake = Wake::default();
     let link = Link::new(vcenter, config.site.clone());
-    let events = Events::new(kube.clone(), clock, config.instance.clone(), seed);
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
+    let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let engine = Engine {
         kube: kube.clone(),
         link: link.clone(),
@@ -152,6 +152,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         claims: Claims::default(),
         reserved_names: ReservedNames::default(),
         memories: Memories::default(),
+        population: Population::default(),
         fence: fence.clone(),
         decider: Decider { offload, metrics: metrics.clone() },
         events: events.clone(),
@@ -218,6 +219,9 @@ async fn housekeeping(engine: Engine, health: Health, lease: Option<String>, sto
             if let Some(age) = connected.inventory().age() {
                 engine.metrics.inventory_age(age);
             }
+        }
+        for (state, count) in engine.population.total() {
+            engine.metrics.members(state.as_str(), count);
         }
         if let Some(name) = &lease {
             engine.metrics.leading(name, engine.fence.holds());

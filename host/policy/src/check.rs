@@ -397,6 +397,7 @@ fn interface_detail(shape: &Shape) -> String {
 fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
     use crate::wit::{naming, placement, scaling};
     use wasmtime::component::TypedFunc;
+    type Validates<'a> = TypedFunc<(WitKind, &'a str), (Result<(), Vec<WitProblem>>,)>;
     type Answers<Q, A> = TypedFunc<(Q,), (Result<A, crate::wit::types::Refusal>,)>;
     let kind = loaded.kind;
     let ran = loaded.run(plugin, |store, instance| {
@@ -416,11 +417,7 @@ fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
             .and_then(|()| {
                 instance.get_typed_func(&mut *store, loaded.describe).map(|_: TypedFunc<(), (Description,)>| ())
             })
-            .and_then(|()| {
-                instance
-                    .get_typed_func(&mut *store, loaded.validate_config)
-                    .map(|_: TypedFunc<(WitKind, &str), (Result<(), Vec<WitProblem>>,)>| ())
-            });
+            .and_then(|()| instance.get_typed_func(&mut *store, loaded.validate_config).map(|_: Validates<'_>| ()));
         Ok(fits.map_err(|error| tidy(&format!("{error:#}"), MESSAGE_CHARS)))
     });
     ran.outcome.map_err(Problem::Failed)?.map_err(Problem::Link)?;

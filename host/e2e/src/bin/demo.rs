@@ -107,7 +107,7 @@ impl Stage {
             VcenterConfig {
                 user: USER.into(),
                 password: PASSWORD.into(),
-                templates: vec![TEMPLATE.into()],
+                templates: vec![TEMPLATE.into(), "my-operator-template".into()],
                 durations: TaskDurations { clone: Duration::from_millis(600), ..TaskDurations::default() },
                 ..VcenterConfig::default()
             },
@@ -344,6 +344,8 @@ impl Stage {
     }
 
     async fn stay(&self, operator: &mut Child) -> Result<()> {
+        // Whoever plays begins with the built-in policies.
+        self.user.config_maps().delete("vmgroup-policy", &kube::api::DeleteParams::default()).await?;
         let here = std::env::current_dir()?;
         let path = |file: &str| here.join(&self.folder).join(file).display().to_string();
         println!("\n{}", self.paint.head("It goes on running. In another terminal:"));

@@ -90,7 +90,8 @@ impl Pass<'_> {
     pub(super) fn folder(&mut self, connected: &Connected) -> FolderSeen {
         let (uid, group) = (self.desired.uid.as_str(), &self.desired.group);
         let recorded = self.written().0.folder.clone();
-        let name = match recorded.as_ref().map(|folder| folder.name.clone()) {
+        let known = self.memory.folder_name.clone().or_else(|| recorded.as_ref().map(|folder| folder.name.clone()));
+        let name = match known {
             Some(name) if self.engine.claims.claim(&name, uid, group) => name,
             _ => {
                 let name = folder::preferred(group);
@@ -133,7 +134,7 @@ impl Pass<'_> {
             .inventory()
             .indexed(&uid)
             .iter()
-            .filter(|vm| is_member(vm, &uid))
+            .filter(|vm| is_member(vm, &uid) && !self.memory.vanished.contains(&vm.id))
             .map(|vm| Vm::clone(vm))
             .collect();
         let flights: HashMap<String, TaskKind> =
@@ -202,6 +203,9 @@ impl Pass<'_> {
         self.memory.known =
             seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.uuid.clone()).collect();
         self.memory.births.retain(|uuid, _| present(uuid));
+        if seen.members.is_empty() {
+            self.memory.vanished.clear();
+        }
         self.memory.failures.retain(|topic, _| match topic {
             Topic::Member(uuid) => present(uuid),
             _ => true,

@@ -27,7 +27,7 @@ use crate::events::{EventType, Events};
 use crate::folder::{Claims, ReservedNames};
 use crate::lease::Fence;
 use crate::link::{Link, chain};
-use crate::memory::{GroupMemory, Memories, Topic, Why};
+use crate::memory::{GroupMemory, Memories, Population, Topic, Why};
 use crate::metrics::Metrics;
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
@@ -68,6 +68,8 @@ pub struct Engine {
     pub reserved_names: ReservedNames,
     /// What is remembered of groups.
     pub memories: Memories,
+    /// How many members there are.
+    pub population: Population,
     /// The lease.
     pub fence: Fence,
     /// Asks policies.
@@ -171,6 +173,7 @@ impl Engine {
     fn forget(&self, uid: &str) {
         self.tasks.forget(uid);
         self.claims.release(uid);
+        self.population.count(uid, std::iter::empty());
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
     }
@@ -285,7 +288,7 @@ impl Pass<'_> {
         };
         let effects = applier.apply(&plan).await;
         drop(step);
-        let finished = self.digest(&connected, effects);
+        let finished = self.digest(&connected, &seen, effects);
         if finished {
             self.release(object).await?;
             return Ok(true);
@@ -294,6 +297,7 @@ impl Pass<'_> {
             self.look_again(Duration::ZERO);
         }
         let members = self.members(&connected, &seen, &plan);
+        self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
         self.report(Some(&members), None).await?;
         Ok(false)
     }

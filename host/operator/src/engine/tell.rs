@@ -73,7 +73,7 @@ impl Pass<'_> {
     }
 
     /// Remembers what came of the steps. True if nothing is left of the group.
-    pub(super) fn digest(&mut self, connected: &Connected, effects: Vec<Effect>) -> bool {
+    pub(super) fn digest(&mut self, connected: &Connected, seen: &Observed, effects: Vec<Effect>) -> bool {
         let mut finished = false;
         for effect in effects {
             match effect {
@@ -89,8 +89,11 @@ impl Pass<'_> {
                 }
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
+                    // The fresh read has the last word, whatever the watch still shows.
+                    let vm = seen.members.iter().find(|member| member.uuid == uuid).and_then(|member| member.vm.as_ref());
+                    self.memory.vanished.extend(vm.map(|vm| vm.id.clone()));
                     self.memory.births.insert(uuid, Birth::Unresolved);
-                    self.look_again(SOON);
+                    self.look_again(Duration::ZERO);
                 }
                 Effect::Unknown { uuid, kind, error } => {
                     if kind == TaskKind::Clone {
@@ -159,13 +162,9 @@ impl Pass<'_> {
         let name = folder::fallback(&self.desired.group, &self.desired.uid);
         self.engine.claims.release(&self.desired.uid);
         self.engine.claims.claim(&name, &self.desired.uid, &self.desired.group);
-        if let Some((status, _)) = &mut self.memory.written
-            && let Some(folder) = &mut status.folder
-        {
-            // Takes effect with the next write; until then nothing is in there.
-            folder.name = name;
-            folder.id = None;
-        }
+        // Nothing of ours is in there: a folder that is ours is found by its record.
+        self.memory.folder_name = Some(name);
+        self.memory.folder = None;
         self.look_again(Duration::ZERO);
     }
 
