@@ -10,8 +10,7 @@ pub mod vmgroup;
 
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError};
 pub use vmgroup::{
-    FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup,
-    VmGroupSpec, VmGroupStatus,
+    FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

@@ -88,7 +88,8 @@ scaling:   { plugin: idle-first.wasm, config: { protect: [ "pet=true" ] }, onFai
 
     #[test]
     fn a_misspelt_field_is_named_with_its_line() {
-        let error = PolicyFile::parse("naming:\n  plugin: ordinal\nplacment:\n  plugin: spread\n").unwrap_err().to_string();
+        let error =
+            PolicyFile::parse("naming:\n  plugin: ordinal\nplacment:\n  plugin: spread\n").unwrap_err().to_string();
         assert!(error.contains("placment"), "{error}");
         assert!(error.contains('3'), "{error}");
     }

@@ -2,6 +2,8 @@
 //!
 //! Must not know how a group is reconciled: only what its users write and read.
 
+#![allow(clippy::duplicated_attributes, reason = "a print column an attribute: kube's derive is spelt so")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -32,7 +34,12 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Memory", type_ = "integer", json_path = ".spec.memory"),
     printcolumn(name = "Template", type_ = "string", json_path = ".spec.template"),
     printcolumn(name = "Last_Message", type_ = "string", json_path = ".status.lastMessage"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", priority = 1),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

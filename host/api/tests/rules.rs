@@ -1,5 +1,6 @@
 //! The CEL rules of the CRD, evaluated in-process as the API server does: each
 //! bound, each immutable field, and that every message says what to do.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use kube::core::cel::{validate_cel, validate_cel_update};
 use serde_json::json;

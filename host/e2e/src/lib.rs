@@ -5,6 +5,13 @@
 //! is in. Where the worlds differ, the simulators are wrong until shown
 //! otherwise.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test suite: a broken world or scenario ends in a panic that says what it was"
+)]
+
 pub mod real;
 pub mod sabotage;
 pub mod scenarios;

@@ -135,8 +135,7 @@ impl World for RealWorld {
         let (kubernetes, vcenter) = (folder.0.join("kubernetes"), folder.0.join("vcenter"));
         let (cluster, vcenter) =
             tokio::try_join!(Cluster::start(&tools, &kubernetes), Vcenter::start(&tools, &vcenter, &options))?;
-        let world =
-            Self { operators: vec![], vcenter, cluster, options, operator_logs: vec![], metrics: None, folder };
+        let world = Self { operators: vec![], vcenter, cluster, options, operator_logs: vec![], metrics: None, folder };
         world.deploy().await?;
         Ok(world)
     }
@@ -216,8 +215,8 @@ fn repository() -> PathBuf {
 
 /// The folder of the components that host/e2e/tools/build makes.
 fn tools() -> Result<PathBuf, WorldError> {
-    let cache = std::env::var_os("VMGROUP_E2E_TOOLS")
-        .map_or_else(|| repository().join("target/e2e-tools"), PathBuf::from);
+    let cache =
+        std::env::var_os("VMGROUP_E2E_TOOLS").map_or_else(|| repository().join("target/e2e-tools"), PathBuf::from);
     let folder = cache.join("bin");
     for name in ["kube-apiserver", "etcd", "vcsim", "govc"] {
         let program = folder.join(name);

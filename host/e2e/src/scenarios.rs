@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use kube::api::DeleteParams;
+
 use crate::world::{Deed, Options, ROOT, User, VmView, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -37,7 +39,10 @@ pub async fn the_sample_lives_and_dies<W: World>() {
     let user = User::of(&world);
     user.apply(SAMPLE).await;
     let group = user.ready("myoperator-vms", "vmgroup-sample", 3, SOON).await;
-    assert_eq!(group.status.as_ref().and_then(|status| status.last_message.as_deref()), Some("successfully reconciled VmGroup"));
+    assert_eq!(
+        group.status.as_ref().and_then(|status| status.last_message.as_deref()),
+        Some("successfully reconciled VmGroup")
+    );
     let vms = of_group(&world, "myoperator-vms-vmgroup-sample").await;
     assert_eq!(vms.len(), 3);
     for vm in &vms {
@@ -57,7 +62,10 @@ pub async fn the_sample_lives_and_dies<W: World>() {
     user.ready("myoperator-vms", "vmgroup-sample", 2, SOON).await;
     let two = of_group(&world, "myoperator-vms-vmgroup-sample").await;
     assert_eq!(two.len(), 2);
-    assert!(two.iter().all(|vm| names(&vms).contains(&vm.name.as_str())), "newest first: the two oldest are of the first three");
+    assert!(
+        two.iter().all(|vm| names(&vms).contains(&vm.name.as_str())),
+        "newest first: the two oldest are of the first three"
+    );
     let events = user.events("myoperator-vms", "vmgroup-sample").await;
     assert_eq!(events.iter().filter(|event| event.contains("leaves: ")).count(), 3, "{events:#?}");
 
@@ -128,7 +136,7 @@ pub async fn policies_are_swapped_while_running<W: World>() {
     let left = of_group(&world, "shop-web").await;
     assert!(old.iter().all(|vm| !names(&left).contains(&vm.name.as_str())), "the oldest went: {:?}", names(&left));
 
-    user.config_maps().delete("vmgroup-policy", &Default::default()).await.expect("delete");
+    user.config_maps().delete("vmgroup-policy", &DeleteParams::default()).await.expect("delete");
     eventually("the defaults are back", SOON, async || {
         let group = user.groups("shop").get("web").await.map_err(|error| error.to_string())?;
         let policies = group.status.and_then(|status| status.policies).ok_or("no policies")?;
@@ -136,6 +144,9 @@ pub async fn policies_are_swapped_while_running<W: World>() {
     })
     .await;
 }
+
+/// What it is, the policy file, the plugins, and what the refusal has to name.
+type Offer<'a> = (&'a str, Option<&'a str>, &'a [(&'a str, &'a [u8])], &'a str);
 
 /// Whatever is wrong with an offered policy, what is in force stays in force,
 /// and the reason stands where its reader looks.
@@ -146,8 +157,13 @@ pub async fn a_broken_policy_is_refused_and_nothing_happens<W: World>() {
     user.policy(Some("naming: { plugin: ordinal }\n"), &[]).await;
     user.group("shop", "web", 1).await;
     user.ready("shop", "web", 1, SOON).await;
-    let offers: [(&str, Option<&str>, &[(&str, &[u8])], &str); 6] = [
-        ("not wasm", Some("naming: { plugin: broken.wasm }"), &[("broken.wasm", b"this is not WebAssembly")], "broken.wasm"),
+    let offers: [Offer<'_>; 6] = [
+        (
+            "not wasm",
+            Some("naming: { plugin: broken.wasm }"),
+            &[("broken.wasm", b"this is not WebAssembly")],
+            "broken.wasm",
+        ),
         ("absent", Some("naming: { plugin: absent.wasm }"), &[], "absent.wasm"),
         ("misspelt", Some("naming: { plugin: ordinal, config: { patern: x } }"), &[], "patern"),
         ("misspelt key", Some("namming: { plugin: ordinal }"), &[], "namming"),
@@ -158,7 +174,10 @@ pub async fn a_broken_policy_is_refused_and_nothing_happens<W: World>() {
         user.policy(yaml, plugins).await;
         let message = user.told("shop", "web", "PolicyRefused", named, SOON).await;
         let events = user.events("vmgroup-system", "vmgroup-policy").await;
-        assert!(events.iter().any(|event| event.starts_with("PolicyRefused") && event.contains(named)), "{what}: {message}: {events:#?}");
+        assert!(
+            events.iter().any(|event| event.starts_with("PolicyRefused") && event.contains(named)),
+            "{what}: {message}: {events:#?}"
+        );
         let group = user.groups("shop").get("web").await.expect("group");
         let policies = group.status.and_then(|status| status.policies).expect("policies");
         assert_eq!(policies.naming.plugin, "ordinal", "{what}");
@@ -170,7 +189,11 @@ pub async fn a_broken_policy_is_refused_and_nothing_happens<W: World>() {
     eventually("the refusal is gone", SOON, async || {
         let group = user.groups("shop").get("web").await.map_err(|error| error.to_string())?;
         let conditions = group.status.map(|status| status.conditions).unwrap_or_default();
-        if conditions.iter().all(|condition| condition.type_ != "PolicyRefused") { Ok(()) } else { Err(format!("{conditions:?}")) }
+        if conditions.iter().all(|condition| condition.type_ != "PolicyRefused") {
+            Ok(())
+        } else {
+            Err(format!("{conditions:?}"))
+        }
     })
     .await;
 }
@@ -280,7 +303,10 @@ pub async fn templates_that_cannot_be_used_are_named<W: World>() {
     user.group_of("shop", "path", 1, "/DC0/vm/twice").await;
     user.ready("shop", "path", 1, SOON).await;
     // L7: it heals when the template comes.
-    world.deed(Deed::AddTemplate { folder: "/DC0/vm".into(), name: "no-such-template".into() }).await.expect("template");
+    world
+        .deed(Deed::AddTemplate { folder: "/DC0/vm".into(), name: "no-such-template".into() })
+        .await
+        .expect("template");
     user.ready("shop", "absent", 1, SOON * 4).await;
     user.delete("shop", "ambiguous").await;
     user.gone("shop", "ambiguous", SOON).await;
@@ -299,7 +325,8 @@ pub async fn a_name_that_is_taken_by_a_stranger<W: World>() {
     user.ready("shop", "web", 2, SOON).await;
     let vms = of_group(&world, "shop-web").await;
     assert_eq!(vms.len(), 3, "the stranger is still there: {:?}", names(&vms));
-    let ours: Vec<&str> = vms.iter().filter(|vm| vm.extra.contains_key("vmgroup.group-uid")).map(|vm| vm.name.as_str()).collect();
+    let ours: Vec<&str> =
+        vms.iter().filter(|vm| vm.extra.contains_key("vmgroup.group-uid")).map(|vm| vm.name.as_str()).collect();
     assert_eq!(ours.len(), 2);
     assert!(!ours.contains(&"web-0"), "{ours:?}");
 }

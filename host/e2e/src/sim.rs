@@ -46,8 +46,10 @@ impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let (service, sabotage) = (self.service.clone(), self.sabotage.clone());
         Box::pin(async move {
-            let broken = |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
-            let response = sabotage.call(service, request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
+            let broken =
+                |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
+            let response =
+                sabotage.call(service, request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
             let (parts, body) = response.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| broken(error.into()))?;
             Ok(http::Response::from_parts(parts, body))
@@ -99,6 +101,7 @@ impl SimWorld {
     }
 
     /// The same world in other hands, without the operators.
+    #[must_use]
     pub fn onlooker(&self) -> Self {
         Self {
             kube: self.kube.clone(),
@@ -127,7 +130,8 @@ impl SimWorld {
     }
 
     fn client(&self) -> kube::Client {
-        let service = self.kube.service().map_request(|request: http::Request<kube::client::Body>| request.map(Body::new));
+        let service =
+            self.kube.service().map_request(|request: http::Request<kube::client::Body>| request.map(Body::new));
         kube::Client::new(service, "default")
     }
 

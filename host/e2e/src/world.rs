@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use vmgroup_api::{Phase, VmGroup};
 
@@ -168,12 +168,12 @@ impl User {
         Self { client }
     }
 
-    /// The API of VmGroups in a namespace.
+    /// The API of `VmGroup`s in a namespace.
     pub fn groups(&self, namespace: &str) -> Api<VmGroup> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// The API of ConfigMaps in the operator's namespace.
+    /// The API of `ConfigMap`s in the operator's namespace.
     pub fn config_maps(&self) -> Api<ConfigMap> {
         Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE)
     }
@@ -237,7 +237,7 @@ impl User {
     /// The events about an object, as `reason: note`.
     pub async fn events(&self, namespace: &str, name: &str) -> Vec<String> {
         let api: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), namespace);
-        let events = api.list(&Default::default()).await.expect("events");
+        let events = api.list(&ListParams::default()).await.expect("events");
         events
             .items
             .into_iter()
@@ -269,7 +269,9 @@ impl User {
             let conditions = group.status.map(|status| status.conditions).unwrap_or_default();
             conditions
                 .iter()
-                .find(|condition| condition.type_ == type_ && condition.status == "True" && condition.message.contains(text))
+                .find(|condition| {
+                    condition.type_ == type_ && condition.status == "True" && condition.message.contains(text)
+                })
                 .map(|condition| condition.message.clone())
                 .ok_or_else(|| format!("{conditions:?}"))
         })

@@ -1,11 +1,12 @@
 //! Stories that only the simulated world can tell: an hour at rest, every call
 //! counted, mistakes of whoever deploys.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::time::Duration;
 
+use vmgroup_api::Phase;
 use vmgroup_e2e::sim::{SimWorld, everything};
 use vmgroup_e2e::world::{Options, User, World, eventually};
-use vmgroup_api::Phase;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -138,7 +139,8 @@ async fn a_thousand_members() {
 async fn l8_some_clones_fail() {
     use vmgroup_sim::faults::{Fault, Rule};
     let mut world = SimWorld::make(Options::default()).await.unwrap();
-    let fail = |skip, times| Rule { on: "CloneVM_Task".into(), skip, times, fault: Fault::FailTask("NoDiskSpace".into()) };
+    let fail =
+        |skip, times| Rule { on: "CloneVM_Task".into(), skip, times, fault: Fault::FailTask("NoDiskSpace".into()) };
     world.vcenter.faults().add(fail(1, 2));
     world.start_operator().await.unwrap();
     let user = User::of(&world);

@@ -1,5 +1,6 @@
 //! L4: the operator dies at, or loses the answer of, every single call of a
 //! reference story; each time the story ends as it should, and S1 to S3 hold.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

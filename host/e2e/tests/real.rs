@@ -3,6 +3,7 @@
 //!
 //! `make e2e` builds all that they need and sets VMGROUP_E2E; without it they say
 //! so and do nothing.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::time::Duration;
 
@@ -54,7 +55,8 @@ stories! {
 /// The last table of a `kubectl get`: its header and its rows, in words.
 fn table(text: &str) -> Vec<Vec<String>> {
     // The columns are two spaces apart at least; a message has single ones.
-    let cells = |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+    let cells =
+        |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
     text.lines().map(cells).collect()
 }
 

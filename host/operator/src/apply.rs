@@ -6,7 +6,9 @@
 //! afresh and must still be a member (S2, S5).
 
 use futures::future::join_all;
-use vmgroup_vsphere::{Child, CloneSpec, Error, FaultKind, FolderRef, PoolRef, PowerState, Template, Vcenter, Vm, VmRef};
+use vmgroup_vsphere::{
+    Child, CloneSpec, Error, FaultKind, FolderRef, PoolRef, PowerState, Template, Vcenter, Vm, VmRef,
+};
 
 use crate::lease::Fence;
 use crate::link::Connected;

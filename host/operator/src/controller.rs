@@ -49,7 +49,9 @@ enum Failure {
     Deadline,
     #[error("a pass panicked; this is a bug of the operator: {0}")]
     Panic(String),
-    #[error("the object cannot be decoded and is left alone: {0}; correct it with kubectl edit, or update the operator")]
+    #[error(
+        "the object cannot be decoded and is left alone: {0}; correct it with kubectl edit, or update the operator"
+    )]
     Undecodable(String),
 }
 
@@ -67,8 +69,12 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
     if !wait_for_crd(&client, &health, &stop).await {
         return;
     }
-    let context =
-        Arc::new(Context { engine: engine.clone(), health: health.clone(), open: AtomicBool::new(false), failures: Mutex::default() });
+    let context = Arc::new(Context {
+        engine: engine.clone(),
+        health: health.clone(),
+        open: AtomicBool::new(false),
+        failures: Mutex::default(),
+    });
     let opened = watch::Sender::new(0u64);
     let everyone = stream::select_all([
         changes(engine.link.changes()).boxed(),
@@ -228,6 +234,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "no message".to_owned())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "kube's signature")]
 fn on_error(object: Arc<Guarded>, failure: &Arc<Failure>, context: Arc<Context>) -> Action {
     let reference = ObjectRef::from_obj(&*object);
     let attempts = {

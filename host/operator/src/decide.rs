@@ -136,7 +136,12 @@ impl Decider {
     }
 
     /// Who leaves.
-    pub async fn choose(&self, serving: &Serving, question: &Question<'_>, count: usize) -> Result<Vec<Victim>, NoAnswer> {
+    pub async fn choose(
+        &self,
+        serving: &Serving,
+        question: &Question<'_>,
+        count: usize,
+    ) -> Result<Vec<Victim>, NoAnswer> {
         let (table, uuids) = members(question);
         let request = wit::scaling::Request {
             context: context(question, wit::types::Purpose::ScaleIn),

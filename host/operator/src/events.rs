@@ -18,8 +18,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
-use crate::lease::Fence;
 use crate::clock::{Clock, k8s_micro_time};
+use crate::lease::Fence;
 
 /// `reportingController` of every event that the operator writes.
 pub const CONTROLLER: &str = "vm.codeconnect.vmworld.com/vmgroup";

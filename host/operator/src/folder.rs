@@ -29,7 +29,8 @@ pub fn fallback(group: &GroupRef, uid: &str) -> String {
 
 fn hashed(text: &str, salt: &str) -> String {
     let digest = Sha256::digest(salt.as_bytes());
-    let hash: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest.iter().take(5).fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
+    let hash = format!("{hash:010x}");
     // Kubernetes names are ASCII, so a byte is a character.
     let head: String = text.chars().take(NAME_LIMIT - hash.len() - 1).collect();
     format!("{head}-{hash}")
@@ -77,7 +78,8 @@ impl ReservedNames {
     pub fn reserve(&self, uid: &str, names: &[String], everywhere: bool) -> Result<(), String> {
         let mut reserved = self.names();
         if everywhere {
-            let of_others = |name: &&String| reserved.iter().any(|(owner, theirs)| owner != uid && theirs.contains(*name));
+            let of_others =
+                |name: &&String| reserved.iter().any(|(owner, theirs)| owner != uid && theirs.contains(*name));
             if let Some(name) = names.iter().find(of_others) {
                 return Err(name.clone());
             }

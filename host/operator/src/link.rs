@@ -47,14 +47,19 @@ impl Problem {
             Category::Credentials => ("VCenterLoginRefused", true),
             Category::Configuration => ("VCenterConfiguration", true),
             Category::Permission => ("VCenterPermission", true),
-            Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => ("VCenterUnavailable", false),
+            Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => {
+                ("VCenterUnavailable", false)
+            }
         };
         let (what, remedy) = match error.category() {
-            Category::Credentials => {
-                ("vCenter refused the login", "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator")
-            }
+            Category::Credentials => (
+                "vCenter refused the login",
+                "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
+            ),
             Category::Configuration => ("vCenter cannot be used as configured", ""),
-            Category::Permission => ("vCenter does not allow what is needed", "; give the operator's user this privilege"),
+            Category::Permission => {
+                ("vCenter does not allow what is needed", "; give the operator's user this privilege")
+            }
             Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => {
                 ("vCenter is not available and is tried again", "")
             }
@@ -211,7 +216,14 @@ impl Link {
     }
 
     fn lost(&self, error: &Error) {
-        let first = self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now).elapsed().is_zero();
+        let first = self
+            .0
+            .lost_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            .is_zero();
         self.0.problem.store(Arc::new(Problem::of(error)));
         if error.category() == Category::Gone {
             self.0.site_gone.notify_one();
@@ -279,7 +291,8 @@ impl Link {
         let about = self.0.vcenter.connect().await?;
         let site = self.0.vcenter.resolve_site(&self.0.selection).await?;
         tracing::info!(vcenter = %about.full_name, datacenter = %site.datacenter.name, "connected to vCenter");
-        let bridge = Bridge { link: Arc::downgrade(&self.0), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
+        let bridge =
+            Bridge { link: Arc::downgrade(&self.0), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
             site,

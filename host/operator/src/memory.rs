@@ -92,7 +92,8 @@ impl GroupMemory {
     pub fn fail(&mut self, topic: Topic, now: Timestamp, base: Duration, random: u64, why: Why) {
         let attempts = self.failures.get(&topic).map_or(0, |failure| failure.attempts) + 1;
         let until = now + backoff(base, attempts, random);
-        self.failures.insert(topic, Failure { attempts, until, reason: why.reason, message: why.message, stalled: why.stalled });
+        self.failures
+            .insert(topic, Failure { attempts, until, reason: why.reason, message: why.message, stalled: why.stalled });
     }
 
     /// Whether something is held back now.

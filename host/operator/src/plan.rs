@@ -96,9 +96,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let unfinished = absent.len() - forgotten - resume.len();
     out.resume = uuids(resume.into_iter().filter(free).collect());
     out.missing = room.saturating_sub(unfinished);
-    out.start = uuids(
-        born.into_iter().filter(free).filter(|member| member.vm.as_ref().is_some_and(|vm| !vm.on())).collect(),
-    );
+    out.start =
+        uuids(born.into_iter().filter(free).filter(|member| member.vm.as_ref().is_some_and(|vm| !vm.on())).collect());
     out
 }
 

@@ -85,7 +85,9 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
             listed(members.record.clone()),
             members.folder.clone(),
         ),
-        None => (old.current_replicas.or(Some(0)), old.ready_replicas.or(Some(0)), old.members.clone(), old.folder.clone()),
+        None => {
+            (old.current_replicas.or(Some(0)), old.ready_replicas.or(Some(0)), old.members.clone(), old.folder.clone())
+        }
     };
     let mut wanted = vec![Wanted {
         type_: READY,
@@ -129,7 +131,8 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
     let say = |phase, reason: &str, message: String| Verdict { phase, reason: reason.to_owned(), message };
     if let Some(obstacle) = &facts.obstacle {
         let phase = if obstacle.stalled { Phase::Error } else { Phase::Pending };
-        let message = if facts.deleting { format!("deletion waits: {}", obstacle.message) } else { obstacle.message.clone() };
+        let message =
+            if facts.deleting { format!("deletion waits: {}", obstacle.message) } else { obstacle.message.clone() };
         return say(phase, &obstacle.reason, message);
     }
     let Some(members) = facts.members else {
@@ -151,11 +154,18 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
     }
     let starting = members.count(MemberState::Starting);
     if leaving > 0 || members.record.len() > desired {
-        let message = format!("scaling in to {desired}: {} to go, {leaving} leaving now", members.existing.saturating_sub(desired));
+        let message = format!(
+            "scaling in to {desired}: {} to go, {leaving} leaving now",
+            members.existing.saturating_sub(desired)
+        );
         return say(Phase::Pending, "ScalingIn", message);
     }
     if members.record.len() == desired && making == 0 && starting > 0 {
-        return say(Phase::Pending, "Starting", format!("powering on {}: {ready} of {desired} are ready", counted(starting, "member")));
+        return say(
+            Phase::Pending,
+            "Starting",
+            format!("powering on {}: {ready} of {desired} are ready", counted(starting, "member")),
+        );
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
 }
@@ -171,7 +181,9 @@ fn failures(members: &Members, desired: usize, facts: &Facts<'_>, worst: &Failur
         .failures
         .keys()
         .filter_map(|topic| match topic {
-            Topic::Member(uuid) => members.record.iter().find(|member| member.uuid == *uuid).map(|member| member.name.as_str()),
+            Topic::Member(uuid) => {
+                members.record.iter().find(|member| member.uuid == *uuid).map(|member| member.name.as_str())
+            }
             _ => None,
         })
         .collect();
@@ -193,10 +205,23 @@ mod tests {
     use super::*;
 
     fn member(index: usize, state: MemberState) -> MemberStatus {
-        MemberStatus { name: format!("m{index}"), uuid: format!("u{index}"), state, host: None, datastore: None, task: None, reason: None }
+        MemberStatus {
+            name: format!("m{index}"),
+            uuid: format!("u{index}"),
+            state,
+            host: None,
+            datastore: None,
+            task: None,
+            reason: None,
+        }
     }
 
-    fn facts<'a>(group: &'a GroupRef, members: &'a Members, failures: &'a BTreeMap<Topic, Failure>, desired: usize) -> Facts<'a> {
+    fn facts<'a>(
+        group: &'a GroupRef,
+        members: &'a Members,
+        failures: &'a BTreeMap<Topic, Failure>,
+        desired: usize,
+    ) -> Facts<'a> {
         Facts {
             group,
             generation: Some(3),
@@ -219,9 +244,16 @@ mod tests {
     fn running_only_when_everything_is_as_wished() {
         let group = GroupRef { namespace: "n".into(), name: "g".into() };
         let none = BTreeMap::new();
-        let two = Members { record: vec![member(1, MemberState::Ready), member(2, MemberState::Ready)], existing: 2, folder: None };
+        let two = Members {
+            record: vec![member(1, MemberState::Ready), member(2, MemberState::Ready)],
+            existing: 2,
+            folder: None,
+        };
         let new = status(&VmGroupStatus::default(), &facts(&group, &two, &none, 2));
-        assert_eq!((new.phase, new.current_replicas, new.last_message.as_deref()), (Some(Phase::Running), Some(2), Some(SUCCESS)));
+        assert_eq!(
+            (new.phase, new.current_replicas, new.last_message.as_deref()),
+            (Some(Phase::Running), Some(2), Some(SUCCESS))
+        );
         assert_eq!(types(&new), [(READY, "True")]);
         assert_eq!(new.selector.as_deref(), Some("vmgroup=g"));
         for desired in [1, 3] {
@@ -233,7 +265,11 @@ mod tests {
     #[test]
     fn l8_the_failed_are_named_and_the_others_counted() {
         let group = GroupRef { namespace: "n".into(), name: "g".into() };
-        let members = Members { record: vec![member(1, MemberState::Ready), member(2, MemberState::Planned)], existing: 1, folder: None };
+        let members = Members {
+            record: vec![member(1, MemberState::Ready), member(2, MemberState::Planned)],
+            existing: 1,
+            folder: None,
+        };
         let failure = Failure {
             attempts: 2,
             until: jiff::Timestamp::UNIX_EPOCH,
@@ -244,7 +280,10 @@ mod tests {
         let failures = BTreeMap::from([(Topic::Member("u2".into()), failure)]);
         let new = status(&VmGroupStatus::default(), &facts(&group, &members, &failures, 2));
         let message = new.last_message.clone().unwrap();
-        assert!(message.contains("1 of 2 members are ready") && message.contains("m2") && message.contains("LocalDS_0"), "{message}");
+        assert!(
+            message.contains("1 of 2 members are ready") && message.contains("m2") && message.contains("LocalDS_0"),
+            "{message}"
+        );
         assert_eq!(new.phase, Some(Phase::Pending));
     }
 
@@ -253,7 +292,8 @@ mod tests {
         let group = GroupRef { namespace: "n".into(), name: "g".into() };
         let (members, none) = (Members::default(), BTreeMap::new());
         let mut facts = facts(&group, &members, &none, 2);
-        facts.obstacle = Some(Obstacle { reason: "VCenterLoginRefused".into(), message: "check".into(), stalled: true });
+        facts.obstacle =
+            Some(Obstacle { reason: "VCenterLoginRefused".into(), message: "check".into(), stalled: true });
         facts.refusal = Some("stage parse".into());
         let new = status(&VmGroupStatus::default(), &facts);
         assert_eq!(types(&new), [(READY, "False"), (STALLED, "True"), (POLICY_REFUSED, "True")]);

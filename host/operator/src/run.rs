@@ -195,9 +195,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     controller::run(engine, wake, health, stop.clone()).await;
     stop.cancel();
     after.cancel();
-    let ending = async {
-        while background.join_next().await.is_some() {}
-    };
+    let ending = async { while background.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(10), ending).await.is_err() {
         tracing::warn!("some parts did not stop in time");
     }

@@ -114,7 +114,13 @@ pub struct TaskBook {
 impl TaskBook {
     /// A book that lets `limit` tasks run at once (at least one).
     pub fn new(limit: usize, wake: Wake) -> Self {
-        let inner = Inner { limit: limit.max(1), over: VecDeque::new(), flights: HashMap::new(), groups: BTreeMap::new(), waiting: VecDeque::new() };
+        let inner = Inner {
+            limit: limit.max(1),
+            over: VecDeque::new(),
+            flights: HashMap::new(),
+            groups: BTreeMap::new(),
+            waiting: VecDeque::new(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)), wake }
     }
 
@@ -161,7 +167,9 @@ impl TaskBook {
         if let Some(group) = inner.groups.get_mut(uid) {
             group.running += 1;
         }
-        inner.flights.insert(task, Flight { uid: uid.to_owned(), member: member.to_owned(), kind, since: Instant::now() });
+        inner
+            .flights
+            .insert(task, Flight { uid: uid.to_owned(), member: member.to_owned(), kind, since: Instant::now() });
         true
     }
 

@@ -45,7 +45,9 @@ pub enum Invalid {
     #[error("the object has no {0}: apply it through the Kubernetes API")]
     Incomplete(&'static str),
     /// Out of bounds.
-    #[error("spec.{field} is {value}, but must be {bounds}: change it (and update the CRD with `vmgroup crd | kubectl apply --server-side -f -`, which would have said so)")]
+    #[error(
+        "spec.{field} is {value}, but must be {bounds}: change it (and update the CRD with `vmgroup crd | kubectl apply --server-side -f -`, which would have said so)"
+    )]
     Bounds {
         /// The field.
         field: &'static str,
@@ -79,7 +81,11 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         )
     };
     if !deleting && spec.template.trim().is_empty() {
-        return Err(Invalid::Bounds { field: "template", value: "empty".into(), bounds: "a template's name or inventory path" });
+        return Err(Invalid::Bounds {
+            field: "template",
+            value: "empty".into(),
+            bounds: "a template's name or inventory path",
+        });
     }
     Ok(Desired {
         group: GroupRef {
@@ -121,7 +127,12 @@ mod tests {
     fn bounds_name_the_field_and_the_remedy() {
         assert!(validate(&group(1, 1, 0)).is_ok());
         assert!(validate(&group(768, 24576, 1000)).is_ok());
-        for (bad, field) in [(group(0, 1, 1), "cpu"), (group(1, 0, 1), "memory"), (group(1, 1, -1), "replicas"), (group(1, 1, 1001), "replicas")] {
+        for (bad, field) in [
+            (group(0, 1, 1), "cpu"),
+            (group(1, 0, 1), "memory"),
+            (group(1, 1, -1), "replicas"),
+            (group(1, 1, 1001), "replicas"),
+        ] {
             let message = validate(&bad).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
         }
@@ -136,7 +147,8 @@ mod tests {
     #[test]
     fn an_invalid_group_can_still_be_deleted() {
         let mut bad = group(0, 0, -1);
-        bad.metadata.deletion_timestamp = Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
+        bad.metadata.deletion_timestamp =
+            Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
         assert_eq!(validate(&bad).unwrap().replicas, 0);
     }
 }

@@ -2,7 +2,8 @@
 //! properties over whatever it may be given.
 //!
 //! A plan is plain data, so a golden file is its JSON. To accept a new one, look
-//! at it and run with UPDATE_GOLDEN=1.
+//! at it and run with `UPDATE_GOLDEN=1`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -142,7 +143,8 @@ fn the_unborn_go_first_and_nobody_is_asked() {
 
 #[test]
 fn what_is_off_is_powered_on() {
-    let observed = seen(vec![on(1), member(2, None, Some(PowerState::Off)), member(3, None, Some(PowerState::Suspended))]);
+    let observed =
+        seen(vec![on(1), member(2, None, Some(PowerState::Off)), member(3, None, Some(PowerState::Suspended))]);
     golden("what_is_off_is_powered_on", &planned(&desired(3), &observed, 8));
 }
 
@@ -150,7 +152,11 @@ fn what_is_off_is_powered_on() {
 fn a_group_being_deleted_lets_everybody_go() {
     let mut gone = desired(0);
     gone.deleting = true;
-    let observed = seen(vec![on(1), member(2, Some(MemberState::Planned), None), member(3, Some(MemberState::Leaving), Some(PowerState::Off))]);
+    let observed = seen(vec![
+        on(1),
+        member(2, Some(MemberState::Planned), None),
+        member(3, Some(MemberState::Leaving), Some(PowerState::Off)),
+    ]);
     golden("a_group_being_deleted_lets_everybody_go", &planned(&gone, &observed, 8));
     golden("nothing_left_of_a_deleted_group", &planned(&gone, &seen(vec![]), 8));
 }
@@ -164,7 +170,12 @@ fn any_member(index: usize) -> impl Strategy<Value = Seen> {
         Just(Some(MemberState::Ready)),
         Just(Some(MemberState::Leaving)),
     ];
-    let power = prop_oneof![Just(None), Just(Some(PowerState::On)), Just(Some(PowerState::Off)), Just(Some(PowerState::Suspended))];
+    let power = prop_oneof![
+        Just(None),
+        Just(Some(PowerState::On)),
+        Just(Some(PowerState::Off)),
+        Just(Some(PowerState::Suspended))
+    ];
     let flight = prop_oneof![3 => Just(None), 1 => Just(Some(())),];
     let birth = prop_oneof![Just(Birth::Absent), Just(Birth::Awaited), Just(Birth::Unresolved)];
     (recorded, power, flight, birth, any::<bool>()).prop_map(move |(recorded, power, flight, birth, held)| {
@@ -189,7 +200,11 @@ fn any_observed() -> impl Strategy<Value = Observed> {
 /// What may exist or come to exist: machines, tasks that make some, and what is
 /// not known to be absent.
 fn live(observed: &Observed) -> usize {
-    observed.members.iter().filter(|member| member.vm.is_some() || member.flight.is_some() || member.birth != Birth::Absent).count()
+    observed
+        .members
+        .iter()
+        .filter(|member| member.vm.is_some() || member.flight.is_some() || member.birth != Birth::Absent)
+        .count()
 }
 
 proptest! {
@@ -289,11 +304,11 @@ fn obey_time(world: &mut Observed) {
 fn obey(world: &mut Observed, plan: &Plan) {
     let old = std::mem::take(&mut world.members);
     for entry in &plan.record {
-        let mut now = old
-            .iter()
-            .find(|member| member.uuid == entry.uuid)
-            .cloned()
-            .unwrap_or_else(|| Seen { uuid: entry.uuid.clone(), name: entry.name.clone(), ..member(0, None, None) });
+        let mut now = old.iter().find(|member| member.uuid == entry.uuid).cloned().unwrap_or_else(|| Seen {
+            uuid: entry.uuid.clone(),
+            name: entry.name.clone(),
+            ..member(0, None, None)
+        });
         now.recorded = Some(entry.state);
         world.members.push(now);
     }

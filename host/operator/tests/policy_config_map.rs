@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use vmgroup_operator::clock::Clock;
-use vmgroup_operator::lease::Fence;
 use vmgroup_operator::events::Events;
+use vmgroup_operator::lease::Fence;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
 use vmgroup_operator::policy_source::{PolicyBook, watch_config_map};
@@ -43,7 +43,13 @@ impl Story {
             self.cluster.service().map_request(|r: http::Request<kube::client::Body>| r.map(Body::new)),
             "default",
         );
-        let events = Events::new(client.clone(), Clock::starting_at(Duration::from_secs(1_700_000_000)), "pod-0", 1, Fence::always());
+        let events = Events::new(
+            client.clone(),
+            Clock::starting_at(Duration::from_secs(1_700_000_000)),
+            "pod-0",
+            1,
+            Fence::always(),
+        );
         let shutdown = CancellationToken::new();
         tokio::spawn(watch_config_map(
             client,

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Answered with an error before anything happens: an HTTP status ("503"),
-    /// or for the vCenter a fault type ("NotAuthenticated").
+    /// or for the vCenter a fault type (`NotAuthenticated`).
     Error(String),
     /// The call takes effect, and the connection breaks before its answer.
     LoseReply,

@@ -157,7 +157,10 @@ impl Stage {
     }
 
     async fn story(&mut self) -> Result<()> {
-        println!("{}", self.paint.head("VmGroup operator: virtual machines from Kubernetes, decided by your WebAssembly policies"));
+        println!(
+            "{}",
+            self.paint.head("VmGroup operator: virtual machines from Kubernetes, decided by your WebAssembly policies")
+        );
         self.say("a simulated Kubernetes API, a simulated vCenter (DC0, three hosts), and the real operator binary are running");
         self.a_group_comes_up().await?;
         self.it_scales().await?;
@@ -175,7 +178,10 @@ impl Stage {
         self.show_group().await?;
         self.show_machines(&BTreeSet::new())?;
         let vms = self.machines();
-        self.hold("three machines, each powered on with 2 CPUs and 1 GB", vms.len() == 3 && vms.iter().all(|vm| vm.power_on && vm.cpus == 2 && vm.memory_mib == 1024))?;
+        self.hold(
+            "three machines, each powered on with 2 CPUs and 1 GB",
+            vms.len() == 3 && vms.iter().all(|vm| vm.power_on && vm.cpus == 2 && vm.memory_mib == 1024),
+        )?;
         self.hold("named as the built-in naming policy does", vms.iter().all(|vm| vm.name.starts_with("web-replica-")))
     }
 
@@ -221,7 +227,10 @@ impl Stage {
         self.user.ready("shop", "web", 4, SOON).await;
         self.show_reasons().await;
         let left = self.names();
-        self.hold("the two idle ones went", !left.contains("shop-web-01") && !left.contains("shop-web-02") && left.contains("shop-web-00"))
+        self.hold(
+            "the two idle ones went",
+            !left.contains("shop-web-01") && !left.contains("shop-web-02") && left.contains("shop-web-00"),
+        )
     }
 
     async fn a_broken_plugin_is_refused(&mut self) -> Result<()> {
@@ -274,6 +283,7 @@ impl Stage {
         println!("\n{}", self.paint.head(&format!("{}. {title}", self.step)));
     }
 
+    #[allow(clippy::unused_self, reason = "reads like its sisters")]
     fn say(&self, text: &str) {
         println!("  {text}");
     }
@@ -317,7 +327,8 @@ impl Stage {
 
     fn show_machines(&self, known: &BTreeSet<String>) -> Result<()> {
         for vm in self.machines() {
-            let new = if !known.is_empty() && !known.contains(&vm.name) { self.paint.good(" new") } else { String::new() };
+            let new =
+                if !known.is_empty() && !known.contains(&vm.name) { self.paint.good(" new") } else { String::new() };
             let mut line = String::new();
             write!(line, "    {:<55} {:<12}{}", vm.path, vm.host, new)?;
             println!("{line}");
@@ -351,7 +362,11 @@ impl Stage {
         println!("\n{}", self.paint.head("It goes on running. In another terminal:"));
         println!("  export KUBECONFIG={}", path("kubeconfig"));
         println!("  kubectl create namespace shop; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A -w");
-        println!("  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}", self.vcenter_server.addr, path("vcenter-ca.pem"));
+        println!(
+            "  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}",
+            self.vcenter_server.addr,
+            path("vcenter-ca.pem")
+        );
         println!("  govc ls {ROOT}");
         println!("  tail -f {}", path("operator.log"));
         println!("Kubernetes is at http://{}. Ctrl-C ends it.", self.kube_server.addr);

@@ -66,8 +66,7 @@ impl Cluster {
             .arg(format!("--service-account-key-file={}", at("sa.pub")))
             .arg(format!("--service-account-signing-key-file={}", at("sa.key")))
             .arg(format!("--token-auth-file={}", at("tokens.csv")));
-        let mut api_server =
-            Process::start("kube-apiserver", api_server, &folder.join("kube-apiserver.log"), None)?;
+        let mut api_server = Process::start("kube-apiserver", api_server, &folder.join("kube-apiserver.log"), None)?;
 
         let url = format!("https://127.0.0.1:{port}");
         write_kubeconfig(folder, "admin", &url, ADMIN_TOKEN)?;

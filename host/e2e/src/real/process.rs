@@ -131,7 +131,8 @@ pub async fn run(mut command: tokio::process::Command, stdin: Option<&str>) -> R
         let ((), output) = tokio::join!(feed, child.wait_with_output());
         output
     };
-    let output = tokio::time::timeout(COMMAND, ended).await.map_err(|_| format!("`{shown}` took over {COMMAND:?}"))??;
+    let output =
+        tokio::time::timeout(COMMAND, ended).await.map_err(|_| format!("`{shown}` took over {COMMAND:?}"))??;
     Ok(Said {
         command: shown,
         ok: output.status.success(),

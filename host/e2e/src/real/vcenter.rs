@@ -225,7 +225,11 @@ impl Vcenter {
         let response = request.send().await?;
         let status = response.status();
         let text = response.text().await?;
-        if status.is_success() { Ok(text) } else { Err(format!("vcsim's control API on {path}: {status}: {text}").into()) }
+        if status.is_success() {
+            Ok(text)
+        } else {
+            Err(format!("vcsim's control API on {path}: {status}: {text}").into())
+        }
     }
 }
 

@@ -90,7 +90,8 @@ impl Pass<'_> {
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
                     // The fresh read has the last word, whatever the watch still shows.
-                    let vm = seen.members.iter().find(|member| member.uuid == uuid).and_then(|member| member.vm.as_ref());
+                    let vm =
+                        seen.members.iter().find(|member| member.uuid == uuid).and_then(|member| member.vm.as_ref());
                     self.memory.vanished.extend(vm.map(|vm| vm.id.clone()));
                     self.memory.births.insert(uuid, Birth::Unresolved);
                     self.look_again(Duration::ZERO);

@@ -34,7 +34,8 @@ fn measure(members: usize, runs: usize) -> Result<(Duration, Duration)> {
     let source = shipped::find("ordered").ok_or("the shipped policy `ordered` is missing")?;
     let checked = Host::new(Limits::default())?.check(Kind::Scaling, &source)?;
     let policy: &Policy = &checked.policy;
-    let mut native = testing::group("web").hosts(HOSTS).datastores(1).members(members).remove(u32::try_from(members / 10)?);
+    let mut native =
+        testing::group("web").hosts(HOSTS).datastores(1).members(members).remove(u32::try_from(members / 10)?);
     policy.config_text().clone_into(&mut native.context.config);
     let question = translate(&native);
     let decided = policy.choose(&question)?.answer;

@@ -114,6 +114,9 @@ pub fn report(table: &mut Table, side: Side, limit: u32, outcome: Result<Filled>
             short(after.cpu.saturating_sub(before.cpu))
         )),
         format!("at rest before: {} MiB, {} CPU from the start", tenths(before.resident, 1024), short(before.cpu)),
-        format!("/proc of the operator; it wrote {} times for each VM to Kubernetes, leases and events included", tenths(writes, vms)),
+        format!(
+            "/proc of the operator; it wrote {} times for each VM to Kubernetes, leases and events included",
+            tenths(writes, vms)
+        ),
     );
 }

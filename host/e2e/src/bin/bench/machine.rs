@@ -43,7 +43,8 @@ pub fn describe() -> String {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
     };
-    let kib: u64 = value(&memory, "MemTotal").split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default();
+    let kib: u64 =
+        value(&memory, "MemTotal").split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default();
     let profile = if cfg!(debug_assertions) { "DEBUG build: times say nothing" } else { "release build" };
     format!(
         "{}; {} × {}; {} GiB; {profile}; load at the start {}",

@@ -84,7 +84,9 @@ fn writes_a_lease(operation: &str) -> bool {
 
 /// Adds the rows.
 pub fn report(table: &mut Table, outcome: Result<Vec<AtRest>>) {
-    let how = format!("simulated time, in this process: {GROUPS} groups × {SIZE}, all Ready, one minute later; with leader election");
+    let how = format!(
+        "simulated time, in this process: {GROUPS} groups × {SIZE}, all Ready, one minute later; with leader election"
+    );
     let goal = "goal: only the long poll and the keepalive";
     let rests = match outcome {
         Ok(rests) => rests,

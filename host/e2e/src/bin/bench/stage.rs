@@ -205,7 +205,11 @@ impl Operator {
     }
 }
 
-async fn until(operator: &mut Operator, every: Duration, condition: impl AsyncFn(&Operator) -> bool) -> Result<Duration> {
+async fn until(
+    operator: &mut Operator,
+    every: Duration,
+    condition: impl AsyncFn(&Operator) -> bool,
+) -> Result<Duration> {
     loop {
         if condition(operator).await {
             return Ok(operator.since.elapsed());

@@ -27,7 +27,9 @@ pub fn report(table: &mut Table, outcome: Result<Vec<(Duration, Duration)>>) {
         let (leading, ready): (Vec<Duration>, Vec<Duration>) = times.into_iter().unzip();
         format!("leading {}, ready {}", short(percentile(&leading, 50)), short(percentile(&ready, 50)))
     });
-    let how = format!("median of {STARTS}; from spawn to the lease with its name and to /readyz 200; nobody held the lease before");
+    let how = format!(
+        "median of {STARTS}; from spawn to the lease with its name and to /readyz 200; nobody held the lease before"
+    );
     let beside = "in it: compiling the three built-in policies";
     table.add("start to leading and ready", measured, beside, how);
 }

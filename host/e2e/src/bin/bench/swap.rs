@@ -115,10 +115,13 @@ fn stamped(component: &[u8], stamp: &str) -> Vec<u8> {
 /// Adds the row.
 pub fn report(table: &mut Table, plugin: Plugin, outcome: Result<Vec<Duration>>) {
     let (what, beside) = match plugin {
-        Plugin::Known => ("new configuration", "a kubelet refreshes a mounted ConfigMap after 60 to 90 s (facts/wasm.md)"),
+        Plugin::Known => {
+            ("new configuration", "a kubelet refreshes a mounted ConfigMap after 60 to 90 s (facts/wasm.md)")
+        }
         Plugin::New => ("new plugin", "the same, with a component to be compiled"),
     };
-    let measured = outcome.map(|times| format!("p50 {}, p99 {}", short(percentile(&times, 50)), short(percentile(&times, 99))));
+    let measured =
+        outcome.map(|times| format!("p50 {}, p99 {}", short(percentile(&times, 50)), short(percentile(&times, 99))));
     let how = format!(
         "{SWAPS} swaps of `ordinal`, operator process, simulators over HTTP; from the PATCH to the status with the new member's name"
     );
