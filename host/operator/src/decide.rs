@@ -37,6 +37,8 @@ pub struct Question<'a> {
     pub now: u64,
     /// Randomness for this question.
     pub seed: u64,
+    /// Disk space that a member will take, in MiB, where it is known.
+    pub disk_mib: Option<u64>,
     /// How often it was asked without success.
     pub attempt: u32,
 }
@@ -105,7 +107,7 @@ impl Decider {
                     name: name.clone(),
                     cpus: question.desired.cpus,
                     memory_mib: question.desired.memory_mib,
-                    disk_mib: None,
+                    disk_mib: question.disk_mib,
                     attributes: Vec::new(),
                 })
                 .collect(),

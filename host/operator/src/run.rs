@@ -213,10 +213,10 @@ async fn housekeeping(engine: Engine, health: Health, lease: Option<String>, sto
         health.beat();
         let up = engine.link.up();
         engine.metrics.vcenter_connected(up.is_ok());
-        if let Ok(connected) = up {
-            if let Some(age) = connected.inventory().age() {
-                engine.metrics.inventory_age(age);
-            }
+        if let Ok(connected) = up
+            && let Some(age) = connected.inventory().age()
+        {
+            engine.metrics.inventory_age(age);
         }
         for (state, count) in engine.population.total() {
             engine.metrics.members(state.as_str(), count);

@@ -132,6 +132,9 @@ pub struct Template {
     pub path: String,
     /// False for an ordinary virtual machine that happens to have the name.
     pub is_template: bool,
+    /// Disk space that it takes and a full clone will take, in MiB
+    /// (`summary.storage.committed`), where vCenter knows.
+    pub disk_mib: Option<u64>,
 }
 
 /// Unescapes an entity name as vCenter stores it: `%25`, `%2f` and `%5c` stand

@@ -21,6 +21,7 @@ const DATACENTER: &str = "Datacenter";
 const COMPUTE: &str = "ComputeResource";
 const POOL: &str = "ResourcePool";
 const DATASTORE: &str = "Datastore";
+const COMMITTED: &str = "summary.storage.committed";
 
 /// What people named. Each may be a name or an inventory path; what is not
 /// named is the only one there is.
@@ -270,7 +271,7 @@ impl Vcenter {
     /// Reads the name of every machine of the datacenter.
     pub async fn find_template(&self, site: &Site, name: &str) -> Result<Template, Error> {
         let query = Query {
-            paths: vec![Paths::new(VM, &["name", "parent", "config.template"]), folder_paths()],
+            paths: vec![Paths::new(VM, &["name", "parent", "config.template", COMMITTED]), folder_paths()],
             starts: vec![Start { skip: false, ..Start::from(site.vm_folder.managed_object(), vec![folders(&[])]) }],
         };
         let objects = self.retrieve(&query).await?;
@@ -284,6 +285,7 @@ impl Vcenter {
                 name: object.name(),
                 path: tree.path(&object.id),
                 is_template: object.is_true("config.template"),
+                disk_mib: object.number(COMMITTED).filter(|bytes| *bytes > 0).map(|bytes| bytes.div_ceil(1 << 20)),
             })
             .collect();
         machines.sort_by(|a, b| a.path.cmp(&b.path));
@@ -484,6 +486,7 @@ mod tests {
             name: unescape_name(path.rsplit('/').next().unwrap()),
             path: path.to_owned(),
             is_template,
+            disk_mib: None,
         }
     }
 

@@ -52,7 +52,8 @@ impl Pass<'_> {
         slots: usize,
     ) -> (Decisions, Option<Template>) {
         let mut decisions = Decisions::default();
-        let births = if self.memory.held(&Topic::Naming, self.now) { 0 } else { demand.births(slots) };
+        let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
+        let births = if held { 0 } else { demand.births(slots) };
         let resumed: Vec<String> = demand.resumed(slots).to_vec();
         let clones = births + resumed.len() > 0;
         let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
@@ -71,9 +72,9 @@ impl Pass<'_> {
             self.ask_who_leaves(seen, &capacity, demand.excess, &mut decisions).await;
         }
         let template = if clones { self.find_template(connected).await } else { None };
-        if template.is_some() {
+        if let Some(template) = &template {
             self.ask_for_names(connected, seen, &capacity, births, &mut decisions).await;
-            self.ask_for_places(seen, &capacity, &resumed, &mut decisions).await;
+            self.ask_for_places(seen, &capacity, template, &resumed, &mut decisions).await;
         }
         (decisions, template)
     }
@@ -119,6 +120,7 @@ impl Pass<'_> {
             usage,
             now: u64::try_from(self.now.as_second()).unwrap_or_default(),
             seed: self.engine.random(),
+            disk_mib: None,
             attempt,
         }
     }
@@ -210,6 +212,7 @@ impl Pass<'_> {
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
+        template: &Template,
         resumed: &[String],
         decisions: &mut Decisions,
     ) {
@@ -228,7 +231,10 @@ impl Pass<'_> {
             return;
         }
         let usage = HashMap::new();
-        let question = self.question(seen, capacity, &usage, self.memory.placement_attempts);
+        let question = Question {
+            disk_mib: template.disk_mib,
+            ..self.question(seen, capacity, &usage, self.memory.placement_attempts)
+        };
         match self.engine.decider.place(&self.serving, &question, &newcomers).await {
             Ok(places) => {
                 decisions.places = places;

@@ -129,16 +129,16 @@ impl Pass<'_> {
     /// What there is, from the caches; whatever is in doubt is read afresh.
     pub(super) async fn observe(&mut self, connected: &Connected) -> Result<Observed, StatusError> {
         let folder = self.folder(connected);
-        let uid = self.desired.uid.clone();
+        let owner = self.desired.uid.clone();
         let mut vms: Vec<Vm> = connected
             .inventory()
-            .indexed(&uid)
+            .indexed(&owner)
             .iter()
-            .filter(|vm| is_member(vm, &uid) && !self.memory.vanished.contains(&vm.id))
+            .filter(|vm| is_member(vm, &owner) && !self.memory.vanished.contains(&vm.id))
             .map(|vm| Vm::clone(vm))
             .collect();
         let flights: HashMap<String, TaskKind> =
-            self.engine.tasks.in_flight(&uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+            self.engine.tasks.in_flight(&owner).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
         let record = self.written().0.members.clone();
         let present: std::collections::HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
 
@@ -246,8 +246,8 @@ impl Pass<'_> {
         name: Option<&str>,
     ) -> Result<Resolved, VcError> {
         let vcenter = self.engine.link.vcenter();
-        let uid = &self.desired.uid;
-        let ours = |vm: &Vm| is_member(vm, uid) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
+        let owner = &self.desired.uid;
+        let ours = |vm: &Vm| is_member(vm, owner) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
         if let Some(vm) = vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
             return Ok(Resolved::Found(Box::new(vm)));
         }

@@ -153,10 +153,9 @@ impl Engine {
         self.tasks.settle(&uid);
         let Pass { memory, notes, reference, again, .. } = pass;
         match &result {
-            Ok(true) => self.forget(&uid),
+            Ok(true) | Err(StatusError::Gone) => self.forget(&uid),
             Ok(false) => self.memories.put(&uid, memory),
             // What was written is not known: the next pass reads it afresh.
-            Err(StatusError::Gone) => self.forget(&uid),
             Err(_) => self.memories.put(&uid, GroupMemory { written: None, ..memory }),
         }
         for note in notes {

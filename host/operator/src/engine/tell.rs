@@ -24,6 +24,10 @@ use crate::{folder, plan, report, status};
 impl Pass<'_> {
     /// Writes new intents down before anything is done about them.
     pub(super) async fn persist(&mut self, seen: &Observed, plan: &Plan) -> Result<(), StatusError> {
+        // What was named and then not placed is free again.
+        let unborn = |member: &&MemberStatus| matches!(member.state, MemberState::Planned | MemberState::Cloning);
+        let names = plan.record.iter().filter(unborn).map(|member| member.name.clone()).collect();
+        self.engine.reserved_names.keep(&self.desired.uid, names);
         let old = self.written().0;
         let folder_known = old.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
         let needs_folder =
@@ -41,9 +45,6 @@ impl Pass<'_> {
                 self.memory.births.entry(member.uuid.clone()).or_insert(Birth::Absent);
             }
         }
-        let unborn = |member: &&MemberStatus| matches!(member.state, MemberState::Planned | MemberState::Cloning);
-        let names = plan.record.iter().filter(unborn).map(|member| member.name.clone()).collect();
-        self.engine.reserved_names.keep(&self.desired.uid, names);
         Ok(())
     }
 
@@ -54,7 +55,7 @@ impl Pass<'_> {
             if let Some(first) = decisions.newcomers.first() {
                 let place =
                     decisions.places.get(&first.uuid).map(|place| format!("; {}", place.reason)).unwrap_or_default();
-                text.push_str(&format!(" ({}{place})", first.reason));
+                text = format!("{text} ({}{place})", first.reason);
             }
             self.notes.push(Note { kind: EventType::Normal, reason: "ScalingOut".into(), action: "Clone", text });
         }
@@ -113,7 +114,6 @@ impl Pass<'_> {
                         Why { reason: "NotOurs".into(), message, stalled: true },
                     );
                 }
-                Effect::Fenced => self.look_again(SOON),
                 Effect::Finished(left) => {
                     finished = true;
                     if let Some(text) = left {
@@ -125,7 +125,7 @@ impl Pass<'_> {
                         });
                     }
                 }
-                Effect::NotFinished => self.look_again(SOON),
+                Effect::Fenced | Effect::NotFinished => self.look_again(SOON),
             }
         }
         finished

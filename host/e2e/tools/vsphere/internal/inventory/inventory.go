@@ -13,6 +13,8 @@ import (
 	"github.com/vmware/govmomi/units"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"vmgroup.local/e2e/tools/vsphere/internal/collector"
 )
 
 // Size says how much of everything there is, with the simulator's names:
@@ -50,6 +52,7 @@ func New(ctx context.Context, size Size, folders, templates []string) (*simulato
 	if err := model.Create(); err != nil {
 		return nil, fmt.Errorf("building the simulator's model: %w", err)
 	}
+	collector.Install(model)
 	if err := furnish(ctx, model, folders, templates); err != nil {
 		model.Remove()
 		return nil, err
