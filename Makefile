@@ -73,8 +73,13 @@ deny: ## Licenses, sources, duplicates and advisories of the dependencies
 	echo 'cargo-deny is missing:  cargo install cargo-deny --locked   (about 5 minutes)' >&2; exit 1; fi
 	@cargo deny --workspace check
 
-soak: ## Hours under faults. Not yet
-	@echo 'There is no soak test yet.' >&2; exit 1
+# Where a long soak keeps its state, to be gone on with.
+SOAK_STATE := $(TARGET)/soak.json
+
+soak: ## RUNS=1000 random runs under random faults; Ctrl-C stops, the same again goes on
+	$(call say, building the soak$(first))
+	@cargo build --package vmgroup-e2e --bin soak
+	@$(TARGET)/debug/soak --runs $(or $(RUNS),1000) --from $(or $(FROM),0) --threads 2 --continue $(SOAK_STATE)
 
 clean: ## Remove what was built, but not the real components of e2e
 	@if [ -d '$(TARGET)' ]; then find '$(TARGET)' -mindepth 1 -maxdepth 1 ! -name e2e-tools -exec rm -rf {} +; fi

@@ -16,4 +16,5 @@ pub mod real;
 pub mod sabotage;
 pub mod scenarios;
 pub mod sim;
+pub mod soak;
 pub mod world;

@@ -418,3 +418,22 @@ pub async fn l6_a_change_of_mind<W: World>() {
     user.gone("shop", "web", SOON).await;
     assert_eq!(world.vms().await.expect("vCenter"), []);
 }
+
+/// `spread` counts members where they are going, not only those that vCenter
+/// shows already: a group that is made a few at a time ends up even.
+pub async fn spread_is_even_however_it_is_made<W: World>() {
+    let options = Options { clone_takes: Duration::from_secs(1), max_tasks: 4, ..Options::default() };
+    let mut world = W::make(options).await.expect("world");
+    world.start_operator().await.expect("operator");
+    let user = User::of(&world);
+    user.policy(Some("placement: { plugin: spread, config: { by: host } }"), &[]).await;
+    user.group("shop", "other", 1).await;
+    user.ready("shop", "other", 1, SOON).await;
+    user.group("shop", "web", 15).await;
+    user.ready("shop", "web", 15, SOON).await;
+    let mut hosts = std::collections::BTreeMap::<String, usize>::new();
+    for vm in of_group(&world, "shop-web").await {
+        *hosts.entry(vm.host).or_default() += 1;
+    }
+    assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [5, 5, 5], "{hosts:?}");
+}

@@ -23,7 +23,7 @@ use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
 use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
 
-use crate::sabotage::Sabotage;
+use crate::sabotage::{Call, Sabotage, Side};
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
@@ -38,18 +38,40 @@ static SANDBOX: LazyLock<vmgroup_policy::Host> =
 
 /// A transport that calls the simulated vCenter in this process.
 pub struct InProcess {
+    vcenter: VcenterSim,
     service: VcenterService,
     sabotage: Sabotage,
+    operator: u64,
+}
+
+/// What a SOAP request asks for, in a few words: the method, its object, and the
+/// name or UUID that it gives.
+fn soap_call(body: &[u8]) -> String {
+    let body = String::from_utf8_lossy(body);
+    let after = |tag: &str| body.split_once(tag).map_or("", |(_, rest)| rest);
+    let word = |text: &str| text.split(['<', '>', ' ', '"']).next().unwrap_or_default().to_owned();
+    let method = word(after("Body><"));
+    let object = word(after("<_this").split_once('>').map_or("", |(_, rest)| rest));
+    // Who logs in is nobody's business here.
+    let detail = match method.as_str() {
+        "CloneVM_Task" | "FindChild" | "CreateFolder" => word(after("<name>")),
+        "FindAllByUuid" => word(after("<uuid>")),
+        _ => String::new(),
+    };
+    [method, object, detail].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
-        let (service, sabotage) = (self.service.clone(), self.sabotage.clone());
+        let (vcenter, service, sabotage) = (self.vcenter.clone(), self.service.clone(), self.sabotage.clone());
+        let call = Call { operator: self.operator, side: Side::Vcenter, name: soap_call(request.body()) };
         Box::pin(async move {
             let broken =
                 |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
-            let response =
-                sabotage.call(service, request.map(Body::from)).await.map_err(|error| broken(error.into()))?;
+            let response = sabotage
+                .call(call, vcenter.faults(), service, request.map(Body::from))
+                .await
+                .map_err(|error| broken(error.into()))?;
             let (parts, body) = response.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| broken(error.into()))?;
             Ok(http::Response::from_parts(parts, body))
@@ -115,11 +137,13 @@ impl SimWorld {
     }
 
     /// The operator's client: its calls pass the saboteur.
-    fn operators_client(&self) -> kube::Client {
-        let (inner, sabotage) = (self.kube.service(), self.sabotage.clone());
+    fn operators_client(&self, operator: u64) -> kube::Client {
+        let (kube, sabotage) = (self.kube.clone(), self.sabotage.clone());
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-            let (inner, sabotage) = (inner.clone(), sabotage.clone());
-            async move { sabotage.call(inner, request.map(Body::new)).await }
+            let (kube, sabotage) = (kube.clone(), sabotage.clone());
+            let name = format!("{} {}", request.method(), request.uri().path());
+            let call = Call { operator, side: Side::Kubernetes, name };
+            async move { sabotage.call(call, kube.faults(), kube.service(), request.map(Body::new)).await }
         });
         kube::Client::new(service, "default")
     }
@@ -156,8 +180,13 @@ impl SimWorld {
             instance: format!("operator-{number}"),
         };
         let parts = Parts {
-            kube: self.operators_client(),
-            transport: Arc::new(InProcess { service: self.vcenter.service(), sabotage: self.sabotage.clone() }),
+            kube: self.operators_client(number),
+            transport: Arc::new(InProcess {
+                vcenter: self.vcenter.clone(),
+                service: self.vcenter.service(),
+                sabotage: self.sabotage.clone(),
+                operator: number,
+            }),
             clock: Clock::starting_at(self.now()),
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
             offload: Offload::Inline,
@@ -174,6 +203,23 @@ impl SimWorld {
         });
         self.operators.push(task.abort_handle());
         stop
+    }
+
+    /// How many operators were ever launched; the next one gets this number.
+    pub fn launched(&self) -> u64 {
+        self.operators.len() as u64
+    }
+
+    /// Whether the operator of this number is running.
+    pub fn runs(&self, operator: u64) -> bool {
+        usize::try_from(operator).ok().and_then(|at| self.operators.get(at)).is_some_and(|task| !task.is_finished())
+    }
+
+    /// Kills the operator of this number, without a word.
+    pub fn kill(&self, operator: u64) {
+        if let Some(task) = usize::try_from(operator).ok().and_then(|at| self.operators.get(at)) {
+            task.abort();
+        }
     }
 }
 

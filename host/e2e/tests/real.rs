@@ -1,7 +1,7 @@
 //! The scenarios on the real components, and what can only be tried there:
 //! kubectl as a person uses it, the operator's rights, and its end by SIGTERM.
 //!
-//! `make e2e` builds all that they need and sets VMGROUP_E2E; without it they say
+//! `make e2e` builds all that they need and sets `VMGROUP_E2E`; without it they say
 //! so and do nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
@@ -50,6 +50,7 @@ stories! {
     a_large_group_does_not_starve_a_small_one,
     s3_lost_replies_make_nobody_twice,
     l6_a_change_of_mind,
+    spread_is_even_however_it_is_made,
 }
 
 /// The last table of a `kubectl get`: its header and its rows, in words.
@@ -73,11 +74,11 @@ async fn kubectl_as_a_person_uses_it() {
     world.deed(template).await.unwrap();
     world.start_operator().await.unwrap();
     let world = &world;
-    let type_ = async |line: &str| {
+    let attempt = async |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         world.kubectl(&words, None).await.unwrap()
     };
-    let typed = async |line: &str| type_(line).await.success().unwrap();
+    let typed = async |line: &str| attempt(line).await.success().unwrap();
 
     typed("create namespace myoperator-vms").await;
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/vmgroup.yaml");

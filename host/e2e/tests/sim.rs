@@ -27,4 +27,5 @@ stories! {
     a_large_group_does_not_starve_a_small_one,
     s3_lost_replies_make_nobody_twice,
     l6_a_change_of_mind,
+    spread_is_even_however_it_is_made,
 }

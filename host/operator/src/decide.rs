@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vmgroup_api::OnFailure;
 use vmgroup_policy::{Decided, DecisionError, Kind, Policy, wit};
-use vmgroup_vsphere::{Capacity, PowerState, Usage, VmRef};
+use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, PowerState, Usage, VmRef};
 
 use crate::metrics::Metrics;
-use crate::observe::{Observed, Seen};
+use crate::observe::{Observed, Seen, VmSeen};
 use crate::offload::Offload;
 use crate::plan::{Newcomer, Place, Victim};
 use crate::policy_source::Serving;
@@ -253,40 +253,77 @@ fn context(question: &Question<'_>, purpose: wit::types::Purpose) -> wit::types:
     }
 }
 
-/// The members that exist and stay, with their UUIDs in the same order.
+/// The members that exist or are being made, and stay, with their UUIDs in the
+/// same order.
 fn members(question: &Question<'_>) -> (Vec<wit::types::Member>, Vec<String>) {
     let hosts: HashMap<_, _> = (0u32..).zip(&question.capacity.hosts).map(|(index, host)| (&host.id, index)).collect();
     let stores: HashMap<_, _> =
         (0u32..).zip(&question.capacity.datastores).map(|(index, store)| (&store.id, index)).collect();
+    let place = |host: Option<&HostRef>, store: Option<&DatastoreRef>| {
+        (host.and_then(|host| hosts.get(host).copied()), store.and_then(|store| stores.get(store).copied()))
+    };
     question
         .seen
         .members
         .iter()
-        .filter(|member| !member.leaving())
-        .filter_map(|member: &Seen| {
-            let vm = member.vm.as_ref()?;
-            let usage = question.usage.get(&vm.id);
-            let member_record = wit::types::Member {
-                name: member.name.clone(),
-                uuid: member.uuid.clone(),
-                created_at: vm.created_at,
-                power: match vm.power {
-                    PowerState::On => wit::types::PowerState::PoweredOn,
-                    PowerState::Off => wit::types::PowerState::PoweredOff,
-                    PowerState::Suspended => wit::types::PowerState::Suspended,
-                    PowerState::Unknown => wit::types::PowerState::Unknown,
-                },
-                host: vm.host.as_ref().and_then(|host| hosts.get(host).copied()),
-                datastore: vm.datastore.as_ref().and_then(|store| stores.get(store).copied()),
-                cpu_used_mhz: usage.and_then(|usage| usage.cpu_mhz).map(small),
-                memory_used_mib: usage.and_then(|usage| usage.memory_mib).map(small),
-                ready: vm.on(),
-                protected: vm.attributes.get("protected").is_some_and(|value| value == "true"),
-                attributes: attributes(&vm.attributes),
+        .filter(|member| !member.leaving() && (member.vm.is_some() || member.being_made()))
+        .map(|member| {
+            let record = match &member.vm {
+                Some(vm) => existing(member, vm, place(vm.host.as_ref(), vm.datastore.as_ref()), question.usage),
+                None => {
+                    let bound_for = member.bound_for.as_ref();
+                    let host = bound_for.and_then(|bound_for| bound_for.host.as_ref());
+                    being_made(member, place(host, bound_for.and_then(|bound_for| bound_for.datastore.as_ref())))
+                }
             };
-            Some((member_record, member.uuid.clone()))
+            (record, member.uuid.clone())
         })
         .unzip()
+}
+
+type Indices = (Option<u32>, Option<u32>);
+
+fn existing(
+    member: &Seen,
+    vm: &VmSeen,
+    (host, datastore): Indices,
+    usage: &HashMap<VmRef, Usage>,
+) -> wit::types::Member {
+    let usage = usage.get(&vm.id);
+    wit::types::Member {
+        name: member.name.clone(),
+        uuid: member.uuid.clone(),
+        created_at: vm.created_at,
+        power: match vm.power {
+            PowerState::On => wit::types::PowerState::PoweredOn,
+            PowerState::Off => wit::types::PowerState::PoweredOff,
+            PowerState::Suspended => wit::types::PowerState::Suspended,
+            PowerState::Unknown => wit::types::PowerState::Unknown,
+        },
+        host,
+        datastore,
+        cpu_used_mhz: usage.and_then(|usage| usage.cpu_mhz).map(small),
+        memory_used_mib: usage.and_then(|usage| usage.memory_mib).map(small),
+        ready: vm.on(),
+        protected: vm.attributes.get("protected").is_some_and(|value| value == "true"),
+        attributes: attributes(&vm.attributes),
+    }
+}
+
+fn being_made(member: &Seen, (host, datastore): Indices) -> wit::types::Member {
+    wit::types::Member {
+        name: member.name.clone(),
+        uuid: member.uuid.clone(),
+        created_at: None,
+        power: wit::types::PowerState::Unknown,
+        host,
+        datastore,
+        cpu_used_mhz: None,
+        memory_used_mib: None,
+        ready: false,
+        protected: false,
+        attributes: Vec::new(),
+    }
 }
 
 fn inventory(capacity: &Capacity) -> wit::types::Inventory {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use vmgroup_api::{MemberState, VmGroupStatus};
 use vmgroup_vsphere::{FolderRef, VmRef};
 
-use crate::observe::Birth;
+use crate::observe::{Birth, BoundFor};
 
 /// What something that went wrong was about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +73,8 @@ pub struct GroupMemory {
     pub failures: BTreeMap<Topic, Failure>,
     /// Names that turned out to be taken by somebody whom the inventory does not show.
     pub taken: BTreeSet<String>,
+    /// Where clones that are being made were sent.
+    pub bound_for: HashMap<String, BoundFor>,
     /// The folder's name, if the preferred one turned out to be somebody else's.
     pub folder_name: Option<String>,
     /// Machines that a fresh read did not find, and that the inventory may still show.

@@ -90,6 +90,15 @@ pub enum Birth {
     Unresolved,
 }
 
+/// Where a clone was sent. What is `None` was left to vCenter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BoundFor {
+    /// The host.
+    pub host: Option<HostRef>,
+    /// The datastore.
+    pub datastore: Option<DatastoreRef>,
+}
+
 /// One member, from all sides.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Seen {
@@ -103,6 +112,8 @@ pub struct Seen {
     pub reason: Option<String>,
     /// Its virtual machine, if it exists.
     pub vm: Option<VmSeen>,
+    /// Where its clone was sent, while it is being made.
+    pub bound_for: Option<BoundFor>,
     /// The task that is working on it.
     pub flight: Option<TaskKind>,
     /// If it does not exist: what is known of that.
@@ -112,6 +123,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Does not exist yet, but something may be making it.
+    pub fn being_made(&self) -> bool {
+        self.vm.is_none() && (self.flight.is_some() || self.birth != Birth::Absent)
+    }
+
     /// Chosen to leave.
     pub fn leaving(&self) -> bool {
         self.recorded == Some(MemberState::Leaving)
@@ -144,6 +160,8 @@ pub struct Knowledge {
     pub flights: HashMap<String, TaskKind>,
     /// What is known of members that are not in the inventory.
     pub births: HashMap<String, Birth>,
+    /// Where clones were sent.
+    pub bound_for: HashMap<String, BoundFor>,
     /// Members that are left alone until then.
     pub held: HashMap<String, Timestamp>,
 }
@@ -172,6 +190,7 @@ pub fn lay_over(folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &
             recorded: Some(entry.state),
             reason: entry.reason.clone(),
             vm: vm.map(|vm| VmSeen::of(vm)),
+            bound_for: know.bound_for.get(&uuid).cloned(),
             flight,
             birth: if flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth },
             held_until: know.held.get(&uuid).copied(),
@@ -187,6 +206,7 @@ pub fn lay_over(folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &
             recorded: None,
             reason: None,
             vm: Some(VmSeen::of(vm)),
+            bound_for: None,
             flight: know.flights.get(&uuid).copied(),
             birth: Birth::Awaited,
             held_until: know.held.get(&uuid).copied(),

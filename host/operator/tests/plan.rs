@@ -49,6 +49,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             created_at: None,
             attributes: BTreeMap::new(),
         }),
+        bound_for: None,
         flight: None,
         birth: Birth::Absent,
         held_until: None,

@@ -191,7 +191,8 @@ impl Pass<'_> {
                 _ => None,
             })
             .collect();
-        let know = Knowledge { flights, births: self.memory.births.clone(), held };
+        let know =
+            Knowledge { flights, births: self.memory.births.clone(), bound_for: self.memory.bound_for.clone(), held };
         let seen = observe::lay_over(folder, &record, &vms, &know);
         self.tidy(&seen);
         Ok(seen)
@@ -203,6 +204,9 @@ impl Pass<'_> {
         self.memory.known =
             seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.uuid.clone()).collect();
         self.memory.births.retain(|uuid, _| present(uuid));
+        self.memory
+            .bound_for
+            .retain(|uuid, _| seen.members.iter().any(|member| member.uuid == *uuid && member.vm.is_none()));
         if seen.members.is_empty() {
             self.memory.vanished.clear();
         }

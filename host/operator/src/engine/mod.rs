@@ -274,6 +274,7 @@ impl Pass<'_> {
         let plan = plan::plan(&self.desired, &seen, &demand, &decisions, slots);
         self.persist(&seen, &plan).await?;
         self.announce(&seen, &decisions);
+        self.remember_places(&plan);
         let step = self.engine.metrics.step("apply");
         let applier = Applier {
             vcenter: self.engine.link.vcenter(),

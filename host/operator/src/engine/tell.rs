@@ -13,7 +13,7 @@ use crate::clock::k8s_time;
 use crate::events::EventType;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{Birth, Observed};
+use crate::observe::{Birth, BoundFor, Observed};
 use crate::plan::{Decisions, Plan};
 use crate::policy_source::Serving;
 use crate::report::{Facts, Members, Obstacle};
@@ -46,6 +46,16 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The policies count a member where it is going, before vCenter shows it.
+    pub(super) fn remember_places(&mut self, plan: &Plan) {
+        for step in &plan.steps {
+            if let plan::Step::Clone { uuid, place, .. } = step {
+                let bound_for = BoundFor { host: place.host.clone(), datastore: place.datastore.clone() };
+                self.memory.bound_for.insert(uuid.clone(), bound_for);
+            }
+        }
     }
 
     pub(super) fn announce(&mut self, seen: &Observed, decisions: &Decisions) {

@@ -187,8 +187,11 @@ impl Watcher {
         loop {
             self.loaded_at = None;
             let error = tokio::select! {
-                error = self.round(&mut round) => error,
+                // The end first: a logout ends the round and the watch in one
+                // moment, and another round would log in again.
+                biased;
                 _ = stopped.changed() => break,
+                error = self.round(&mut round) => error,
             };
             // What had worked for a while, or is merely forgotten at vCenter, is
             // mended at once, and told only if that does not help.

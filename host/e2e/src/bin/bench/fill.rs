@@ -30,6 +30,7 @@ pub struct Filled {
     writes: u64,
     before: Usage,
     after: Usage,
+    vcenter_cpu: Duration,
 }
 
 /// Makes one run with this limit of tasks.
@@ -39,6 +40,7 @@ pub async fn run(operator: &Path, side: Side, limit: u32) -> Result<Filled> {
     stage.at_rest(&mut process).await?;
     stage.user.namespace(NAMESPACE).await;
     let (calls_before, writes_before, before) = (stage.calls().await?, stage.kube.writes(), process.usage()?);
+    let vcenter_cpu_before = stage.vcenter_cpu()?;
     let groups = stage.user.groups(NAMESPACE);
     let since = Instant::now();
     for number in 0..GROUPS {
@@ -57,6 +59,7 @@ pub async fn run(operator: &Path, side: Side, limit: u32) -> Result<Filled> {
         tokio::time::sleep(LOOK).await;
     }
     let took = since.elapsed();
+    let vcenter_cpu = stage.vcenter_cpu()?.saturating_sub(vcenter_cpu_before);
     let (mut calls, after) = (stage.calls().await?, process.usage()?);
     for (method, count) in calls_before {
         calls.entry(method).and_modify(|now| *now -= count.min(*now));
@@ -64,7 +67,7 @@ pub async fn run(operator: &Path, side: Side, limit: u32) -> Result<Filled> {
     calls.retain(|_, count| *count > 0);
     // Those of the applies are not the operator's.
     let writes = (stage.kube.writes() - writes_before).saturating_sub(GROUPS);
-    Ok(Filled { took, calls, writes, before, after })
+    Ok(Filled { took, calls, writes, before, after, vcenter_cpu })
 }
 
 fn ready(group: &Value) -> bool {
@@ -89,10 +92,11 @@ pub fn report(table: &mut Table, side: Side, limit: u32, outcome: Result<Filled>
         "operator process, simulated Kubernetes API over HTTP, {side} over HTTPS; clones of 1 s, power-on without delay; looked at every {} ms",
         LOOK.as_millis()
     );
-    let Filled { took, calls, writes, before, after } = match outcome {
+    let Filled { took, calls, writes, before, after, vcenter_cpu } = match outcome {
         Ok(filled) => filled,
         Err(why) => return table.add(name, Err(why), floor_text, how),
     };
+    let how = format!("{how}; {side} itself took {} of CPU", short(vcenter_cpu));
     table.add(name, Ok(format!("{:.1} s, ratio {}", took.as_secs_f64(), ratio(took, floor))), floor_text, how);
 
     let total: u64 = calls.values().sum();

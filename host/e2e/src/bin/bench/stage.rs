@@ -49,7 +49,7 @@ impl fmt::Display for Side {
 }
 
 enum Vcenter {
-    Vcsim(Vcsim),
+    Vcsim(Box<Vcsim>),
     Simulator(VcenterSim, Server),
 }
 
@@ -75,7 +75,7 @@ impl Stage {
         let kube_server = serve(kube.service(), None).await?;
         std::fs::write(folder.file("kubeconfig"), kubeconfig(kube_server.addr))?;
         let vcenter = match side {
-            Side::Vcsim => Vcenter::Vcsim(Vcsim::start(clone, &folder.file("ca.pem")).await?),
+            Side::Vcsim => Vcenter::Vcsim(Box::new(Vcsim::start(clone, &folder.file("ca.pem")).await?)),
             Side::Simulator => {
                 let config = VcenterConfig {
                     user: USER.into(),
@@ -104,6 +104,16 @@ impl Stage {
             Vcenter::Vcsim(vcsim) => vcsim.calls().await,
             Vcenter::Simulator(sim, _) => Ok(sim.faults().calls()),
         }
+    }
+
+    /// The CPU time that vCenter took so far; of the simulator, that of this whole
+    /// process, the Kubernetes API included.
+    pub fn vcenter_cpu(&self) -> Result<Duration> {
+        let pid = match &self.vcenter {
+            Vcenter::Vcsim(vcsim) => vcsim.pid().ok_or("vcsim has ended")?,
+            Vcenter::Simulator(..) => std::process::id(),
+        };
+        Ok(machine::usage(pid)?.cpu)
     }
 
     /// A group as it stands, without a request.

@@ -15,7 +15,7 @@ use crate::Result;
 
 /// A running vcsim.
 pub struct Vcsim {
-    _child: Child,
+    child: Child,
     ready: Ready,
     http: reqwest::Client,
 }
@@ -49,7 +49,12 @@ impl Vcsim {
         let mut lines = BufReader::new(child.stdout.take().ok_or("vcsim has no output")?).lines();
         let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await??;
         let ready = serde_json::from_str(&line.ok_or("vcsim ended before it was ready")?)?;
-        Ok(Self { _child: child, ready, http: plain_http()? })
+        Ok(Self { child, ready, http: plain_http()? })
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// The endpoint that counts.

@@ -19,10 +19,10 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// Collector is the simulator's, but for how its filters are told. The simulator
-// expects to be extended like this: it makes each session's own collector of the
-// type that it finds.
-type Collector struct {
+// PropertyCollector is the simulator's, but for how its filters are told. The
+// simulator expects to be extended like this: it makes each session's own collector
+// of the type that it finds, and takes the type's name into references.
+type PropertyCollector struct {
 	simulator.PropertyCollector // first, where the simulator looks for what it extends
 }
 
@@ -30,21 +30,21 @@ type Collector struct {
 // anybody logs in.
 func Install(model *simulator.Model) {
 	content := model.ServiceContent
-	c := new(Collector)
+	c := new(PropertyCollector)
 	c.Self = content.PropertyCollector
 	model.Map().Put(c)
 }
 
 // CreatePropertyCollector makes one more of the same kind.
-func (c *Collector) CreatePropertyCollector(ctx *simulator.Context, _ *types.CreatePropertyCollector) soap.HasFault {
+func (c *PropertyCollector) CreatePropertyCollector(ctx *simulator.Context, _ *types.CreatePropertyCollector) soap.HasFault {
 	return &methods.CreatePropertyCollectorBody{
-		Res: &types.CreatePropertyCollectorResponse{Returnval: ctx.Session.Put(new(Collector)).Reference()},
+		Res: &types.CreatePropertyCollectorResponse{Returnval: ctx.Session.Put(new(PropertyCollector)).Reference()},
 	}
 }
 
 // CreateFilter makes a filter, and takes its place among those that are told of
 // changes.
-func (c *Collector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
+func (c *PropertyCollector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
 	body := c.PropertyCollector.CreateFilter(ctx, req)
 	if made, ok := body.(*methods.CreateFilterBody); ok && made.Res != nil {
 		if filter, ok := ctx.Session.Get(made.Res.Returnval).(*simulator.PropertyFilter); ok {
@@ -58,7 +58,7 @@ func (c *Collector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter
 
 type listener struct {
 	*simulator.PropertyFilter
-	collector *Collector
+	collector *PropertyCollector
 }
 
 // UpdateObject tells the filter that an object that it starts from has changed.

@@ -9,17 +9,17 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
-	"github.com/vmware/govmomi/view"
 
 	"vmgroup.local/e2e/tools/vsphere/internal/inventory"
 )
 
-const folders = 1000
+const folders = 400
 
 // A client that watches a view sees every folder that another makes in it, and
 // neither waits for the other for ever.

@@ -1,0 +1,600 @@
+//! The random part of the deterministic simulation: one seed is one run, with a
+//! workload, faults, and a judge who looks at the world ten times a second of
+//! virtual time. Then the faults end, and everything has to come right, and to
+//! rest.
+//!
+//! The same seed gives the same workload and faults. Runs of one group repeat
+//! call for call as far as tokio does (its `select!` draws lots); with several
+//! groups, kube-runtime's scheduler keeps them in a hash map with a seed of its
+//! own, and their passes may begin in another order.
+
+pub mod judge;
+pub mod script;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vmgroup_sim::vcenter::VmView;
+
+use crate::sabotage::{Call, Listener, Sabotage};
+use crate::sim::{SimWorld, everything};
+use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
+use judge::{Judge, Violation, member_of};
+use script::{Act, Deed, Fault, LAST_POLICY, Script, Workload};
+
+/// How often the judge looks while something is going on.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Within this time after the last fault everything is as wished.
+const RECOVERY: Duration = Duration::from_secs(1800);
+
+/// What was held back is tried for the last time within this.
+const SETTLE: Duration = Duration::from_secs(420);
+
+/// For how long nothing is to happen then.
+const REST: Duration = Duration::from_secs(600);
+
+/// More calls than this in one run are a storm.
+const CALLS: u64 = 40_000;
+
+const NAMESPACE: &str = "shop";
+const GROUPS: [&str; 4] = ["web", "db", "cache", "queue"];
+const PASSWORD: &str = "a password that must never be seen";
+
+/// How a run went.
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// What the users did.
+    pub workload: Workload,
+    /// What went wrong.
+    pub faults: Vec<Fault>,
+    /// What did not hold.
+    pub violation: Option<Violation>,
+    /// What happened, if it was written down.
+    pub journal: Vec<String>,
+    /// The calls that operators made.
+    pub calls: u64,
+}
+
+impl Report {
+    /// The command that makes this run alone, with its journal.
+    pub fn replay(&self) -> String {
+        format!("cargo run -p vmgroup-e2e --bin soak -- --seed {} --journal", self.seed)
+    }
+}
+
+/// What happened, line by line, with the virtual time. Cheap to clone.
+#[derive(Clone)]
+struct Journal(Option<Arc<Mutex<Vec<String>>>>, Instant);
+
+impl Journal {
+    fn tell(&self, line: impl FnOnce() -> String) {
+        if let Some(lines) = &self.0 {
+            let line = format!("{:>10.3}  {}", self.1.elapsed().as_secs_f64(), line());
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+    }
+
+    fn listener(&self) -> Option<Listener> {
+        self.0.as_ref()?;
+        let journal = self.clone();
+        Some(Box::new(move |call: &Call, outcome: &str| {
+            journal.tell(|| format!("operator {}: {} → {outcome}", call.operator, call.name));
+        }))
+    }
+}
+
+/// Makes the run of a seed on a runtime of its own.
+pub fn run(seed: u64, journal: bool) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let lines = journal.then(Arc::default);
+        let journal = Journal(lines.clone(), Instant::now());
+        let script = Script::of(seed);
+        let (workload, faults) = (script.workload, script.faults.clone());
+        let mut stage = Stage::new(seed, script, journal);
+        let violation = stage.play().await.err();
+        let calls = stage.world.sabotage.calls();
+        let _ = stage.world.kill_operator().await;
+        let journal = lines.map(|lines| std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner)));
+        Report { seed, workload, faults, violation, journal: journal.unwrap_or_default(), calls }
+    })
+}
+
+/// A group as the user knows it.
+#[derive(Default)]
+struct Wish {
+    /// The object that he made last.
+    uid: Option<String>,
+    /// How many members there are to be; nothing: the group is to be gone.
+    replicas: Option<usize>,
+}
+
+struct Stage {
+    world: SimWorld,
+    script: Script,
+    judge: Judge,
+    journal: Journal,
+    wishes: BTreeMap<usize, Wish>,
+    /// Operators that are to run, by number, with the way to stop them.
+    running: BTreeMap<u64, CancellationToken>,
+    /// Operators that have been told to stop.
+    stopping: Vec<u64>,
+    /// When another operator is started.
+    launches: Vec<Instant>,
+    /// The version of Kubernetes that the judge has seen.
+    version: u64,
+    /// The status of each group as it was written down last.
+    told: BTreeMap<String, String>,
+    foreigners: u64,
+}
+
+fn violation<T>(property: &'static str, text: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { property, text: text.into() })
+}
+
+impl Stage {
+    fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
+        let options = Options { clone_takes: script.clone_takes, max_tasks: script.max_tasks, ..Options::default() };
+        let mut world = SimWorld::seeded(options, seed).expect("a world");
+        world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
+        world.kube.create_namespace(NAMESPACE).expect("a namespace");
+        let mut judge = Judge::default();
+        judge.late_effects = script.late_effects();
+        journal.tell(|| {
+            let faults: Vec<String> = script.faults.iter().map(ToString::to_string).collect();
+            format!(
+                "{}; {}; until {:?}; a clone takes {:?}, {} tasks at a time",
+                script.workload,
+                faults.join(", "),
+                script.ends,
+                script.clone_takes,
+                script.max_tasks
+            )
+        });
+        Self {
+            world,
+            script,
+            judge,
+            journal,
+            wishes: BTreeMap::new(),
+            running: BTreeMap::new(),
+            stopping: Vec::new(),
+            launches: Vec::new(),
+            version: 0,
+            told: BTreeMap::new(),
+            foreigners: 0,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.journal.1.elapsed()
+    }
+
+    fn launch(&mut self) {
+        let number = self.world.launched();
+        let lease = (self.script.operators > 1).then_some("vmgroup-operator");
+        let stop = self.world.launch(lease);
+        self.running.insert(number, stop);
+        self.journal.tell(|| format!("operator {number} starts"));
+    }
+
+    fn kill(&mut self, operator: u64, pause: Duration) {
+        if self.running.remove(&operator).is_some() {
+            self.world.kill(operator);
+            self.launches.push(Instant::now() + pause);
+            self.journal.tell(|| format!("operator {operator} dies"));
+        }
+    }
+
+    /// The whole run.
+    async fn play(&mut self) -> Result<(), Violation> {
+        for _ in 0..self.script.operators {
+            self.launch();
+        }
+        let acts = std::mem::take(&mut self.script.acts);
+        for (at, act) in acts {
+            while self.now() < at {
+                self.step(LOOK.min(at.saturating_sub(self.now()))).await?;
+            }
+            self.act(&act);
+            self.look()?;
+        }
+        while self.now() < self.script.ends {
+            self.step(LOOK).await?;
+        }
+        self.end_faults();
+        self.come_right().await?;
+        self.rest().await
+    }
+
+    /// Lets some time go by, starts and buries operators, and has the judge look.
+    async fn step(&mut self, time: Duration) -> Result<(), Violation> {
+        let sabotage = self.world.sabotage.clone();
+        let crashed = tokio::time::timeout(time, sabotage.crash()).await;
+        if let Ok(operator) = crashed {
+            self.kill(operator, time);
+        }
+        let now = Instant::now();
+        let due = self.launches.iter().filter(|at| **at <= now).count();
+        self.launches.retain(|at| *at > now);
+        for _ in 0..due {
+            self.launch();
+        }
+        for operator in std::mem::take(&mut self.stopping) {
+            if self.world.runs(operator) {
+                self.stopping.push(operator);
+            } else {
+                self.journal.tell(|| format!("operator {operator} has stopped"));
+                self.launch();
+            }
+        }
+        if let Some(operator) = self.running.keys().find(|operator| !self.world.runs(**operator)) {
+            return violation("L14", format!("operator {operator} ended by itself"));
+        }
+        if self.world.sabotage.calls() >= CALLS {
+            return violation("L1", format!("{CALLS} calls: a storm"));
+        }
+        self.make_what_is_missing();
+        self.look()
+    }
+
+    fn look(&mut self) -> Result<(), Violation> {
+        let now = self.now();
+        let version = self.world.kube.version();
+        if version != self.version {
+            self.version = version;
+            let objects = self.world.kube.list("vmgroups", None);
+            self.write_down(&objects);
+            self.judge.objects(&objects, now)?;
+        }
+        self.judge.machines(&self.machines(), now)
+    }
+
+    fn machines(&self) -> Vec<VmView> {
+        self.world.vcenter.vms()
+    }
+
+    /// Writes changed records into the journal.
+    fn write_down(&mut self, objects: &[Value]) {
+        if self.journal.0.is_none() {
+            return;
+        }
+        for object in objects {
+            let mut line = format!("{}: {} ", text(&object["metadata"]["name"]), text(&object["status"]["lastMessage"]));
+            for member in object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default() {
+                let uuid: String = text(&member["uuid"]).chars().take(8).collect();
+                let task = text(&member["task"]);
+                let _ = write!(line, "[{} {uuid} {} {task}]", text(&member["name"]), text(&member["state"]));
+            }
+            let uid = text(&object["metadata"]["uid"]).to_owned();
+            if self.told.get(&uid) != Some(&line) {
+                self.journal.tell(|| line.clone());
+                self.told.insert(uid, line);
+            }
+        }
+    }
+
+    /// Users do not wait: who made a group anew whose name was still in use asks
+    /// until he gets it.
+    fn make_what_is_missing(&mut self) {
+        let now = self.now();
+        for (index, wish) in &mut self.wishes {
+            let (None, Some(replicas)) = (&wish.uid, wish.replicas) else { continue };
+            let name = GROUPS[*index];
+            if self.world.kube.get("vmgroups", Some(NAMESPACE), name).is_some() {
+                continue;
+            }
+            let made = self.world.kube.apply(json!({
+                "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE},
+            }));
+            let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
+            self.judge.made(&uid, name, replicas, now);
+            self.journal.tell(|| format!("user makes {name} with {replicas} ({uid})"));
+            wish.uid = Some(uid);
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        let now = self.now();
+        match act {
+            Act::Make(group, replicas) => {
+                let wish = self.wishes.entry(*group).or_default();
+                if wish.replicas.is_none() {
+                    *wish = Wish { uid: None, replicas: Some(*replicas) };
+                }
+                self.make_what_is_missing();
+            }
+            Act::Scale(group, replicas) => {
+                let Some(wish) = self.wishes.get_mut(group).filter(|wish| wish.replicas.is_some()) else { return };
+                wish.replicas = Some(*replicas);
+                let Some(uid) = &wish.uid else { return };
+                let name = GROUPS[*group];
+                self.judge.wished(uid, *replicas, now);
+                self.journal.tell(|| format!("user scales {name} to {replicas}"));
+                let spec = json!({"replicas": replicas});
+                self.world.kube.patch_spec("vmgroups", Some(NAMESPACE), name, spec).expect("a group can be scaled");
+            }
+            Act::Delete(group) => {
+                let Some(wish) = self.wishes.get_mut(group) else { return };
+                wish.replicas = None;
+                let Some(uid) = wish.uid.take() else { return };
+                let name = GROUPS[*group];
+                self.judge.deleted(&uid, now);
+                self.journal.tell(|| format!("user deletes {name}"));
+                self.world.kube.delete("vmgroups", Some(NAMESPACE), name).expect("a group can be deleted");
+            }
+            Act::Policy(file) => self.policy(file),
+            Act::Deed(deed, pick) => self.deed(*deed, *pick),
+            _ => self.fate(act),
+        }
+    }
+
+    fn policy(&self, file: &str) {
+        self.journal.tell(|| format!("user writes the policy file: {file}"));
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "vmgroup-policy", "namespace": OPERATOR_NAMESPACE},
+            "data": {"policy.yaml": file},
+        });
+        self.world.kube.apply(map).expect("a ConfigMap can be written");
+    }
+
+    fn fate(&mut self, act: &Act) {
+        self.journal.tell(|| format!("{act:?}"));
+        match act {
+            Act::Watches(forget) => {
+                if *forget {
+                    self.world.kube.expire_history();
+                }
+                self.world.kube.drop_watches();
+            }
+            Act::KubeDown(down) => {
+                self.world.kube.faults().set_down(*down);
+                if *down {
+                    self.world.kube.drop_watches();
+                }
+            }
+            Act::VcDown(down) => self.world.vcenter.set_down(*down),
+            Act::EndSessions => self.world.vcenter.terminate_sessions(),
+            Act::VcRestart(finish) => self.world.vcenter.restart(*finish),
+            Act::Kill(pause) => {
+                if let Some(operator) = self.running.keys().next().copied() {
+                    self.kill(operator, *pause);
+                }
+            }
+            Act::Stop => {
+                if let Some((operator, stop)) = self.running.pop_first() {
+                    stop.cancel();
+                    self.stopping.push(operator);
+                }
+            }
+            Act::Freeze(time) => {
+                if let Some(operator) = self.running.keys().next() {
+                    self.world.sabotage.freeze(*operator, Instant::now() + *time);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What somebody else does, who has every right in vCenter.
+    fn deed(&mut self, deed: Deed, pick: u64) {
+        let vms = self.machines();
+        let members: Vec<&VmView> =
+            vms.iter().filter(|vm| member_of(vm).is_some() && !self.judge.away.contains(&vm.moref)).collect();
+        let at = |count: usize| usize::try_from(pick).unwrap_or(0) % count.max(1);
+        let folders: Vec<String> = self.world.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
+        self.foreigners += 1;
+        let number = self.foreigners;
+        let vcenter = &self.world.vcenter;
+        match deed {
+            Deed::DestroyFolder => {
+                let Some(folder) = folders.get(at(folders.len())) else { return };
+                self.journal.tell(|| format!("somebody destroys {folder} with all in it"));
+                for vm in vms.iter().filter(|vm| vm.folder == *folder) {
+                    self.judge.touch(&vm.moref);
+                }
+                let _ = vcenter.destroy_folder(folder);
+            }
+            Deed::Intrude => {
+                let Some(folder) = folders.get(at(folders.len())) else { return };
+                self.journal.tell(|| format!("somebody puts foreign-{number} into {folder}"));
+                let _ = vcenter.add_vm(folder, &format!("foreign-{number}"), &[]);
+                self.mark_foreign(&format!("{folder}/foreign-{number}"));
+            }
+            _ => {
+                let Some(vm) = members.get(at(members.len())).map(|vm| VmView::clone(vm)) else { return };
+                self.deed_to(deed, &vm, number);
+            }
+        }
+    }
+
+    fn deed_to(&mut self, deed: Deed, vm: &VmView, number: u64) {
+        let vcenter = &self.world.vcenter;
+        self.journal.tell(|| format!("somebody: {deed:?} {} ({})", vm.name, vm.moref));
+        if !matches!(deed, Deed::Copy | Deed::Unmark) {
+            self.judge.touch(&vm.moref);
+        }
+        match deed {
+            Deed::PowerOff => drop(vcenter.power_off(&vm.path)),
+            Deed::Destroy => drop(vcenter.destroy(&vm.path)),
+            Deed::Rename => drop(vcenter.rename(&vm.path, &format!("renamed-{number}"))),
+            Deed::Move => drop(vcenter.move_to(&vm.path, ROOT)),
+            Deed::MoveOut => {
+                if vcenter.move_to(&vm.path, "/DC0/vm").is_ok() {
+                    self.judge.away.insert(vm.moref.clone());
+                }
+            }
+            Deed::TakeName => {
+                let _ = vcenter.destroy(&vm.path);
+                let _ = vcenter.add_vm(&vm.folder, &vm.name, &[]);
+                self.mark_foreign(&vm.path);
+            }
+            Deed::Copy => {
+                let marks: Vec<(&str, &str)> = vm.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+                let _ = vcenter.add_vm(&vm.folder, &format!("copy-{number}"), &marks);
+                self.mark_foreign(&format!("{}/copy-{number}", vm.folder));
+            }
+            Deed::Unmark => {
+                let Some((uid, uuid)) = member_of(vm) else { return };
+                // Who is about to be destroyed cannot be saved any more.
+                if !self.judge.leaving(uid, uuid) && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
+                    self.judge.touch(&vm.moref);
+                    self.mark_foreign(&vm.path);
+                }
+            }
+            Deed::DestroyFolder | Deed::Intrude => {}
+        }
+    }
+
+    fn mark_foreign(&mut self, path: &str) {
+        if let Some(vm) = self.world.vcenter.vm(path) {
+            self.judge.foreign(&vm);
+        }
+    }
+
+    fn end_faults(&mut self) {
+        self.journal.tell(|| "the faults end".to_owned());
+        self.world.sabotage.end();
+        self.world.kube.faults().clear();
+        self.world.vcenter.faults().clear();
+        if self.script.workload == Workload::Policy {
+            self.policy(LAST_POLICY);
+        }
+    }
+
+    /// L1: everything comes right.
+    async fn come_right(&mut self) -> Result<(), Violation> {
+        let end = self.now() + RECOVERY;
+        loop {
+            let Err(wrong) = self.as_wished() else { return Ok(()) };
+            if self.now() >= end {
+                return violation("L1", format!("not as wished {} s after the last fault: {wrong}", RECOVERY.as_secs()));
+            }
+            self.step(LOOK).await?;
+        }
+    }
+
+    /// Whether all is as users wish; else what is not.
+    fn as_wished(&self) -> Result<(), String> {
+        if !(self.launches.is_empty() && self.stopping.is_empty()) {
+            return Err("an operator is about to start".into());
+        }
+        let vms = self.machines();
+        let mut uids = Vec::new();
+        for (index, wish) in &self.wishes {
+            let name = GROUPS[*index];
+            let object = self.world.kube.get("vmgroups", Some(NAMESPACE), name);
+            let Some(replicas) = wish.replicas else {
+                if object.is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null()) {
+                    return Err(format!("{name} is not gone"));
+                }
+                continue;
+            };
+            let (Some(object), Some(uid)) = (object, &wish.uid) else { return Err(format!("{name} is not there")) };
+            uids.push(uid.as_str());
+            let status = &object["status"];
+            let says = format!("{name} says {}: {}", status["phase"], text(&status["lastMessage"]));
+            if status["phase"] != "RUNNING"
+                || status["currentReplicas"] != replicas
+                || status["observedGeneration"] != object["metadata"]["generation"]
+            {
+                return Err(says);
+            }
+            let members: Vec<&VmView> =
+                vms.iter().filter(|vm| member_of(vm).is_some_and(|(owner, _)| owner == uid)).collect();
+            let off = members.iter().find(|vm| !vm.power_on && !self.judge.away.contains(&vm.moref));
+            if members.len() != replicas || off.is_some() {
+                return Err(format!("{says}; there are {} of {replicas}, and {off:?} is off", members.len()));
+            }
+        }
+        let orphan = vms.iter().find(|vm| member_of(vm).is_some_and(|(uid, _)| !uids.contains(&uid)));
+        match orphan {
+            Some(vm) => Err(format!("S1: {} ({}) is an orphan", vm.name, vm.path)),
+            None => Ok(()),
+        }
+    }
+
+    /// L2: and then nothing happens any more.
+    async fn rest(&mut self) -> Result<(), Violation> {
+        self.journal.tell(|| "all is as wished".to_owned());
+        let settled = self.now() + SETTLE;
+        while self.now() < settled {
+            self.step(Duration::from_secs(1)).await?;
+        }
+        self.journal.tell(|| "rest".to_owned());
+        let (writes, calls) = (self.writes(), self.world.vcenter.faults().calls());
+        let rested = self.now() + REST;
+        while self.now() < rested {
+            self.step(Duration::from_secs(10)).await?;
+        }
+        if let Err(wrong) = self.as_wished() {
+            return violation("L1", format!("as wished, but not for long: {wrong}"));
+        }
+        for (what, count) in self.writes() {
+            let before = writes.get(&what).copied().unwrap_or(0);
+            if count > before {
+                return violation("L2", format!("{} × {what} at rest", count - before));
+            }
+        }
+        for (method, count) in self.world.vcenter.faults().calls() {
+            let before = calls.get(&method).copied().unwrap_or(0);
+            if count > before && method != "WaitForUpdatesEx" && method != "CurrentTime" {
+                return violation("L2", format!("{} × {method} at rest", count - before));
+            }
+        }
+        self.leftovers().await
+    }
+
+    fn writes(&self) -> BTreeMap<String, u64> {
+        let mut calls = self.world.kube.faults().calls();
+        calls.retain(|call, _| !["GET ", "LIST ", "WATCH "].iter().any(|verb| call.starts_with(verb)) && !call.ends_with(" leases"));
+        calls
+    }
+
+    /// Folders, sessions, secrets.
+    async fn leftovers(&mut self) -> Result<(), Violation> {
+        let vms = self.machines();
+        for folder in self.world.vcenter.folders() {
+            let Some(name) = folder.strip_prefix(&format!("{ROOT}/")) else { continue };
+            let used = self.wishes.iter().any(|(index, wish)| {
+                wish.replicas.is_some() && name.starts_with(&format!("{NAMESPACE}-{}", GROUPS[*index]))
+            });
+            let held = vms.iter().any(|vm| vm.folder == folder);
+            if !used && !held {
+                return violation("S1", format!("the folder {folder} is left"));
+            }
+        }
+        if everything(&self.world.kube).contains(PASSWORD) {
+            return violation("S9", "the password is in Kubernetes");
+        }
+        // Sessions that were lost end when they have been idle for half an hour.
+        let end = self.now() + Duration::from_secs(1900);
+        while self.now() < end {
+            self.step(Duration::from_secs(60)).await?;
+        }
+        let (sessions, operators) = (self.world.vcenter.sessions(), self.running.len());
+        if sessions > operators {
+            return violation("L10", format!("{sessions} sessions of {operators} operators"));
+        }
+        Ok(())
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

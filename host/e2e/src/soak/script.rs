@@ -1,0 +1,464 @@
+//! What a run is made of, drawn from its seed: the workload, the kinds of
+//! faults, how often they strike, and who does what when.
+//!
+//! Must not do any of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+use vmgroup_sim::faults::Fault as ServerFault;
+
+use crate::sabotage::{Blow, Call, Side, Strike};
+
+/// All that is random in a run comes from one of these.
+pub struct Dice(ChaCha8Rng);
+
+impl Dice {
+    /// Those of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// Others that depend on these alone.
+    pub fn split(&mut self) -> Self {
+        Self::new(self.0.next_u64())
+    }
+
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    /// A number below `end`, or 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        let end = u64::try_from(end.max(1)).unwrap_or(1);
+        usize::try_from(self.0.next_u64() % end).unwrap_or(0)
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// True so many times in ten thousand.
+    pub fn chance(&mut self, in_ten_thousand: u32) -> bool {
+        self.0.next_u64() % 10_000 < u64::from(in_ten_thousand)
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+
+    /// A time between two, in milliseconds.
+    pub fn time(&mut self, low: usize, high: usize) -> Duration {
+        Duration::from_millis(u64::try_from(self.between(low, high)).unwrap_or(0))
+    }
+}
+
+macro_rules! kinds {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $text,)* })
+            }
+        }
+    };
+}
+
+kinds! {
+    /// What the users do.
+    Workload {
+        /// One group is made.
+        Create = "create",
+        /// It grows.
+        Out = "out",
+        /// It shrinks.
+        In = "in",
+        /// It is scaled to and fro.
+        Flap = "flap",
+        /// It is deleted, sooner or later.
+        Delete = "delete",
+        /// It is deleted and made again under its name.
+        Remake = "remake",
+        /// Policies are swapped and refused meanwhile.
+        Policy = "policy",
+        /// Two to four groups, of which each is scaled and some are deleted.
+        Many = "many",
+    }
+}
+
+kinds! {
+    /// What goes wrong.
+    Fault {
+        /// The operator dies before or after calls take effect.
+        Crash = "crash at calls",
+        /// Answers are lost after calls took effect.
+        Lost = "answers lost",
+        /// The operator is killed, or told to stop, at any time.
+        Restart = "operator restarted",
+        /// Watches break, and history is forgotten (410).
+        Watch = "watches broken, 410",
+        /// 409, 429, 500, 503 from the API server.
+        KubeErrors = "API 409 429 500 503",
+        /// The API server is away.
+        KubeDown = "API down",
+        /// The API server takes its time.
+        KubeSlow = "API slow",
+        /// vCenter is away.
+        VcDown = "vCenter down",
+        /// 503 from vCenter.
+        VcErrors = "vCenter 503",
+        /// vCenter takes its time, now and then more than anybody waits.
+        VcSlow = "vCenter slow to 70 s",
+        /// Sessions end: from outside, by a fault, by a fault inside an answer.
+        Sessions = "sessions lost",
+        /// vCenter restarts, and what it was at is finished or not.
+        VcRestart = "vCenter restarted",
+        /// Tasks fail.
+        TaskFails = "tasks fail",
+        /// Task objects disappear.
+        TaskLost = "tasks lost",
+        /// A second client powers off, destroys, renames and moves members.
+        Hostile = "hostile client",
+        /// A second client puts machines into our folders and takes names.
+        Intruder = "intruder, copies",
+        /// A second client takes marks away.
+        Unmark = "marks taken away",
+        /// Two operators, of which one dies or is paused and wakes up.
+        Leaders = "two leaders, pauses",
+    }
+}
+
+/// What somebody else does to a machine, picked by a number when its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Powers a member off.
+    PowerOff,
+    /// Destroys a member.
+    Destroy,
+    /// Renames a member.
+    Rename,
+    /// Moves a member to the root folder.
+    Move,
+    /// Moves a member out of the root folder.
+    MoveOut,
+    /// Destroys a group's folder with all in it.
+    DestroyFolder,
+    /// Puts a foreign machine into a group's folder.
+    Intrude,
+    /// Destroys a member, and gives a foreign machine its name.
+    TakeName,
+    /// Copies a member with its marks.
+    Copy,
+    /// Takes a member's mark away.
+    Unmark,
+}
+
+/// What happens at some time of a run.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// A user makes a group; if one of its name is still going, as soon as it is gone.
+    Make(usize, usize),
+    /// A user scales one.
+    Scale(usize, usize),
+    /// A user deletes one.
+    Delete(usize),
+    /// A user writes the policy file.
+    Policy(&'static str),
+    /// Every watch breaks; with `true`, history is forgotten as well.
+    Watches(bool),
+    /// The API server is away, or back.
+    KubeDown(bool),
+    /// vCenter is away, or back.
+    VcDown(bool),
+    /// Every session ends.
+    EndSessions,
+    /// vCenter restarts, and finishes what it was at if `true`.
+    VcRestart(bool),
+    /// An operator is killed, and comes again this much later.
+    Kill(Duration),
+    /// An operator is told to stop, and comes again when it has.
+    Stop,
+    /// An operator is paused for this long.
+    Freeze(Duration),
+    /// Somebody else does something to the machine that the number picks.
+    Deed(Deed, u64),
+}
+
+/// A run.
+pub struct Script {
+    /// What the users do.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What happens when, in order.
+    pub acts: Vec<(Duration, Act)>,
+    /// When faults end.
+    pub ends: Duration,
+    /// How many operators there are.
+    pub operators: usize,
+    /// How long a clone takes.
+    pub clone_takes: Duration,
+    /// Tasks at the same time.
+    pub max_tasks: usize,
+    /// How often calls are struck, in ten thousand.
+    rate: u32,
+    /// What strikes calls.
+    dice: Dice,
+}
+
+/// Policy files that are in force or refused for a while; the first one is good.
+const POLICIES: &[&str] = &[
+    "{}",
+    "naming: { plugin: ordinal, config: { pattern: \"{group}-{ordinal}\" } }",
+    "naming: { plugin: ordinal, config: { pattern: \"vm-{ordinal}\" } }",
+    "placement: { plugin: spread, config: { by: host, maxPerPlace: 1 } }",
+    "placement: { plugin: spread, config: { by: host } }",
+    "scaling: { plugin: ordered, config: { protect: [ \"pet=true\" ] } }",
+    "scaling: { plugin: no-such-plugin }",
+    "naming: [ this is no policy file",
+];
+
+/// The policy file that every run ends with.
+pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
+
+impl Script {
+    /// The run of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let workload = *dice.pick(Workload::ALL);
+        let mut faults = Vec::new();
+        // Few at a time: who is to blame shall be seen.
+        for _ in 0..*dice.pick(&[1, 1, 2, 2, 3, 5]) {
+            let fault = *dice.pick(Fault::ALL);
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        faults.sort();
+        let ends = dice.time(20_000, 150_000);
+        let mut acts = users(workload, &mut dice, ends);
+        for fault in &faults {
+            fates(*fault, &mut dice, ends, &mut acts);
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        let operators = if faults.contains(&Fault::Leaders) { 2 } else { 1 };
+        let clone_takes = dice.time(200, 8_000);
+        let max_tasks = dice.between(1, 10);
+        let rate = *dice.pick(&[50, 200, 500, 1000]);
+        let dice = dice.split();
+        Self { workload, faults, acts, ends, operators, clone_takes, max_tasks, rate, dice }
+    }
+
+    /// Whether calls may take effect after their caller has given them up, or
+    /// vCenter denies what its hosts are still doing. Then a clone that everybody
+    /// took for dead may come late, and is an orphan until it has been seen.
+    pub fn late_effects(&self) -> bool {
+        let late = [Fault::VcSlow, Fault::VcRestart, Fault::Leaders];
+        self.faults.iter().any(|fault| late.contains(fault))
+    }
+
+    /// The oracle of the saboteur.
+    pub fn oracle(&mut self) -> impl FnMut(&Call) -> Option<Strike> + Send + use<> {
+        let mut dice = self.dice.split();
+        let faults: Vec<Fault> = self.faults.clone();
+        let (rate, mut crashes) = (self.rate, 15);
+        move |call| {
+            let mut found = None;
+            for fault in &faults {
+                if found.is_none() && dice.chance(rate) {
+                    found = strike(*fault, call, &mut dice, &mut crashes);
+                }
+            }
+            found
+        }
+    }
+}
+
+/// What a fault does to a call, if it is one for calls.
+fn strike(fault: Fault, call: &Call, dice: &mut Dice, crashes: &mut u32) -> Option<Strike> {
+    let vcenter = call.side == Side::Vcenter;
+    let poll = call.name.starts_with("WaitForUpdatesEx");
+    let task = vcenter && call.name.contains("_Task");
+    let error = |text: &str| Some(Strike::Fault(ServerFault::Error(text.to_owned())));
+    match fault {
+        Fault::Crash if *crashes > 0 => {
+            *crashes -= 1;
+            Some(Strike::Blow(if dice.chance(5000) { Blow::CrashBefore } else { Blow::CrashAfter }))
+        }
+        Fault::Lost => Some(Strike::Blow(Blow::ReplyLost)),
+        Fault::KubeErrors if !vcenter => error(*dice.pick::<&str>(&["409", "429", "500", "503"])),
+        Fault::KubeSlow if !vcenter => Some(Strike::Fault(ServerFault::Delay(dice.time(100, 20_000)))),
+        Fault::VcErrors if vcenter => error("503"),
+        Fault::VcSlow if vcenter && !poll => {
+            let long = dice.chance(1500);
+            let time = if long { dice.time(55_000, 70_000) } else { dice.time(50, 12_000) };
+            Some(Strike::Fault(ServerFault::Delay(time)))
+        }
+        Fault::Sessions if vcenter && call.name.starts_with("RetrievePropertiesEx") && dice.chance(5000) => {
+            error("missingSet:NotAuthenticated")
+        }
+        Fault::Sessions if vcenter && !call.name.starts_with("Login") && !call.name.starts_with("RetrieveService") => {
+            error("NotAuthenticated")
+        }
+        Fault::TaskFails if task => {
+            let types = [
+                "NoDiskSpace",
+                "InsufficientMemoryResourcesFault",
+                "TaskInProgress",
+                "InvalidState",
+                "NoPermission",
+                "RequestCanceled",
+                "GenericVmConfigFault",
+                "SystemError",
+            ];
+            Some(Strike::Fault(ServerFault::FailTask((*dice.pick(&types)).to_owned())))
+        }
+        Fault::TaskLost if task => Some(Strike::Fault(ServerFault::LoseTask)),
+        _ => None,
+    }
+}
+
+fn users(workload: Workload, dice: &mut Dice, ends: Duration) -> Vec<(Duration, Act)> {
+    let last = usize::try_from(ends.as_millis()).unwrap_or(0);
+    let mut acts = Vec::new();
+    let start = dice.time(0, 3_000);
+    match workload {
+        Workload::Create => acts.push((start, Act::Make(0, dice.between(0, 12)))),
+        Workload::Out => {
+            let mut size = dice.between(0, 3);
+            acts.push((start, Act::Make(0, size)));
+            for at in times(dice, 3, last) {
+                size += dice.between(1, 3);
+                acts.push((at, Act::Scale(0, size)));
+            }
+        }
+        Workload::In => {
+            let mut size = dice.between(4, 12);
+            acts.push((start, Act::Make(0, size)));
+            for at in times(dice, 3, last) {
+                size = size.saturating_sub(dice.between(1, 4));
+                acts.push((at, Act::Scale(0, size)));
+            }
+        }
+        Workload::Flap => {
+            acts.push((start, Act::Make(0, dice.between(0, 8))));
+            for at in times(dice, 8, last) {
+                acts.push((at, Act::Scale(0, dice.between(0, 10))));
+            }
+        }
+        Workload::Delete => {
+            acts.push((start, Act::Make(0, dice.between(0, 8))));
+            if dice.chance(5000) {
+                acts.push((start + dice.time(0, 20_000), Act::Scale(0, dice.between(0, 8))));
+            }
+            acts.push((start + dice.time(50, 30_000), Act::Delete(0)));
+        }
+        Workload::Remake => {
+            acts.push((start, Act::Make(0, dice.between(0, 6))));
+            for at in times(dice, 3, last) {
+                acts.push((at, Act::Delete(0)));
+                acts.push((at + dice.time(0, 3_000), Act::Make(0, dice.between(0, 6))));
+            }
+        }
+        Workload::Policy => {
+            acts.push((start, Act::Make(0, dice.between(0, 6))));
+            for at in times(dice, 5, last) {
+                acts.push((at, Act::Policy(*dice.pick::<&str>(POLICIES))));
+            }
+            for at in times(dice, 3, last) {
+                acts.push((at, Act::Scale(0, dice.between(0, 8))));
+            }
+        }
+        Workload::Many => {
+            for group in 0..dice.between(2, 4) {
+                acts.push((start + dice.time(0, 5_000), Act::Make(group, dice.between(0, 8))));
+                let from = 6_000;
+                for _ in 0..dice.between(0, 3) {
+                    acts.push((start + dice.time(from, last.max(from)), Act::Scale(group, dice.between(0, 8))));
+                }
+                if dice.chance(3000) {
+                    acts.push((start + dice.time(from, last.max(from)), Act::Delete(group)));
+                }
+            }
+        }
+    }
+    acts
+}
+
+/// One to `most` times, close together or far apart.
+fn times(dice: &mut Dice, most: usize, last: usize) -> Vec<Duration> {
+    let span = if dice.chance(3000) { 10_000 } else { last };
+    let count = dice.between(1, most);
+    let mut times: Vec<Duration> = (0..count).map(|_| dice.time(3_100, span.max(3_200))).collect();
+    times.sort();
+    times
+}
+
+/// What happens by itself because of a fault.
+fn fates(fault: Fault, dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration, Act)>) {
+    let last = usize::try_from(ends.as_millis()).unwrap_or(0);
+    // Mostly while something is going on: soon after somebody did something.
+    let busy: Vec<Duration> = acts.iter().map(|(at, _)| *at).collect();
+    let often = |dice: &mut Dice, most: usize| -> Vec<Duration> {
+        (0..dice.between(1, most))
+            .map(|_| if dice.chance(7000) { *dice.pick(&busy) + dice.time(0, 10_000) } else { dice.time(0, last) })
+            .collect()
+    };
+    let outage = |dice: &mut Dice, act: fn(bool) -> Act, acts: &mut Vec<(Duration, Act)>| {
+        for at in often(dice, 3) {
+            acts.push((at, act(true)));
+            acts.push((at + dice.time(200, 40_000), act(false)));
+        }
+    };
+    let deeds = |dice: &mut Dice, from: &[Deed], acts: &mut Vec<(Duration, Act)>| {
+        for at in often(dice, 8) {
+            acts.push((at, Act::Deed(*dice.pick(from), dice.any())));
+        }
+    };
+    match fault {
+        Fault::Restart => {
+            for at in often(dice, 6) {
+                let act = if dice.chance(3000) { Act::Stop } else { Act::Kill(dice.time(0, 10_000)) };
+                acts.push((at, act));
+            }
+        }
+        Fault::Watch => {
+            for at in often(dice, 8) {
+                acts.push((at, Act::Watches(dice.chance(4000))));
+            }
+        }
+        Fault::KubeDown => outage(dice, Act::KubeDown, acts),
+        Fault::VcDown => outage(dice, Act::VcDown, acts),
+        Fault::Sessions => acts.extend(often(dice, 5).into_iter().map(|at| (at, Act::EndSessions))),
+        Fault::VcRestart => {
+            for at in often(dice, 3) {
+                acts.push((at, Act::VcRestart(dice.chance(5000))));
+            }
+        }
+        Fault::Hostile => {
+            let from = [Deed::PowerOff, Deed::Destroy, Deed::Rename, Deed::Move, Deed::MoveOut, Deed::DestroyFolder];
+            deeds(dice, &from, acts);
+        }
+        Fault::Intruder => deeds(dice, &[Deed::Intrude, Deed::TakeName, Deed::Copy], acts),
+        Fault::Unmark => deeds(dice, &[Deed::Unmark], acts),
+        Fault::Leaders => {
+            for at in often(dice, 4) {
+                let act =
+                    if dice.chance(5000) { Act::Kill(dice.time(0, 30_000)) } else { Act::Freeze(dice.time(5_000, 40_000)) };
+                acts.push((at, act));
+            }
+        }
+        _ => {}
+    }
+}
