@@ -93,11 +93,8 @@ impl Journal {
 
 /// Makes the run of a seed on a runtime of its own.
 pub fn run(seed: u64, journal: bool) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
         let lines = journal.then(Arc::default);
         let journal = Journal(lines.clone(), Instant::now());
@@ -272,7 +269,8 @@ impl Stage {
             return;
         }
         for object in objects {
-            let mut line = format!("{}: {} ", text(&object["metadata"]["name"]), text(&object["status"]["lastMessage"]));
+            let mut line =
+                format!("{}: {} ", text(&object["metadata"]["name"]), text(&object["status"]["lastMessage"]));
             for member in object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default() {
                 let uuid: String = text(&member["uuid"]).chars().take(8).collect();
                 let task = text(&member["task"]);
@@ -397,7 +395,8 @@ impl Stage {
         let members: Vec<&VmView> =
             vms.iter().filter(|vm| member_of(vm).is_some() && !self.judge.away.contains(&vm.moref)).collect();
         let at = |count: usize| usize::try_from(pick).unwrap_or(0) % count.max(1);
-        let folders: Vec<String> = self.world.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
+        let folders: Vec<String> =
+            self.world.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
         self.foreigners += 1;
         let number = self.foreigners;
         let vcenter = &self.world.vcenter;
@@ -445,7 +444,8 @@ impl Stage {
                 self.mark_foreign(&vm.path);
             }
             Deed::Copy => {
-                let marks: Vec<(&str, &str)> = vm.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+                let marks: Vec<(&str, &str)> =
+                    vm.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
                 let _ = vcenter.add_vm(&vm.folder, &format!("copy-{number}"), &marks);
                 self.mark_foreign(&format!("{}/copy-{number}", vm.folder));
             }
@@ -483,7 +483,10 @@ impl Stage {
         loop {
             let Err(wrong) = self.as_wished() else { return Ok(()) };
             if self.now() >= end {
-                return violation("L1", format!("not as wished {} s after the last fault: {wrong}", RECOVERY.as_secs()));
+                return violation(
+                    "L1",
+                    format!("not as wished {} s after the last fault: {wrong}", RECOVERY.as_secs()),
+                );
             }
             self.step(LOOK).await?;
         }
@@ -562,7 +565,9 @@ impl Stage {
 
     fn writes(&self) -> BTreeMap<String, u64> {
         let mut calls = self.world.kube.faults().calls();
-        calls.retain(|call, _| !["GET ", "LIST ", "WATCH "].iter().any(|verb| call.starts_with(verb)) && !call.ends_with(" leases"));
+        calls.retain(|call, _| {
+            !["GET ", "LIST ", "WATCH "].iter().any(|verb| call.starts_with(verb)) && !call.ends_with(" leases")
+        });
         calls
     }
 

@@ -69,7 +69,7 @@ async fn several_datacenters_are_listed() {
     let user = User::of(&world);
     user.group("shop", "web", 1).await;
     let message = user.told("shop", "web", "Stalled", "datacenter", SOON).await;
-    assert!(message.contains("DC0") && message.contains("DC1"), "{message}");
+    assert!(message.contains("DC0") && message.contains("DC1") && message.contains("--datacenter"), "{message}");
 }
 
 /// L11: the CRD may come later.

@@ -35,23 +35,7 @@ macro_rules! stories {
     )*};
 }
 
-stories! {
-    the_sample_lives_and_dies,
-    what_is_missing_or_off_is_healed,
-    policies_are_swapped_while_running,
-    a_broken_policy_is_refused_and_nothing_happens,
-    l4_killed_in_the_middle_of_a_scale_out,
-    l10_vcenter_is_away_for_a_while,
-    s2_foreign_machines_are_left_alone,
-    two_groups_of_one_folder_name,
-    templates_that_cannot_be_used_are_named,
-    a_name_that_is_taken_by_a_stranger,
-    protected_members_stay,
-    a_large_group_does_not_starve_a_small_one,
-    s3_lost_replies_make_nobody_twice,
-    l6_a_change_of_mind,
-    spread_is_even_however_it_is_made,
-}
+vmgroup_e2e::every_scenario!(stories);
 
 /// The last table of a `kubectl get`: its header and its rows, in words.
 fn table(text: &str) -> Vec<Vec<String>> {
@@ -254,7 +238,7 @@ async fn a_certificate_that_is_not_trusted_is_named() {
     let user = User::of(&world);
     user.group("shop", "web", 1).await;
     let message = user.told("shop", "web", "Stalled", "certificate is not trusted", SOON).await;
-    assert!(message.contains("give the CA that signed it"), "{message}");
+    assert!(message.contains("give the CA that signed it") && message.contains("--vc-ca-file"), "{message}");
     assert_eq!(world.calls().await.unwrap().get("Login"), None);
     // The way out is a restart with the right file.
     world.kill_operator().await.unwrap();

@@ -21,7 +21,9 @@ fn all_hold(seeds: &[u64]) {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while let Some(seed) = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok().and_then(|at| seeds.get(at)) {
+                while let Some(seed) =
+                    usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok().and_then(|at| seeds.get(at))
+                {
                     let report = soak::run(*seed, false);
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     found.0.enter(&report);

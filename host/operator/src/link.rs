@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
     Capacity, Category, DatastoreRef, Error, Event, HostRef, Inventory, Observer, Site, SiteSelection, TaskRef,
-    Template, Vcenter, Watch,
+    Template, TransportKind, Vcenter, Watch,
 };
 
 use crate::folder::Claims;
@@ -56,7 +56,7 @@ impl Problem {
                 "vCenter refused the login",
                 "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
             ),
-            Category::Configuration => ("vCenter cannot be used as configured", ""),
+            Category::Configuration => ("vCenter cannot be used as configured", setting(error)),
             Category::Permission => {
                 ("vCenter does not allow what is needed", "; give the operator's user this privilege")
             }
@@ -65,6 +65,24 @@ impl Problem {
             }
         };
         Self { reason, message: format!("{what}: {}{remedy}", chain(error)), stalled }
+    }
+}
+
+/// Which of our settings mends an error, as a clause to append.
+fn setting(error: &Error) -> &'static str {
+    match error {
+        Error::Session { source, .. } => setting(source),
+        Error::Transport { source, .. } if source.kind == TransportKind::Tls => {
+            "; the file is given with --vc-ca-file (VC_CA_FILE)"
+        }
+        Error::Ambiguous { what, .. } | Error::NotFound { what, .. } => match *what {
+            "datacenter" => "; choose with --datacenter (VC_DATACENTER)",
+            "datastore" => "; choose with --datastore (VC_DATASTORE)",
+            what if what.contains("pool") => "; choose with --pool (VC_POOL)",
+            what if what.contains("folder") => "; choose with --root-folder (VC_FOLDER)",
+            _ => "",
+        },
+        _ => "",
     }
 }
 

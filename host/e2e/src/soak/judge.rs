@@ -135,9 +135,7 @@ impl Judge {
             let members = object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
             let record: BTreeMap<String, bool> = members
                 .iter()
-                .map(|member| {
-                    (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving")
-                })
+                .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
                 .collect();
             let chosen = record.iter().any(|(uuid, leaving)| *leaving && !group.left.contains(uuid));
             let staying = record.values().filter(|leaving| !**leaving).count();

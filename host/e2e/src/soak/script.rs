@@ -454,8 +454,11 @@ fn fates(fault: Fault, dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration
         Fault::Unmark => deeds(dice, &[Deed::Unmark], acts),
         Fault::Leaders => {
             for at in often(dice, 4) {
-                let act =
-                    if dice.chance(5000) { Act::Kill(dice.time(0, 30_000)) } else { Act::Freeze(dice.time(5_000, 40_000)) };
+                let act = if dice.chance(5000) {
+                    Act::Kill(dice.time(0, 30_000))
+                } else {
+                    Act::Freeze(dice.time(5_000, 40_000))
+                };
                 acts.push((at, act));
             }
         }

@@ -31,8 +31,10 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 /// A part of the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// 20 groups of 10 from apply to Ready: time, calls, memory and CPU
-    Fill,
+    /// 20 groups of 10 from apply to Ready on vcsim: time, calls, memory and CPU
+    Vcsim,
+    /// The same on our simulator
+    Simulator,
     /// What is asked and written at rest
     Rest,
     /// One decision in its sandbox and natively
@@ -75,8 +77,8 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let began = machine::describe();
     let mut table = Table::default();
-    if wanted(Part::Fill) {
-        for side in [Side::Vcsim, Side::Simulator] {
+    for (part, side) in [(Part::Vcsim, Side::Vcsim), (Part::Simulator, Side::Simulator)] {
+        if wanted(part) {
             for limit in [3, 8] {
                 progress(&format!("20 groups of 10 on {side}, {limit} tasks at a time"));
                 fill::report(&mut table, side, limit, runtime.block_on(fill::run(&operator, side, limit)));

@@ -13,7 +13,8 @@ const HEAD: [&str; 4] = ["figure", "measured", "beside it", "how it was taken"];
 pub struct Table(Vec<[String; 4]>);
 
 impl Table {
-    /// Adds a figure; one that could not be taken says why in its place.
+    /// Adds a figure; one that could not be taken says why in its place. Told at
+    /// once on standard error too: the whole takes minutes.
     pub fn add(
         &mut self,
         figure: impl Into<String>,
@@ -22,7 +23,9 @@ impl Table {
         how: impl Into<String>,
     ) {
         let measured = measured.unwrap_or_else(|why| why.to_string().replace(['|', '\n'], " "));
-        self.0.push([figure.into(), measured, beside.into(), how.into()]);
+        let figure = figure.into();
+        eprintln!("    {figure}: {measured}");
+        self.0.push([figure, measured, beside.into(), how.into()]);
     }
 }
 
