@@ -51,6 +51,10 @@ pub async fn the_sample_lives_and_dies<W: World>() {
         assert!(suffix.len() == 8 && suffix.chars().all(|c| c.is_ascii_lowercase()), "{suffix}");
     }
 
+    // A task's end may be told before its effect: nothing is done twice for that.
+    let calls = world.calls().await.expect("calls");
+    assert_eq!((calls.get("CloneVM_Task"), calls.get("PowerOnVM_Task")), (Some(&3), Some(&3)), "{calls:?}");
+
     // Members are told apart by age in whole seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     user.scale("myoperator-vms", "vmgroup-sample", 5).await;

@@ -96,6 +96,12 @@ pub struct SimWorld {
 impl SimWorld {
     /// A world whose randomness starts from `seed`.
     pub fn seeded(options: Options, seed: u64) -> Result<Self, WorldError> {
+        let durations = TaskDurations { clone: options.clone_takes, ..TaskDurations::default() };
+        Self::with_tasks(options, seed, durations)
+    }
+
+    /// The same with tasks that take so long; `clone_takes` does not count.
+    pub fn with_tasks(options: Options, seed: u64, durations: TaskDurations) -> Result<Self, WorldError> {
         // With RUST_LOG set, a failing story shows its log.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -110,7 +116,7 @@ impl SimWorld {
                 seed,
                 datacenters: options.datacenters,
                 templates: vec![TEMPLATE.into()],
-                durations: TaskDurations { clone: options.clone_takes, ..TaskDurations::default() },
+                durations,
                 ..SimConfig::default()
             },
             clock,

@@ -143,20 +143,20 @@ fn violation<T>(property: &'static str, text: impl Into<String>) -> Result<T, Vi
 
 impl Stage {
     fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
-        let options = Options { clone_takes: script.clone_takes, max_tasks: script.max_tasks, ..Options::default() };
-        let mut world = SimWorld::seeded(options, seed).expect("a world");
+        let options = Options { max_tasks: script.max_tasks, ..Options::default() };
+        let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
         let mut judge = Judge::default();
         judge.late_effects = script.late_effects();
         journal.tell(|| {
-            let faults: Vec<String> = script.faults.iter().map(ToString::to_string).collect();
             format!(
-                "{}; {}; until {:?}; a clone takes {:?}, {} tasks at a time",
-                script.workload,
-                faults.join(", "),
+                "{}; until {:?}; a clone takes {:?}, power {:?}, destroy {:?}; {} tasks at a time",
+                script.title(),
                 script.ends,
-                script.clone_takes,
+                script.durations.clone,
+                script.durations.power,
+                script.durations.destroy,
                 script.max_tasks
             )
         });
@@ -450,9 +450,9 @@ impl Stage {
                 self.mark_foreign(&format!("{}/copy-{number}", vm.folder));
             }
             Deed::Unmark => {
-                let Some((uid, uuid)) = member_of(vm) else { return };
+                let Some((owner, uuid)) = member_of(vm) else { return };
                 // Who is about to be destroyed cannot be saved any more.
-                if !self.judge.leaving(uid, uuid) && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
+                if !self.judge.leaving(owner, uuid) && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
                     self.judge.touch(&vm.moref);
                     self.mark_foreign(&vm.path);
                 }

@@ -45,7 +45,7 @@ async fn killer(world: &mut SimWorld) {
     sabotage.crash().await;
     world.kill_operator().await.unwrap();
     world.start_operator().await.unwrap();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn run(sabotage: Sabotage, seed: u64) -> Sabotage {

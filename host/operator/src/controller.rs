@@ -94,6 +94,15 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
                 .combine(predicates::annotations),
             PredicateConfig::default(),
         );
+    let (first_list, stopping) = (reader.clone(), stop.clone());
+    let never_begun = async move {
+        tokio::select! {
+            biased;
+            _ = first_list.wait_until_ready() => {}
+            () = stopping.cancelled() => return,
+        }
+        future::pending::<()>().await;
+    };
     let woken = wake.stream().map(|group| ObjectRef::new(&group.name).within(&group.namespace));
     let controller = Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -113,6 +122,8 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
         // Ends by the stop that it was given, after the last pass.
         () = passes => {}
         () = opening => {}
+        // kube's controller would wait for its first list, which does not come any more.
+        () = never_begun => {}
     }
 }
 

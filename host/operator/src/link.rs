@@ -177,6 +177,13 @@ impl Connected {
     }
 }
 
+/// Notes when a loss began; true if it begins now.
+fn begin_loss(lost_at: &mut Option<Instant>) -> bool {
+    let first = lost_at.is_none();
+    lost_at.get_or_insert_with(Instant::now);
+    first
+}
+
 struct Shared {
     vcenter: Vcenter,
     selection: SiteSelection,
@@ -234,14 +241,7 @@ impl Link {
     }
 
     fn lost(&self, error: &Error) {
-        let first = self
-            .0
-            .lost_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now)
-            .elapsed()
-            .is_zero();
+        let first = begin_loss(&mut self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.problem.store(Arc::new(Problem::of(error)));
         if error.category() == Category::Gone {
             self.0.site_gone.notify_one();
@@ -381,5 +381,18 @@ impl Observer for Bridge {
             }
             Event::FolderChanged(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On the system's clock, where time goes by between two looks at it.
+    #[tokio::test]
+    async fn a_loss_begins_once() {
+        let mut lost_at = None;
+        assert!(begin_loss(&mut lost_at));
+        assert!(!begin_loss(&mut lost_at));
     }
 }

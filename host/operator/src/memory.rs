@@ -4,7 +4,7 @@
 //! the next pass reads the status afresh and resolves what it does not know.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -75,6 +75,9 @@ pub struct GroupMemory {
     pub taken: BTreeSet<String>,
     /// Where clones that are being made were sent.
     pub bound_for: HashMap<String, BoundFor>,
+    /// Members that were powered on a moment ago and that the inventory may still
+    /// show as off: not tried again before this.
+    pub settling: HashMap<String, Timestamp>,
     /// The folder's name, if the preferred one turned out to be somebody else's.
     pub folder_name: Option<String>,
     /// Machines that a fresh read did not find, and that the inventory may still show.
@@ -87,6 +90,8 @@ pub struct GroupMemory {
     pub placement_attempts: u32,
     /// The `metadata.generation` and policy generation that the failures belong to.
     pub generation: (Option<i64>, u64),
+    /// When it was taken out, as [`Memories`] counts.
+    era: u64,
 }
 
 impl GroupMemory {
@@ -160,34 +165,65 @@ impl Population {
 
 /// The memories of all groups, by uid. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Memories(Arc<Mutex<HashMap<String, GroupMemory>>>);
+pub struct Memories(Arc<Mutex<Remembered>>);
+
+#[derive(Default)]
+struct Remembered {
+    /// Counts how often everything was forgotten.
+    era: u64,
+    groups: HashMap<String, GroupMemory>,
+}
 
 impl Memories {
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a group's memory out for a pass. A pass that never brings it back
     /// (it panicked, it was cancelled) leaves the next one to start afresh.
     pub fn take(&self, uid: &str) -> GroupMemory {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).unwrap_or_default()
+        let mut remembered = self.remembered();
+        let memory = remembered.groups.remove(uid).unwrap_or_default();
+        GroupMemory { era: remembered.era, ..memory }
     }
 
-    /// Brings it back.
+    /// Brings it back, unless everything was forgotten meanwhile: a pass that
+    /// outlives our lease must not bring along what it knew before.
     pub fn put(&self, uid: &str, memory: GroupMemory) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), memory);
+        let mut remembered = self.remembered();
+        if remembered.era == memory.era {
+            remembered.groups.insert(uid.to_owned(), memory);
+        }
     }
 
     /// Forgets all groups.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut remembered = self.remembered();
+        remembered.era += 1;
+        remembered.groups.clear();
     }
 
     /// Forgets a group.
     pub fn forget(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.remembered().groups.remove(uid);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_pass_knew_before_a_new_term_is_not_brought_along() {
+        let memories = Memories::default();
+        let known = GroupMemory { adopted: true, ..memories.take("a") };
+        memories.put("a", known);
+        let known = memories.take("a");
+        assert!(known.adopted);
+        memories.clear();
+        memories.put("a", known);
+        assert!(!memories.take("a").adopted);
+    }
 
     #[test]
     fn backoff_doubles_to_a_cap_and_is_spread() {

@@ -177,8 +177,13 @@ impl TaskBook {
     pub fn settle(&self, uid: &str) {
         let mut inner = self.inner();
         if let Some(group) = inner.groups.get_mut(uid) {
-            group.reserved = 0;
+            let unused = std::mem::take(&mut group.reserved) > 0;
             group.reserved_at = None;
+            if unused {
+                // It waits for something else, which will wake it. In line it would
+                // only pass the slot to and fro with others like it, for ever.
+                inner.waiting.retain(|other| other != uid);
+            }
         }
         inner.hand_out(&self.wake, Instant::now(), Some(uid));
         inner.prune(uid);
@@ -307,6 +312,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     fn name(text: &str) -> GroupRef {
@@ -351,6 +358,22 @@ mod tests {
         assert_eq!(book.request("b", &name("b"), 1), 0);
         book.settle("a");
         assert_eq!(book.request("b", &name("b"), 1), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_use_a_slot_does_not_stand_in_line() {
+        let wake = Wake::default();
+        let book = TaskBook::new(1, wake.clone());
+        assert_eq!(book.request("a", &name("a"), 2), 1);
+        assert_eq!(book.request("b", &name("b"), 2), 0);
+        book.settle("a");
+        let mut woken = std::pin::pin!(wake.stream());
+        assert_eq!(tokio::time::timeout(RESERVATION, woken.next()).await, Ok(Some(name("b"))));
+        assert_eq!(book.request("b", &name("b"), 2), 1);
+        book.settle("b");
+        // Neither has anything to do; the slot is free, and nobody is woken for it.
+        assert!(tokio::time::timeout(RESERVATION, woken.next()).await.is_err());
+        assert_eq!(book.request("c", &name("c"), 1), 1);
     }
 
     #[tokio::test(start_paused = true)]

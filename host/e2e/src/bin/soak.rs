@@ -11,6 +11,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use vmgroup_e2e::soak::script::Script;
 use vmgroup_e2e::soak::table::Table;
 use vmgroup_e2e::soak::{self, Report};
 
@@ -29,6 +30,9 @@ struct Args {
     /// Keep the state in this file, and go on from it if it is there
     #[arg(long, value_name = "FILE")]
     r#continue: Option<PathBuf>,
+    /// Only runs whose workload or faults have all of these words, such as `many,down`
+    #[arg(long, value_delimiter = ',')]
+    with: Vec<String>,
     /// Make just this run
     #[arg(long)]
     seed: Option<u64>,
@@ -86,18 +90,25 @@ fn many(args: &Args) -> ExitCode {
     let mut table: Table = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let first = args.from.max(table.next);
     let end = first.saturating_add(args.runs);
+    let wanted = |seed: u64| {
+        let title = Script::of(seed).title();
+        args.with.iter().all(|word| title.contains(word))
+    };
     let next = AtomicU64::new(first);
     let under_way: Mutex<BTreeMap<u64, Instant>> = Mutex::default();
     let (sender, reports) = mpsc::channel::<Report>();
     stop_on_ctrl_c();
     std::thread::scope(|scope| {
         for _ in 0..args.threads.max(1) {
-            let (sender, next, under_way) = (sender.clone(), &next, &under_way);
+            let (sender, next, under_way, wanted) = (sender.clone(), &next, &under_way, &wanted);
             scope.spawn(move || {
                 while !STOP.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         return;
+                    }
+                    if !wanted(seed) {
+                        continue;
                     }
                     under_way.lock().expect("no panic in there").insert(seed, Instant::now());
                     let report = soak::run(seed, false);

@@ -120,8 +120,8 @@ impl Judge {
     }
 
     /// Whether a member is chosen to leave, or its group is going.
-    pub fn leaving(&self, uid: &str, uuid: &str) -> bool {
-        self.groups.get(uid).is_none_or(|group| group.deleted || group.left.contains(uuid))
+    pub fn leaving(&self, owner: &str, uuid: &str) -> bool {
+        self.groups.get(owner).is_none_or(|group| group.deleted || group.left.contains(uuid))
     }
 
     /// Looks at the groups as Kubernetes has them.
@@ -162,10 +162,10 @@ impl Judge {
         let mut members = BTreeMap::new();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for vm in vms {
-            let Some((uid, uuid)) = member_of(vm) else { continue };
-            *counts.entry(uid).or_default() += 1;
-            members.insert(vm.moref.clone(), (uid.to_owned(), uuid.to_owned(), vm.power_on));
-            let Some(group) = self.groups.get(uid) else { continue };
+            let Some((owner, uuid)) = member_of(vm) else { continue };
+            *counts.entry(owner).or_default() += 1;
+            members.insert(vm.moref.clone(), (owner.to_owned(), uuid.to_owned(), vm.power_on));
+            let Some(group) = self.groups.get(owner) else { continue };
             if group.gone && !self.away.contains(&vm.moref) && !self.late_effects {
                 let text = format!("{} ({}) is left of {}, which is gone", vm.name, vm.moref, group.name);
                 return Err(Violation { property: "S1", text });
@@ -175,9 +175,9 @@ impl Judge {
                 return Err(Violation { property: "S1", text });
             }
         }
-        for (moref, (uid, uuid, on)) in &self.before {
+        for (moref, (owner, uuid, on)) in &self.before {
             let off = members.get(moref).is_none_or(|(_, _, now_on)| *on && !now_on);
-            let Some(group) = self.groups.get(uid) else { continue };
+            let Some(group) = self.groups.get(owner) else { continue };
             if off && !self.touched.contains(moref) && !group.left.contains(uuid) {
                 let text = format!("{moref} of {} went or was powered off and was never chosen", group.name);
                 return Err(Violation { property: "S5", text });

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use vmgroup_sim::faults::Fault as ServerFault;
+use vmgroup_sim::vcenter::TaskDurations;
 
 use crate::sabotage::{Blow, Call, Side, Strike};
 
@@ -22,6 +23,7 @@ impl Dice {
     }
 
     /// Others that depend on these alone.
+    #[must_use]
     pub fn split(&mut self) -> Self {
         Self::new(self.0.next_u64())
     }
@@ -207,8 +209,8 @@ pub struct Script {
     pub ends: Duration,
     /// How many operators there are.
     pub operators: usize,
-    /// How long a clone takes.
-    pub clone_takes: Duration,
+    /// How long tasks take.
+    pub durations: TaskDurations,
     /// Tasks at the same time.
     pub max_tasks: usize,
     /// How often calls are struck, in ten thousand.
@@ -253,11 +255,23 @@ impl Script {
         }
         acts.sort_by_key(|(at, _)| *at);
         let operators = if faults.contains(&Fault::Leaders) { 2 } else { 1 };
-        let clone_takes = dice.time(200, 8_000);
+        let durations = TaskDurations {
+            clone: dice.time(200, 8_000),
+            // Longer than the judge looks away.
+            power: dice.time(150, 3_000),
+            destroy: dice.time(150, 3_000),
+            ..TaskDurations::default()
+        };
         let max_tasks = dice.between(1, 10);
         let rate = *dice.pick(&[50, 200, 500, 1000]);
         let dice = dice.split();
-        Self { workload, faults, acts, ends, operators, clone_takes, max_tasks, rate, dice }
+        Self { workload, faults, acts, ends, operators, durations, max_tasks, rate, dice }
+    }
+
+    /// What it is about, in a line.
+    pub fn title(&self) -> String {
+        let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
+        format!("{}; {}", self.workload, faults.join(", "))
     }
 
     /// Whether calls may take effect after their caller has given them up, or
@@ -297,7 +311,7 @@ fn strike(fault: Fault, call: &Call, dice: &mut Dice, crashes: &mut u32) -> Opti
             Some(Strike::Blow(if dice.chance(5000) { Blow::CrashBefore } else { Blow::CrashAfter }))
         }
         Fault::Lost => Some(Strike::Blow(Blow::ReplyLost)),
-        Fault::KubeErrors if !vcenter => error(*dice.pick::<&str>(&["409", "429", "500", "503"])),
+        Fault::KubeErrors if !vcenter => error(dice.pick::<&str>(&["409", "429", "500", "503"])),
         Fault::KubeSlow if !vcenter => Some(Strike::Fault(ServerFault::Delay(dice.time(100, 20_000)))),
         Fault::VcErrors if vcenter => error("503"),
         Fault::VcSlow if vcenter && !poll => {
@@ -374,7 +388,7 @@ fn users(workload: Workload, dice: &mut Dice, ends: Duration) -> Vec<(Duration, 
         Workload::Policy => {
             acts.push((start, Act::Make(0, dice.between(0, 6))));
             for at in times(dice, 5, last) {
-                acts.push((at, Act::Policy(*dice.pick::<&str>(POLICIES))));
+                acts.push((at, Act::Policy(dice.pick::<&str>(POLICIES))));
             }
             for at in times(dice, 3, last) {
                 acts.push((at, Act::Scale(0, dice.between(0, 8))));
@@ -398,7 +412,7 @@ fn users(workload: Workload, dice: &mut Dice, ends: Duration) -> Vec<(Duration, 
 
 /// One to `most` times, close together or far apart.
 fn times(dice: &mut Dice, most: usize, last: usize) -> Vec<Duration> {
-    let span = if dice.chance(3000) { 10_000 } else { last };
+    let span = if dice.chance(5000) { 20_000 } else { last };
     let count = dice.between(1, most);
     let mut times: Vec<Duration> = (0..count).map(|_| dice.time(3_100, span.max(3_200))).collect();
     times.sort();

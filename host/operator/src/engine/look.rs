@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, Vm};
+use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, PowerState, Vm};
 
-use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, Note, POLICY_BACKOFF, Pass, SOON, why};
+use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, Note, POLICY_BACKOFF, Pass, SETTLING, SOON, why};
 use crate::apply::FOLDER;
 use crate::events::EventType;
 use crate::link::Connected;
@@ -63,6 +64,9 @@ impl Pass<'_> {
                 }
                 Ending::Success => {
                     self.memory.clear(&topic);
+                    if ended.kind == TaskKind::PowerOn {
+                        self.memory.settling.insert(ended.member.clone(), self.now + SETTLING);
+                    }
                     if ended.kind == TaskKind::Clone {
                         self.memory.naming_attempts = 0;
                         self.memory.placement_attempts = 0;
@@ -129,6 +133,7 @@ impl Pass<'_> {
     /// What there is, from the caches; whatever is in doubt is read afresh.
     pub(super) async fn observe(&mut self, connected: &Connected) -> Result<Observed, StatusError> {
         let folder = self.folder(connected);
+        self.memory.vanished.retain(|vm| connected.inventory().vm(vm).is_some());
         let owner = self.desired.uid.clone();
         let mut vms: Vec<Vm> = connected
             .inventory()
@@ -191,11 +196,30 @@ impl Pass<'_> {
                 _ => None,
             })
             .collect();
+        let held = self.unsettled(&vms, held);
         let know =
             Knowledge { flights, births: self.memory.births.clone(), bound_for: self.memory.bound_for.clone(), held };
         let seen = observe::lay_over(folder, &record, &vms, &know);
         self.tidy(&seen);
         Ok(seen)
+    }
+
+    /// Adds the members that were just powered on, and are not seen to be on, to
+    /// those that are left alone: the task's end can be told before its effect.
+    fn unsettled(&mut self, vms: &[Vm], mut held: HashMap<String, Timestamp>) -> HashMap<String, Timestamp> {
+        let (now, mut again) = (self.now, None);
+        self.memory.settling.retain(|uuid, until| {
+            let off = vms.iter().any(|vm| vm.instance_uuid.eq_ignore_ascii_case(uuid) && vm.power != PowerState::On);
+            if off && *until > now {
+                held.entry(uuid.clone()).or_insert(*until);
+                again = Some(SETTLING);
+            }
+            off && *until > now
+        });
+        if let Some(after) = again {
+            self.look_again(after);
+        }
+        held
     }
 
     /// Forgets what is remembered of members that are no more.
@@ -207,9 +231,6 @@ impl Pass<'_> {
         self.memory
             .bound_for
             .retain(|uuid, _| seen.members.iter().any(|member| member.uuid == *uuid && member.vm.is_none()));
-        if seen.members.is_empty() {
-            self.memory.vanished.clear();
-        }
         self.memory.failures.retain(|topic, _| match topic {
             Topic::Member(uuid) => present(uuid),
             _ => true,

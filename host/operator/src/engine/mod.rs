@@ -39,6 +39,9 @@ use crate::validate::{Desired, validate};
 /// How soon an unresolved question is looked at again.
 const SOON: Duration = Duration::from_secs(2);
 
+/// How long the inventory may lag behind the end of a task.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// First pause after a failure at a member or in vCenter.
 const MEMBER_BACKOFF: Duration = Duration::from_secs(3);
 
@@ -151,12 +154,15 @@ impl Engine {
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
         let result = pass.run(object, finalizers, has_finalizer).await;
         self.tasks.settle(&uid);
-        let Pass { memory, notes, reference, again, .. } = pass;
+        let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
             Ok(true) | Err(StatusError::Gone) => self.forget(&uid),
             Ok(false) => self.memories.put(&uid, memory),
             // What was written is not known: the next pass reads it afresh.
-            Err(_) => self.memories.put(&uid, GroupMemory { written: None, ..memory }),
+            Err(_) => {
+                memory.written = None;
+                self.memories.put(&uid, memory);
+            }
         }
         for note in notes {
             self.events.publish(&reference, note.kind, &note.reason, note.action, &note.text).await;
