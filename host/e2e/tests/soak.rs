@@ -8,7 +8,7 @@ use vmgroup_e2e::soak;
 use vmgroup_e2e::soak::table::Table;
 
 /// How many seeds, counted from 0: about a minute on two cores.
-const RUNS: u64 = 120;
+const RUNS: u64 = 300;
 
 /// Seeds that once showed a violation; `docs/reliability.md` says which. They
 /// repeat the workload and the faults of then, as long as scripts are drawn as they

@@ -268,13 +268,12 @@ fn members(question: &Question<'_>) -> (Vec<wit::types::Member>, Vec<String>) {
         .iter()
         .filter(|member| !member.leaving() && (member.vm.is_some() || member.being_made()))
         .map(|member| {
-            let record = match &member.vm {
-                Some(vm) => existing(member, vm, place(vm.host.as_ref(), vm.datastore.as_ref()), question.usage),
-                None => {
-                    let bound_for = member.bound_for.as_ref();
-                    let host = bound_for.and_then(|bound_for| bound_for.host.as_ref());
-                    being_made(member, place(host, bound_for.and_then(|bound_for| bound_for.datastore.as_ref())))
-                }
+            let record = if let Some(vm) = &member.vm {
+                existing(member, vm, place(vm.host.as_ref(), vm.datastore.as_ref()), question.usage)
+            } else {
+                let bound_for = member.bound_for.as_ref();
+                let host = bound_for.and_then(|bound_for| bound_for.host.as_ref());
+                being_made(member, place(host, bound_for.and_then(|bound_for| bound_for.datastore.as_ref())))
             };
             (record, member.uuid.clone())
         })
