@@ -96,7 +96,8 @@ pub fn report(table: &mut Table, side: Side, limit: u32, outcome: Result<Filled>
         Ok(filled) => filled,
         Err(why) => return table.add(name, Err(why), floor_text, how),
     };
-    let how = format!("{how}; {side} itself took {} of CPU", short(vcenter_cpu));
+    let who = if side == Side::Vcsim { "vcsim" } else { "this process with both simulators" };
+    let how = format!("{how}; {who} took {} of CPU", short(vcenter_cpu));
     table.add(name, Ok(format!("{:.1} s, ratio {}", took.as_secs_f64(), ratio(took, floor))), floor_text, how);
 
     let total: u64 = calls.values().sum();

@@ -115,9 +115,10 @@ fn stamped(component: &[u8], stamp: &str) -> Vec<u8> {
 /// Adds the row.
 pub fn report(table: &mut Table, plugin: Plugin, outcome: Result<Vec<Duration>>) {
     let (what, beside) = match plugin {
-        Plugin::Known => {
-            ("new configuration", "a kubelet refreshes a mounted ConfigMap after 60 to 90 s (facts/wasm.md)")
-        }
+        Plugin::Known => (
+            "new configuration",
+            "a kubelet refreshes a mounted ConfigMap after 60 to 90 s, somebody else's measurement",
+        ),
         Plugin::New => ("new plugin", "the same, with a component to be compiled"),
     };
     let measured =
