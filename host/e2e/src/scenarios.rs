@@ -94,7 +94,6 @@ pub async fn what_is_missing_or_off_is_healed<W: World>() {
     user.ready("shop", "web", 3, SOON).await;
     let vms = of_group(&world, "shop-web").await;
     world.deed(Deed::PowerOff(vms[0].path.clone())).await.expect("power off");
-    world.deed(Deed::PowerOff(vms[1].path.clone())).await.expect("power off");
     world.deed(Deed::Destroy(vms[1].path.clone())).await.expect("destroy");
     eventually("three are on again", SOON, async || {
         let now = of_group(&world, "shop-web").await;

@@ -277,7 +277,10 @@ impl World for SimWorld {
         let faults = self.vcenter.faults();
         match deed {
             Deed::PowerOff(path) => self.vcenter.power_off(&path)?,
-            Deed::Destroy(path) => self.vcenter.destroy(&path)?,
+            Deed::Destroy(path) => {
+                self.vcenter.power_off(&path)?;
+                self.vcenter.destroy(&path)?;
+            }
             Deed::AddVm { folder, name } => {
                 self.vcenter.add_vm(&folder, &name, &[])?;
             }

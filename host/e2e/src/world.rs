@@ -50,7 +50,7 @@ impl VmView {
 pub enum Deed {
     /// Powers a virtual machine off.
     PowerOff(String),
-    /// Destroys one.
+    /// Destroys one, whether it is on or off.
     Destroy(String),
     /// Makes one that is nobody's.
     AddVm {

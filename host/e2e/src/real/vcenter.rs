@@ -175,11 +175,26 @@ impl Vcenter {
             .collect()
     }
 
+    /// Destroys a machine. The operator may power it on between the two calls:
+    /// then once more.
+    async fn destroy(&self, path: &str) -> Result<(), WorldError> {
+        let mut tries = 0;
+        loop {
+            // It may be off already.
+            let _ = self.govc(&["vm.power", "-off", "-force", path]).await;
+            match self.govc(&["object.destroy", path]).await {
+                Err(error) if tries == 20 => return Err(error),
+                Err(_) => tries += 1,
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
     /// Has something happen.
     pub async fn deed(&self, deed: Deed) -> Result<(), WorldError> {
         match deed {
             Deed::PowerOff(path) => drop(self.govc(&["vm.power", "-off", "-force", &path]).await?),
-            Deed::Destroy(path) => drop(self.govc(&["object.destroy", &path]).await?),
+            Deed::Destroy(path) => self.destroy(&path).await?,
             Deed::AddVm { folder, name } => self.create(&folder, &name, true).await?,
             Deed::AddTemplate { folder, name } => {
                 self.create(&folder, &name, false).await?;
