@@ -251,6 +251,7 @@ impl Stage {
     async fn a_machine_is_lost(&mut self) -> Result<()> {
         self.head("A machine is lost behind the operator's back");
         let lost = self.machines().into_iter().next().ok_or("no machine")?;
+        let before = self.names();
         self.command(&format!("govc vm.destroy {}", lost.path));
         self.vcenter.power_off(&lost.path)?;
         self.vcenter.destroy(&lost.path)?;
@@ -265,7 +266,11 @@ impl Stage {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.user.ready("shop", "web", 4, SOON).await;
-        self.hold("it was replaced by a new one, with the name that had become free", self.names().contains(&lost.name))
+        self.show_machines(&before)?;
+        let left = self.machines();
+        let others = before.iter().filter(|name| **name != lost.name);
+        let nobody_else = others.into_iter().all(|name| left.iter().any(|vm| vm.name == *name));
+        self.hold("it was replaced by a new one, and nobody else was touched", left.len() == 4 && nobody_else)
     }
 
     async fn the_group_goes(&mut self) -> Result<()> {
