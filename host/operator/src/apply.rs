@@ -151,7 +151,9 @@ impl Applier<'_> {
             Ok(folder) => Effect::Folder(folder),
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
                 match self.vcenter.find_child(root, name).await {
-                    Ok(Some(Child::Folder(folder, _))) if self.free_of_others(&folder) => Effect::Folder(folder),
+                    Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, &self.desired.uid) => {
+                        Effect::Folder(folder)
+                    }
                     Ok(_) => Effect::FolderTaken,
                     Err(error) => Effect::Failed { uuid: None, kind: None, error },
                 }
@@ -159,15 +161,6 @@ impl Applier<'_> {
             // If it took effect after all, the next pass finds it by its name.
             Err(error) => Effect::Failed { uuid: None, kind: None, error },
         }
-    }
-
-    /// Whether no member of another group lies in a folder.
-    fn free_of_others(&self, folder: &FolderRef) -> bool {
-        self.connected
-            .inventory()
-            .in_folder(folder)
-            .iter()
-            .all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|uid| *uid == self.desired.uid))
     }
 
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
-    Capacity, Category, DatastoreRef, Error, Event, HostRef, Inventory, Observer, Site, SiteSelection, TaskRef,
-    Template, TransportKind, Vcenter, Watch,
+    Capacity, Category, DatastoreRef, Error, Event, FolderRef, HostRef, Inventory, Observer, Site, SiteSelection,
+    TaskRef, Template, TransportKind, Vcenter, Watch,
 };
 
 use crate::folder::Claims;
@@ -122,6 +122,12 @@ impl Connected {
     /// What there is, from the watch.
     pub fn inventory(&self) -> &Inventory {
         self.watch.inventory()
+    }
+
+    /// Whether no member of a group other than the one with this uid lies in a folder.
+    pub fn free_of_others(&self, folder: &FolderRef, uid: &str) -> bool {
+        let vms = self.inventory().in_folder(folder);
+        vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|owner| owner == uid))
     }
 
     /// Has a task's end reported.

@@ -48,7 +48,7 @@ impl Pass<'_> {
         &mut self,
         connected: &Connected,
         seen: &Observed,
-        demand: &mut Demand,
+        demand: &Demand,
         slots: usize,
     ) -> (Decisions, Option<Template>) {
         let mut decisions = Decisions::default();
@@ -79,7 +79,7 @@ impl Pass<'_> {
         (decisions, template)
     }
 
-    pub(super) async fn find_template(&mut self, connected: &Connected) -> Option<Template> {
+    async fn find_template(&mut self, connected: &Connected) -> Option<Template> {
         if self.memory.held(&Topic::Template, self.now) {
             return None;
         }
@@ -106,7 +106,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn question<'q>(
+    fn question<'q>(
         &'q self,
         seen: &'q Observed,
         capacity: &'q vmgroup_vsphere::Capacity,
@@ -118,14 +118,14 @@ impl Pass<'_> {
             seen,
             capacity,
             usage,
-            now: u64::try_from(self.now.as_second()).unwrap_or_default(),
+            now: self.seconds(),
             seed: self.engine.random(),
             disk_mib: None,
             attempt,
         }
     }
 
-    pub(super) async fn ask_who_leaves(
+    async fn ask_who_leaves(
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
@@ -154,7 +154,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) async fn ask_for_names(
+    async fn ask_for_names(
         &mut self,
         connected: &Connected,
         seen: &Observed,
@@ -186,7 +186,7 @@ impl Pass<'_> {
     }
 
     /// Names that are not free, here and elsewhere.
-    pub(super) fn taken(&self, connected: &Connected, seen: &Observed) -> Taken {
+    fn taken(&self, connected: &Connected, seen: &Observed) -> Taken {
         let mut taken = Taken {
             in_group: seen
                 .members
@@ -208,7 +208,7 @@ impl Pass<'_> {
         taken
     }
 
-    pub(super) async fn ask_for_places(
+    async fn ask_for_places(
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
@@ -248,7 +248,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn no_answer(&mut self, topic: Topic, consequence: &str, failed: &NoAnswer) {
+    fn no_answer(&mut self, topic: Topic, consequence: &str, failed: &NoAnswer) {
         let message = format!("policy {}: {}; {consequence}", failed.plugin, failed.error);
         let why = Why { reason: failed.error.reason().to_owned(), message, stalled: true };
         self.fail(topic, POLICY_BACKOFF, why);

@@ -1,7 +1,7 @@
 //! The step that observes: tasks that ended, the folder, the members, and fresh
 //! reads of whatever is in doubt. Must not write anything to anybody.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use vmgroup_api::{MemberState, MemberStatus};
@@ -10,12 +10,12 @@ use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, PowerState, Vm};
 use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, Note, POLICY_BACKOFF, Pass, SETTLING, SOON, why};
 use crate::apply::FOLDER;
 use crate::events::EventType;
+use crate::folder;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{Birth, FolderSeen, Knowledge, Observed, is_member};
+use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen, is_member};
 use crate::status::StatusError;
 use crate::tasks::{Ending, TaskKind};
-use crate::{folder, observe};
 
 impl Pass<'_> {
     /// Takes over tasks that another process wrote down.
@@ -91,7 +91,7 @@ impl Pass<'_> {
     }
 
     /// The folder's name, kept once the group has one.
-    pub(super) fn folder(&mut self, connected: &Connected) -> FolderSeen {
+    fn folder(&mut self, connected: &Connected) -> FolderSeen {
         let (uid, group) = (self.desired.uid.as_str(), &self.desired.group);
         let recorded = self.written().0.folder.clone();
         let known = self.memory.folder_name.clone().or_else(|| recorded.as_ref().map(|folder| folder.name.clone()));
@@ -121,11 +121,7 @@ impl Pass<'_> {
         // by a call whose answer was lost; or it may hold other people's members.
         let id = by_id.or_else(|| self.memory.folder.clone()).or_else(|| {
             let found = inventory.folder_by_name(&connected.site.root_folder, &name)?;
-            let others = inventory
-                .in_folder(&found.id)
-                .iter()
-                .any(|vm| vm.extra.get(observe::mark::GROUP_UID).is_some_and(|owner| *owner != self.desired.uid));
-            (!others).then(|| found.id.clone())
+            connected.free_of_others(&found.id, uid).then(|| found.id.clone())
         });
         FolderSeen { name, id }
     }
@@ -145,26 +141,20 @@ impl Pass<'_> {
         let flights: HashMap<String, TaskKind> =
             self.engine.tasks.in_flight(&owner).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
         let record = self.written().0.members.clone();
-        let present: std::collections::HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
+        let present: HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
 
-        let mut doubtful: Vec<(String, Option<String>)> = record
+        let doubtful: BTreeSet<String> = record
             .iter()
-            .map(|member| (member.uuid.to_lowercase(), Some(member.name.clone())))
-            .chain(self.memory.known.iter().map(|uuid| (uuid.clone(), None)))
-            .filter(|(uuid, _)| !present.contains(uuid) && !flights.contains_key(uuid))
-            .filter(|(uuid, _)| self.memory.births.get(uuid) != Some(&Birth::Absent))
+            .map(|member| member.uuid.to_lowercase())
+            .chain(self.memory.known.iter().cloned())
+            .filter(|uuid| !present.contains(uuid) && !flights.contains_key(uuid))
+            .filter(|uuid| self.memory.births.get(uuid) != Some(&Birth::Absent))
             .collect();
-        doubtful.sort();
-        doubtful.dedup_by(|a, b| a.0 == b.0);
         let mut dropped = Vec::new();
         self.memory.clear(&Topic::Reading);
-        for (uuid, name) in doubtful {
-            let name = record
-                .iter()
-                .find(|member| member.uuid.eq_ignore_ascii_case(&uuid))
-                .map(|member| member.name.clone())
-                .or(name);
-            match self.resolve(connected, &folder, &uuid, name.as_deref()).await {
+        for uuid in doubtful {
+            let recorded = record.iter().find(|member| member.uuid.eq_ignore_ascii_case(&uuid));
+            match self.resolve(connected, &folder, &uuid, recorded).await {
                 Ok(Resolved::Found(vm)) => vms.push(*vm),
                 Ok(Resolved::Absent) => {
                     self.memory.births.insert(uuid, Birth::Absent);
@@ -223,26 +213,20 @@ impl Pass<'_> {
     }
 
     /// Forgets what is remembered of members that are no more.
-    pub(super) fn tidy(&mut self, seen: &Observed) {
-        let present = |uuid: &String| seen.members.iter().any(|member| member.uuid == *uuid);
-        self.memory.known =
-            seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.uuid.clone()).collect();
-        self.memory.births.retain(|uuid, _| present(uuid));
-        self.memory
-            .bound_for
-            .retain(|uuid, _| seen.members.iter().any(|member| member.uuid == *uuid && member.vm.is_none()));
+    fn tidy(&mut self, seen: &Observed) {
+        let (born, unborn): (Vec<&Seen>, Vec<&Seen>) = seen.members.iter().partition(|member| member.vm.is_some());
+        self.memory.known = born.into_iter().map(|member| member.uuid.clone()).collect();
+        let unborn: HashSet<&str> = unborn.into_iter().map(|member| member.uuid.as_str()).collect();
+        self.memory.births.retain(|uuid, _| unborn.contains(uuid.as_str()));
+        self.memory.bound_for.retain(|uuid, _| unborn.contains(uuid.as_str()));
+        let known = &self.memory.known;
         self.memory.failures.retain(|topic, _| match topic {
-            Topic::Member(uuid) => present(uuid),
+            Topic::Member(uuid) => known.contains(uuid) || unborn.contains(uuid.as_str()),
             _ => true,
         });
-        for member in &seen.members {
-            if member.vm.is_some() {
-                self.memory.births.remove(&member.uuid);
-            }
-        }
     }
 
-    pub(super) fn name_taken(&mut self, name: &str) {
+    fn name_taken(&mut self, name: &str) {
         self.memory.taken.insert(name.to_owned());
         self.memory.naming_attempts += 1;
         self.notes.push(Note {
@@ -262,13 +246,13 @@ impl Pass<'_> {
     }
 
     /// Finds out, by fresh reads, what became of a member that the inventory
-    /// does not show. `name` is the recorded one, if it was ever to be cloned.
-    pub(super) async fn resolve(
+    /// does not show.
+    async fn resolve(
         &self,
         connected: &Connected,
         folder: &FolderSeen,
         uuid: &str,
-        name: Option<&str>,
+        recorded: Option<&MemberStatus>,
     ) -> Result<Resolved, VcError> {
         let vcenter = self.engine.link.vcenter();
         let owner = &self.desired.uid;
@@ -276,17 +260,9 @@ impl Pass<'_> {
         if let Some(vm) = vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
             return Ok(Resolved::Found(Box::new(vm)));
         }
-        let Some(name) = name else { return Ok(Resolved::Absent) };
-        let unborn = self
-            .written()
-            .0
-            .members
-            .iter()
-            .find(|member| member.uuid.eq_ignore_ascii_case(uuid))
-            .is_some_and(|member| matches!(member.state, MemberState::Planned | MemberState::Cloning));
-        if !unborn {
-            return Ok(Resolved::Absent);
-        }
+        // Who existed and is not found is gone; only a birth can still be under way.
+        let unborn = recorded.filter(|member| matches!(member.state, MemberState::Planned | MemberState::Cloning));
+        let Some(name) = unborn.map(|member| member.name.as_str()) else { return Ok(Resolved::Absent) };
         if let Some(folder) = &folder.id {
             match vcenter.find_child(folder, name).await? {
                 Some(vmgroup_vsphere::Child::Vm(vm)) if ours(&vm) => return Ok(Resolved::Found(Box::new(vm))),
@@ -306,7 +282,7 @@ impl Pass<'_> {
     }
 }
 
-pub(super) enum Resolved {
+enum Resolved {
     Found(Box<Vm>),
     Absent,
     Unknown,

@@ -184,8 +184,8 @@ impl Engine {
     }
 
     /// Claims the folder names that groups already have, so that a group that
-    /// comes first after a restart cannot take another one's. Called once, before
-    /// the first pass.
+    /// comes first after a restart cannot take another one's. Called before the
+    /// first pass of each term as leader.
     pub fn claim_known(&self, groups: &[VmGroup]) {
         for group in groups {
             let folder = group.status.as_ref().and_then(|status| status.folder.as_ref());
@@ -270,12 +270,12 @@ impl Pass<'_> {
         let step = self.engine.metrics.step("observe");
         let seen = self.observe(&connected).await?;
         drop(step);
-        let mut demand = plan::demand(&self.desired, &seen, self.now);
+        let demand = plan::demand(&self.desired, &seen, self.now);
         tracing::trace!(?seen, ?demand, "observed");
         self.retire(&seen, &demand);
         let slots = self.slots(&demand);
         let step = self.engine.metrics.step("decide");
-        let (decisions, template) = self.decide(&connected, &seen, &mut demand, slots).await;
+        let (decisions, template) = self.decide(&connected, &seen, &demand, slots).await;
         drop(step);
         let plan = plan::plan(&self.desired, &seen, &demand, &decisions, slots);
         self.persist(&seen, &plan).await?;
@@ -290,7 +290,7 @@ impl Pass<'_> {
             desired: &self.desired,
             template: template.as_ref(),
             folder: seen.folder.id.clone(),
-            now: u64::try_from(self.now.as_second()).unwrap_or_default(),
+            now: self.seconds(),
         };
         let effects = applier.apply(&plan).await;
         drop(step);
@@ -306,6 +306,11 @@ impl Pass<'_> {
         self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
         self.report(Some(&members), None).await?;
         Ok(false)
+    }
+
+    /// Now, in seconds since 1970.
+    fn seconds(&self) -> u64 {
+        u64::try_from(self.now.as_second()).unwrap_or_default()
     }
 
     fn look_again(&mut self, after: Duration) {

@@ -1,6 +1,7 @@
 //! The steps around applying: intents written down before, effects remembered
 //! and the status written after.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus};
@@ -13,7 +14,7 @@ use crate::clock::k8s_time;
 use crate::events::EventType;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{Birth, BoundFor, Observed};
+use crate::observe::{Birth, BoundFor, Observed, VmSeen};
 use crate::plan::{Decisions, Plan};
 use crate::policy_source::Serving;
 use crate::report::{Facts, Members, Obstacle};
@@ -141,13 +142,7 @@ impl Pass<'_> {
         finished
     }
 
-    pub(super) fn note_failed(
-        &mut self,
-        connected: &Connected,
-        uuid: Option<String>,
-        kind: Option<TaskKind>,
-        error: &VcError,
-    ) {
+    fn note_failed(&mut self, connected: &Connected, uuid: Option<String>, kind: Option<TaskKind>, error: &VcError) {
         if kind == Some(TaskKind::Clone) {
             match error.fault() {
                 Some(FaultKind::ManagedObjectNotFound { .. }) => {
@@ -169,7 +164,7 @@ impl Pass<'_> {
     }
 
     /// The folder's name turned out to be another group's, of another cluster.
-    pub(super) fn change_folder(&mut self) {
+    fn change_folder(&mut self) {
         let name = folder::fallback(&self.desired.group, &self.desired.uid);
         self.engine.claims.release(&self.desired.uid);
         self.engine.claims.claim(&name, &self.desired.uid, &self.desired.group);
@@ -179,7 +174,7 @@ impl Pass<'_> {
         self.look_again(Duration::ZERO);
     }
 
-    pub(super) fn with_tasks(&self, mut record: Vec<MemberStatus>) -> Vec<MemberStatus> {
+    fn with_tasks(&self, mut record: Vec<MemberStatus>) -> Vec<MemberStatus> {
         let flights = self.engine.tasks.in_flight(&self.desired.uid);
         for member in &mut record {
             member.task = flights.get(&member.uuid).map(|(_, task)| task.to_string());
@@ -189,15 +184,17 @@ impl Pass<'_> {
 
     /// The members after the pass, from what was applied and observed.
     pub(super) fn members(&self, connected: &Connected, seen: &Observed, plan: &Plan) -> Members {
-        let flights = self.engine.tasks.in_flight(&self.desired.uid);
-        let old = &self.written().0.members;
+        let vms: HashMap<&str, &VmSeen> =
+            seen.members.iter().filter_map(|member| Some((member.uuid.as_str(), member.vm.as_ref()?))).collect();
+        let old: HashMap<&str, &MemberStatus> =
+            self.written().0.members.iter().map(|member| (member.uuid.as_str(), member)).collect();
         let mut record = self.with_tasks(plan.record.clone());
         for member in &mut record {
-            if member.state == MemberState::Planned && flights.contains_key(&member.uuid) {
+            if member.state == MemberState::Planned && member.task.is_some() {
                 member.state = MemberState::Cloning;
             }
-            let vm = seen.members.iter().find(|other| other.uuid == member.uuid).and_then(|other| other.vm.as_ref());
-            let before = old.iter().find(|other| other.uuid == member.uuid);
+            let vm = vms.get(member.uuid.as_str());
+            let before = old.get(member.uuid.as_str());
             let host = vm.and_then(|vm| vm.host.as_ref());
             let store = vm.and_then(|vm| vm.datastore.as_ref());
             member.host =
@@ -207,7 +204,7 @@ impl Pass<'_> {
                 .or_else(|| before.and_then(|old| old.datastore.clone()));
         }
         Members {
-            existing: seen.members.iter().filter(|member| member.vm.is_some()).count(),
+            existing: vms.len(),
             record,
             folder: Some(FolderStatus {
                 name: seen.folder.name.clone(),
@@ -221,12 +218,10 @@ impl Pass<'_> {
         members: Option<&Members>,
         obstacle: Option<Obstacle>,
     ) -> Result<(), StatusError> {
-        for failure in self.memory.failures.values() {
-            // What is due already waits for something else: a slot, a swap.
-            if failure.until > self.now {
-                let pause = Duration::try_from(failure.until.duration_since(self.now)).unwrap_or_default();
-                self.again = Some(self.again.map_or(pause, |other| other.min(pause)));
-            }
+        // What is due already waits for something else: a slot, a swap.
+        let due = self.memory.failures.values().map(|failure| failure.until).filter(|until| *until > self.now).min();
+        if let Some(until) = due {
+            self.look_again(Duration::try_from(until.duration_since(self.now)).unwrap_or_default());
         }
         let refusal = self
             .engine
