@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use serde_json::json;
-use vmgroup_policy::wit::types::{Context, Group, Inventory, Member, PowerState, Purpose};
+use vmgroup_policy::wit::types::{Context, Inventory, Member, PowerState, Purpose};
 use vmgroup_policy::wit::{naming, scaling};
 use vmgroup_policy::{CheckError, Host, Kind, Limits, Policy, Problem, Source, Stage};
 
@@ -31,24 +33,9 @@ fn check(kind: Kind, config: serde_json::Value) -> Result<std::sync::Arc<Policy>
 }
 
 fn context() -> Context {
-    Context {
-        now: 1_800_000_000,
-        seed: 1,
-        attempt: 0,
-        purpose: Purpose::ScaleIn,
-        config: String::new(),
-        group: Group {
-            namespace: "shop".into(),
-            name: "web".into(),
-            uid: "u".into(),
-            labels: Vec::new(),
-            template: "t".into(),
-            cpus: 1,
-            memory_mib: 1024,
-            replicas: 1,
-            attributes: Vec::new(),
-        },
-    }
+    let mut context = common::context(Purpose::ScaleIn, 1, 0);
+    context.group.replicas = 1;
+    context
 }
 
 fn member(name: &str) -> Member {

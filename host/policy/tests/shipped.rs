@@ -2,37 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vmgroup_policy::wit::types::{
-    Cluster, Context, Datastore, Group, Host as Esxi, Inventory, Member, PowerState, Purpose,
-};
+use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Host as Esxi, Inventory, Member, PowerState, Purpose};
 use vmgroup_policy::wit::{naming, placement, scaling};
 use vmgroup_policy::{Host, InForce, Kind, Limits, PolicySet, Problem, Stage, shipped};
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
 
 fn context(seed: u64) -> Context {
-    Context {
-        now: 1_800_000_000,
-        seed,
-        attempt: 0,
-        purpose: Purpose::ScaleIn,
-        config: String::new(),
-        group: Group {
-            namespace: "shop".into(),
-            name: "web".into(),
-            uid: "u".into(),
-            labels: Vec::new(),
-            template: "t".into(),
-            cpus: 1,
-            memory_mib: 1024,
-            replicas: 3,
-            attributes: Vec::new(),
-        },
-    }
+    common::context(Purpose::ScaleIn, seed, 0)
 }
 
 fn inventory() -> Inventory {

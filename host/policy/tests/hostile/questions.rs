@@ -1,29 +1,14 @@
 //! Small questions to put to made plugins.
 
-use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
+use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Host, Inventory, Member, PowerState, Purpose};
 use vmgroup_policy::wit::{naming, placement, scaling};
 
+use crate::common;
 use crate::made::NOW_BE_BAD;
 
 fn context() -> Context {
-    Context {
-        now: 1_800_000_000,
-        seed: 7,
-        attempt: NOW_BE_BAD,
-        purpose: Purpose::ScaleOut,
-        config: "left to the policy".into(),
-        group: Group {
-            namespace: "shop".into(),
-            name: "web".into(),
-            uid: "u".into(),
-            labels: Vec::new(),
-            template: "t".into(),
-            cpus: 1,
-            memory_mib: 1024,
-            replicas: 3,
-            attributes: Vec::new(),
-        },
-    }
+    let config = "left to the policy".into();
+    Context { config, ..common::context(Purpose::ScaleOut, 7, NOW_BE_BAD) }
 }
 
 /// Three members, the last of them protected.
