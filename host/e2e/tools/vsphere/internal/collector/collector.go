@@ -8,10 +8,13 @@
 // that needs the folder: tasks stay "running" for ever. Seen with govmomi 0.56.0
 // in one of three scale-outs of a few machines.
 //
-// So a filter is told from a goroutine of its own, which holds nothing.
+// So a filter is never told. Its collector is, which takes no such lock, and looks
+// for what has come into the view by itself.
 package collector
 
 import (
+	"slices"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -45,36 +48,64 @@ func (c *PropertyCollector) CreatePropertyCollector(ctx *simulator.Context, _ *t
 // CreateFilter makes a filter, and takes its place among those that are told of
 // changes.
 func (c *PropertyCollector) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
-	body := c.PropertyCollector.CreateFilter(ctx, req)
-	if made, ok := body.(*methods.CreateFilterBody); ok && made.Res != nil {
-		if filter, ok := ctx.Session.Get(made.Res.Returnval).(*simulator.PropertyFilter); ok {
-			// Listeners are kept by reference, so this replaces the filter, and
-			// goes when the filter would.
-			ctx.Map.AddHandler(&listener{PropertyFilter: filter, collector: c})
+	var body soap.HasFault
+	make := func() {
+		body = c.PropertyCollector.CreateFilter(ctx, req)
+		if made, ok := body.(*methods.CreateFilterBody); ok && made.Res != nil {
+			if filter, ok := ctx.Session.Get(made.Res.Returnval).(*simulator.PropertyFilter); ok {
+				// Listeners are kept by reference, so this replaces the filter, and
+				// goes when the filter would.
+				ctx.Map.AddHandler(&listener{PropertyFilter: filter, collector: c, view: listed(ctx, req)})
+			}
 		}
 	}
+	// Whoever changes a view holds its lock. Without it, one who had begun to tell
+	// the listeners before the filter was replaced would tell the filter.
+	for _, set := range req.Spec.ObjectSet {
+		if view := ctx.Session.Get(set.Obj); view != nil && len(set.SelectSet) != 0 {
+			unlocked := make
+			make = func() { ctx.WithLock(view, unlocked) }
+		}
+	}
+	make()
 	return body
+}
+
+// listed is what the list holds that the filter starts from, if it does from one.
+func listed(ctx *simulator.Context, req *types.CreateFilter) []types.ManagedObjectReference {
+	for _, set := range req.Spec.ObjectSet {
+		if list, ok := ctx.Session.Get(set.Obj).(*simulator.ListView); ok {
+			return slices.Clone(list.View)
+		}
+	}
+	return nil
 }
 
 type listener struct {
 	*simulator.PropertyFilter
 	collector *PropertyCollector
+	view      []types.ManagedObjectReference // that of a list, as last seen
 }
 
-// UpdateObject tells the filter that an object that it starts from has changed.
-func (l *listener) UpdateObject(ctx *simulator.Context, o mo.Reference, changes []types.PropertyChange) {
+// UpdateObject has the collector look again at what an object leads to that the
+// filter starts from, and tells it what a list has lost; it hears of objects that
+// are gone without that. Called with the object's lock held.
+func (l *listener) UpdateObject(ctx *simulator.Context, o mo.Reference, _ []types.PropertyChange) {
 	ref := o.Reference()
 	for _, set := range l.Spec.ObjectSet {
 		if set.Obj != ref || len(set.SelectSet) == 0 {
 			continue
 		}
-		// Locks belong to contexts, so it must not be the caller's.
-		own := &simulator.Context{Context: ctx.Context, Session: ctx.Session, Map: ctx.Map}
-		go func() {
-			l.PropertyFilter.UpdateObject(own, o, changes)
-			// A wait may have looked at the filter before it knew.
-			l.collector.PropertyCollector.UpdateObject(own, o, nil)
-		}()
+		if list, ok := o.(*mo.ListView); ok {
+			for _, was := range l.view {
+				if !slices.Contains(list.View, was) {
+					l.collector.RemoveObject(ctx, was)
+				}
+			}
+			l.view = slices.Clone(list.View)
+		}
+		// A wait may have looked at the filter before it knew.
+		l.collector.PropertyCollector.UpdateObject(ctx, o, nil)
 		return
 	}
 }

@@ -3,17 +3,17 @@ package collector_test
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"testing"
 	"time"
 
+	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
-	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"vmgroup.local/e2e/tools/vsphere/internal/inventory"
@@ -31,9 +31,15 @@ func TestAWatchedViewDoesNotLockUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(model.Remove)
+	// Over the wire: the simulator's client in memory keeps the collector that it
+	// had when the model was made.
+	server := model.Service.NewServer()
+	t.Cleanup(server.Close)
 	seen, failed := make(chan int, 1), make(chan error, 2)
+	// The simulator forgets in a view what came while it was made.
+	watching := make(chan struct{})
 	go func() {
-		n, err := watch(ctx, model.Service)
+		n, err := watch(ctx, server.URL, watching)
 		if err != nil {
 			failed <- fmt.Errorf("watching: %w", err)
 			return
@@ -41,7 +47,12 @@ func TestAWatchedViewDoesNotLockUp(t *testing.T) {
 		seen <- n
 	}()
 	go func() {
-		if err := fill(ctx, model.Service); err != nil {
+		select {
+		case <-watching:
+		case <-ctx.Done():
+			return
+		}
+		if err := fill(ctx, server.URL); err != nil {
 			failed <- fmt.Errorf("filling: %w", err)
 		}
 	}()
@@ -54,26 +65,27 @@ func TestAWatchedViewDoesNotLockUp(t *testing.T) {
 	}
 }
 
-func watched(ctx context.Context, service soap.RoundTripper) (*object.Folder, *vim25.Client, error) {
-	client, err := vim25.NewClient(ctx, service)
+func watched(ctx context.Context, server *url.URL) (*object.Folder, *vim25.Client, error) {
+	client, err := govmomi.NewClient(ctx, server, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	folder, err := find.NewFinder(client).Folder(ctx, "/DC0/vm/watched")
-	return folder, client, err
+	folder, err := find.NewFinder(client.Client).Folder(ctx, "/DC0/vm/watched")
+	return folder, client.Client, err
 }
 
-func fill(ctx context.Context, service *simulator.Service) error {
-	folder, _, err := watched(ctx, service)
+func fill(ctx context.Context, server *url.URL) error {
+	folder, _, err := watched(ctx, server)
 	for i := 0; i < folders && err == nil; i++ {
 		_, err = folder.CreateFolder(ctx, fmt.Sprint("folder-", i))
 	}
 	return err
 }
 
-// watch returns when it has seen all folders.
-func watch(ctx context.Context, service *simulator.Service) (int, error) {
-	folder, client, err := watched(ctx, service)
+// watch returns when it has seen all folders. It closes watching when it has a view
+// of them.
+func watch(ctx context.Context, server *url.URL, watching chan<- struct{}) (int, error) {
+	folder, client, err := watched(ctx, server)
 	if err != nil {
 		return 0, err
 	}
@@ -81,6 +93,7 @@ func watch(ctx context.Context, service *simulator.Service) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	close(watching)
 	made, err := methods.CreatePropertyCollector(ctx, client, &types.CreatePropertyCollector{This: client.ServiceContent.PropertyCollector})
 	if err != nil {
 		return 0, err
