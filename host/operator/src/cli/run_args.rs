@@ -16,23 +16,9 @@ use crate::logging::LogFormat;
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const DEFAULT_NAMESPACE: &str = "vmgroup-system";
 
-/// Flags of `vmgroup run`.
+/// Which vCenter, and what in it: the flags of every command that talks to it.
 #[derive(Args, Debug)]
-#[command(after_help = "\
-The cluster is found as kubectl finds it ($KUBECONFIG, ~/.kube/config), or from the pod's
-service account.
-
-Examples:
-  # At the desk, against the current kubectl context
-  export VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=…
-  vmgroup run --vc-ca-file vcenter-ca.pem --log-format text
-
-  # A vCenter with several datacenters and clusters: say which
-  vmgroup run --datacenter Berlin --pool /Berlin/host/Cluster-A/Resources --datastore san-1
-
-  # Two replicas, one of which leads
-  vmgroup run --leader-elect")]
-pub struct RunArgs {
+pub struct VcenterArgs {
     /// vCenter: a host name, with a port if need be, or a URL
     #[arg(long = "vc-host", env = "VC_HOST", value_name = "HOST", help_heading = "vCenter")]
     vc_host: Option<String>,
@@ -74,6 +60,27 @@ pub struct RunArgs {
     /// The folder under which each group gets its own [default: vm-operator]
     #[arg(long, env = "VC_FOLDER", value_name = "NAME", help_heading = "Site")]
     root_folder: Option<String>,
+}
+
+/// Flags of `vmgroup run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The cluster is found as kubectl finds it ($KUBECONFIG, ~/.kube/config), or from the pod's
+service account.
+
+Examples:
+  # At the desk, against the current kubectl context
+  export VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=…
+  vmgroup run --vc-ca-file vcenter-ca.pem --log-format text
+
+  # A vCenter with several datacenters and clusters: say which
+  vmgroup run --datacenter Berlin --pool /Berlin/host/Cluster-A/Resources --datastore san-1
+
+  # Two replicas, one of which leads
+  vmgroup run --leader-elect")]
+pub struct RunArgs {
+    #[command(flatten)]
+    vcenter: VcenterArgs,
 
     /// How many tasks vCenter may be working on for us at the same time, shared fairly by all groups
     #[arg(long, env = "VC_MAX_TASKS", value_name = "N", default_value = "8", help_heading = "Site")]
@@ -138,29 +145,10 @@ fn missing(what: &[(&str, &str, &str)]) -> String {
     format!("vCenter is not known:\n{lines}\n`vmgroup run --help` lists the flags that stand for them.")
 }
 
-impl RunArgs {
-    /// The configuration that the flags and the environment amount to.
-    pub fn into_config(self) -> Result<RunConfig, ConfigError> {
-        let Self {
-            vc_host,
-            vc_user,
-            vc_pass,
-            vc_ca_file,
-            insecure,
-            datacenter,
-            pool,
-            datastore,
-            root_folder,
-            max_tasks,
-            namespace,
-            policy_config_map,
-            leader_elect,
-            lease_name,
-            instance,
-            metrics_addr,
-            log_format: _,
-            log_level: _,
-        } = self;
+impl VcenterArgs {
+    /// Where vCenter is, how to log in, and what to use of it.
+    pub(super) fn into_config(self) -> Result<(VcenterConfig, SiteSelection), ConfigError> {
+        let Self { vc_host, vc_user, vc_pass, vc_ca_file, insecure, datacenter, pool, datastore, root_folder } = self;
         let (host, user, password) = match (given(vc_host), given(vc_user), vc_pass) {
             (Some(host), Some(user), Some(password)) => (host, user, password),
             (host, user, password) => {
@@ -180,14 +168,35 @@ impl RunArgs {
             (false, Some(file)) if !file.as_os_str().is_empty() => Tls::CaFile(file),
             (false, _) => Tls::System,
         };
+        let site = SiteSelection {
+            datacenter: given(datacenter),
+            pool_or_cluster: given(pool),
+            datastore: given(datastore),
+            root_folder: given(root_folder),
+        };
+        Ok((VcenterConfig { endpoint, credentials: Credentials { user, password }, tls }, site))
+    }
+}
+
+impl RunArgs {
+    /// The configuration that the flags and the environment amount to.
+    pub fn into_config(self) -> Result<RunConfig, ConfigError> {
+        let Self {
+            vcenter,
+            max_tasks,
+            namespace,
+            policy_config_map,
+            leader_elect,
+            lease_name,
+            instance,
+            metrics_addr,
+            log_format: _,
+            log_level: _,
+        } = self;
+        let (vcenter, site) = vcenter.into_config()?;
         Ok(RunConfig {
-            vcenter: VcenterConfig { endpoint, credentials: Credentials { user, password }, tls },
-            site: SiteSelection {
-                datacenter: given(datacenter),
-                pool_or_cluster: given(pool),
-                datastore: given(datastore),
-                root_folder: given(root_folder),
-            },
+            vcenter,
+            site,
             max_tasks,
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
@@ -300,7 +309,8 @@ mod tests {
     #[test]
     fn all_that_is_missing_is_named_at_once() {
         let mut arguments = parse(&[]);
-        (arguments.vc_host, arguments.vc_user, arguments.vc_pass) = (Some(" ".to_owned()), None, None);
+        let vcenter = &mut arguments.vcenter;
+        (vcenter.vc_host, vcenter.vc_user, vcenter.vc_pass) = (Some(" ".to_owned()), None, None);
         let message = arguments.into_config().unwrap_err().to_string();
         for variable in ["VC_HOST", "VC_USER", "VC_PASS"] {
             assert!(message.contains(&format!("export {variable}=")), "{message}");
