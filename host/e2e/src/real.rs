@@ -6,6 +6,7 @@
 mod cluster;
 mod process;
 mod vcenter;
+mod vcsim;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use self::vcenter::Vcenter;
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
 
 pub use self::process::Said;
+pub use self::vcsim::{Fault, Vcsim, plain_http};
 
 /// The service account of `deploy/base`.
 const ACCOUNT: &str = "vmgroup-operator";
@@ -59,12 +61,7 @@ impl RealWorld {
     /// A page of the operator that was started last, such as `/metrics`.
     pub async fn page(&self, path: &str) -> Result<(u16, String), WorldError> {
         let address = self.metrics.as_deref().ok_or("no operator was started")?;
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(10))
-            .tls_certs_only(std::iter::empty())
-            .build()?;
-        let response = http.get(format!("http://{address}{path}")).send().await?;
+        let response = plain_http()?.get(format!("http://{address}{path}")).send().await?;
         Ok((response.status().as_u16(), response.text().await?))
     }
 
@@ -72,6 +69,7 @@ impl RealWorld {
     /// of the machine, among which vcsim's is not.
     pub async fn start_operator_trusting(&mut self, ca: Option<&Path>) -> Result<(), WorldError> {
         self.cluster.must_run()?;
+        let (user, password) = self.vcenter.vcsim.login();
         let name = format!("operator-{}", self.operator_logs.len());
         let log = self.folder.0.join(format!("{name}.log"));
         let metrics = format!("127.0.0.1:{}", free_port()?);
@@ -87,9 +85,9 @@ impl RealWorld {
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
             .env("HOME", &self.folder.0)
             .env("KUBECONFIG", kubeconfig)
-            .env("VC_HOST", self.vcenter.url())
-            .env("VC_USER", self.vcenter.user())
-            .env("VC_PASS", self.options.password.as_deref().unwrap_or(self.vcenter.password()));
+            .env("VC_HOST", self.vcenter.vcsim.url())
+            .env("VC_USER", user)
+            .env("VC_PASS", self.options.password.as_deref().unwrap_or(password));
         self.operators.push(Process::start(&name, command, &log, None)?);
         self.operator_logs.push(log);
         self.metrics = Some(metrics);
@@ -129,12 +127,10 @@ impl World for RealWorld {
     async fn make(options: Options) -> Result<Self, WorldError> {
         // kube and reqwest take the process's provider; it may be there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let tools = tools()?;
         operator()?;
         let folder = Folder::new()?;
         let (kubernetes, vcenter) = (folder.0.join("kubernetes"), folder.0.join("vcenter"));
-        let (cluster, vcenter) =
-            tokio::try_join!(Cluster::start(&tools, &kubernetes), Vcenter::start(&tools, &vcenter, &options))?;
+        let (cluster, vcenter) = tokio::try_join!(Cluster::start(&kubernetes), Vcenter::start(&vcenter, &options))?;
         let world = Self { operators: vec![], vcenter, cluster, options, operator_logs: vec![], metrics: None, folder };
         world.deploy().await?;
         Ok(world)
@@ -145,7 +141,7 @@ impl World for RealWorld {
     }
 
     async fn start_operator(&mut self) -> Result<(), WorldError> {
-        let ca = self.vcenter.ca().to_owned();
+        let ca = self.vcenter.vcsim.ca().to_owned();
         self.start_operator_trusting(Some(&ca)).await
     }
 
@@ -168,7 +164,7 @@ impl World for RealWorld {
     }
 
     async fn calls(&self) -> Result<BTreeMap<String, u64>, WorldError> {
-        self.vcenter.calls().await
+        self.vcenter.vcsim.calls().await
     }
 
     fn log(&self) -> String {
@@ -213,18 +209,16 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folder of the components that host/e2e/tools/build makes.
-fn tools() -> Result<PathBuf, WorldError> {
+/// A program that host/e2e/tools/build makes.
+fn tool(name: &str) -> Result<PathBuf, WorldError> {
     let cache =
         std::env::var_os("VMGROUP_E2E_TOOLS").map_or_else(|| repository().join("target/e2e-tools"), PathBuf::from);
-    let folder = cache.join("bin");
-    for name in ["kube-apiserver", "etcd", "vcsim", "govc"] {
-        let program = folder.join(name);
-        if !program.exists() {
-            return Err(format!("{} is not there; `make e2e` builds it", program.display()).into());
-        }
+    let program = cache.join("bin").join(name);
+    if program.exists() {
+        Ok(program)
+    } else {
+        Err(format!("{} is not there; host/e2e/tools/build makes it", program.display()).into())
     }
-    Ok(folder)
 }
 
 /// The operator's binary, beside the folder of the test's.

@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use super::process::{Process, Said, free_port, run};
+use super::tool;
 use crate::world::{OPERATOR_NAMESPACE, WorldError};
 
 const ADMIN_TOKEN: &str = "the-admin-of-a-test";
@@ -27,12 +28,12 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts one in a folder, and waits until it is ready.
-    pub async fn start(tools: &Path, folder: &Path) -> Result<Self, WorldError> {
+    pub async fn start(folder: &Path) -> Result<Self, WorldError> {
         // A port that was free may be taken before its server gets to it.
         let mut attempts = 3;
         loop {
             attempts -= 1;
-            match Self::attempt(tools, folder).await {
+            match Self::attempt(folder).await {
                 Err(error) if attempts > 0 => eprintln!("starting the API server once more: {error}"),
                 outcome => return outcome,
             }
@@ -40,11 +41,11 @@ impl Cluster {
         }
     }
 
-    async fn attempt(tools: &Path, folder: &Path) -> Result<Self, WorldError> {
+    async fn attempt(folder: &Path) -> Result<Self, WorldError> {
         std::fs::create_dir_all(folder.join("home"))?;
         let at = |name: &str| folder.join(name).display().to_string();
         let (clients, peers, port) = (free_port()?, free_port()?, free_port()?);
-        let mut etcd = Command::new(tools.join("etcd"));
+        let mut etcd = Command::new(tool("etcd")?);
         etcd.args(["--data-dir", &at("etcd"), "--unsafe-no-fsync"])
             .arg(format!("--listen-client-urls=http://127.0.0.1:{clients}"))
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{clients}"))
@@ -55,7 +56,7 @@ impl Cluster {
         std::fs::write(at("sa.key"), key.serialize_pem())?;
         std::fs::write(at("sa.pub"), key.public_key_pem())?;
         std::fs::write(at("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
-        let mut api_server = Command::new(tools.join("kube-apiserver"));
+        let mut api_server = Command::new(tool("kube-apiserver")?);
         api_server
             .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24"])
             .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"])

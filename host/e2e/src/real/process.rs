@@ -56,6 +56,11 @@ impl Process {
         }
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// An error with the end of the log, if the process has ended.
     pub fn must_run(&mut self) -> Result<(), WorldError> {
         match self.child.try_wait()? {

@@ -1,101 +1,43 @@
-//! govmomi's vcsim behind the counting front, and govc as the second client.
-//! Must not know of Kubernetes.
+//! vCenter as a second client sees and changes it, with govc. Must not know of
+//! Kubernetes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::process::{Process, run};
-use crate::world::{Deed, Options, TEMPLATE, VmView, WorldError};
-
-const READY: Duration = Duration::from_secs(30);
-const CONTROL: Duration = Duration::from_secs(10);
-
-/// The line that vcsim writes when it is ready.
-#[derive(Clone, Debug, Deserialize)]
-struct Ready {
-    url: String,
-    direct: String,
-    user: String,
-    pass: String,
-    control: String,
-}
+use super::process::run;
+use super::tool;
+use super::vcsim::{Fault, Vcsim};
+use crate::world::{Deed, Options, VmView, WorldError};
 
 /// A vCenter of its own.
 pub struct Vcenter {
-    _vcsim: Process,
-    ready: Ready,
-    ca: PathBuf,
+    /// The server.
+    pub vcsim: Vcsim,
     govc: PathBuf,
-    http: reqwest::Client,
     made: AtomicU32,
 }
 
 impl Vcenter {
     /// Starts one in a folder, and waits until it is ready.
-    pub async fn start(tools: &Path, folder: &Path, options: &Options) -> Result<Self, WorldError> {
-        std::fs::create_dir_all(folder)?;
-        let ca = folder.join("ca.pem");
-        let mut command = Command::new(tools.join("vcsim"));
-        command
-            .args(["-die-with-stdin", "-template", TEMPLATE, "-folder", "vm-operator"])
-            .args(["-dc", &options.datacenters.to_string()])
-            .arg(format!("-task-delay=CloneVM:{}", options.clone_takes.as_millis()))
-            .arg("-ca-out")
-            .arg(&ca);
-        let line = folder.join("ready.json");
-        let mut vcsim = Process::start("vcsim", command, &folder.join("vcsim.log"), Some(&line))?;
-        let started = Instant::now();
-        let ready = loop {
-            vcsim.must_run()?;
-            let text = std::fs::read_to_string(&line)?;
-            if text.ends_with('\n') {
-                break serde_json::from_str(&text)?;
-            }
-            if started.elapsed() > READY {
-                return Err(format!("vcsim was not ready within {READY:?}").into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        // The control API is plain HTTP: no certificate is wanted.
-        let http = reqwest::Client::builder().no_proxy().timeout(CONTROL).tls_certs_only(std::iter::empty()).build()?;
-        Ok(Self { _vcsim: vcsim, ready, ca, govc: tools.join("govc"), http, made: AtomicU32::new(0) })
-    }
-
-    /// Where the operator finds it.
-    pub fn url(&self) -> &str {
-        &self.ready.url
-    }
-
-    /// The one user.
-    pub fn user(&self) -> &str {
-        &self.ready.user
-    }
-
-    /// The one password.
-    pub fn password(&self) -> &str {
-        &self.ready.pass
-    }
-
-    /// The file of the root certificate.
-    pub fn ca(&self) -> &Path {
-        &self.ca
+    pub async fn start(folder: &Path, options: &Options) -> Result<Self, WorldError> {
+        let vcsim = Vcsim::start(folder, options.datacenters, options.clone_takes).await?;
+        Ok(Self { vcsim, govc: tool("govc")?, made: AtomicU32::new(0) })
     }
 
     /// govc past the front: what it asks is not counted, and no fault strikes it.
     pub async fn govc(&self, arguments: &[&str]) -> Result<String, WorldError> {
+        let (user, password) = self.vcsim.admin();
         let mut command = tokio::process::Command::new(&self.govc);
         command
             .args(arguments)
-            .env("GOVC_URL", &self.ready.direct)
-            .env("GOVC_USERNAME", &self.ready.user)
-            .env("GOVC_PASSWORD", &self.ready.pass)
-            .env("GOVC_TLS_CA_CERTS", &self.ca)
+            .env("GOVC_URL", self.vcsim.direct())
+            .env("GOVC_USERNAME", user)
+            .env("GOVC_PASSWORD", password)
+            .env("GOVC_TLS_CA_CERTS", self.vcsim.ca())
             .env("GOVC_PERSIST_SESSION", "false");
         run(command, None).await?.success()
     }
@@ -203,12 +145,11 @@ impl Vcenter {
             Deed::SetExtra { path, key, value } => {
                 self.govc(&["vm.change", "-vm", &path, "-e", &format!("{key}={value}")]).await?;
             }
-            Deed::Down => drop(self.control(http::Method::POST, "down", None).await?),
-            Deed::Up => drop(self.control(http::Method::POST, "up", None).await?),
-            Deed::EndSessions => drop(self.control(http::Method::DELETE, "sessions", None).await?),
+            Deed::Down => self.vcsim.outage(true).await?,
+            Deed::Up => self.vcsim.outage(false).await?,
+            Deed::EndSessions => self.vcsim.end_sessions().await?,
             Deed::LoseReplies { method, times } => {
-                let fault = json!({"method": method, "count": times, "action": "drop-reply"});
-                self.control(http::Method::POST, "faults", Some(fault)).await?;
+                self.vcsim.fault(&Fault::next(method, times, "drop-reply")).await?;
             }
         }
         Ok(())
@@ -227,24 +168,6 @@ impl Vcenter {
         let arguments = [&["vm.create", "-folder", folder, &on][..], &places, &[&files]].concat();
         self.govc(&arguments).await?;
         self.govc(&["object.rename", &format!("{folder}/{files}"), name]).await.map(drop)
-    }
-
-    /// The calls that came through the front, by method.
-    pub async fn calls(&self) -> Result<BTreeMap<String, u64>, WorldError> {
-        Ok(serde_json::from_str(&self.control(http::Method::GET, "calls", None).await?)?)
-    }
-
-    async fn control(&self, method: http::Method, path: &str, body: Option<Value>) -> Result<String, WorldError> {
-        let request = self.http.request(method, format!("{}/{path}", self.ready.control));
-        let request = body.into_iter().fold(request, |request, body| request.body(body.to_string()));
-        let response = request.send().await?;
-        let status = response.status();
-        let text = response.text().await?;
-        if status.is_success() {
-            Ok(text)
-        } else {
-            Err(format!("vcsim's control API on {path}: {status}: {text}").into())
-        }
     }
 }
 

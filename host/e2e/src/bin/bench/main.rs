@@ -13,7 +13,6 @@ mod stage;
 mod start;
 mod swap;
 mod table;
-mod vcsim;
 
 use std::path::{Path, PathBuf};
 

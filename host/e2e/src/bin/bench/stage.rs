@@ -13,6 +13,7 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use vmgroup_api::VmGroup;
+use vmgroup_e2e::real::{Vcsim, plain_http};
 use vmgroup_e2e::world::{OPERATOR_NAMESPACE, TEMPLATE, User};
 use vmgroup_sim::clock::Clock;
 use vmgroup_sim::kube::KubeSim;
@@ -21,7 +22,6 @@ use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig, VcenterSim};
 
 use crate::Result;
 use crate::machine::{self, Usage};
-use crate::vcsim::{Vcsim, plain_http};
 
 const LEASE: &str = "vmgroup-operator";
 const USER: &str = "operator@vsphere.local";
@@ -75,7 +75,7 @@ impl Stage {
         let kube_server = serve(kube.service(), None).await?;
         std::fs::write(folder.file("kubeconfig"), kubeconfig(kube_server.addr))?;
         let vcenter = match side {
-            Side::Vcsim => Vcenter::Vcsim(Box::new(Vcsim::start(clone, &folder.file("ca.pem")).await?)),
+            Side::Vcsim => Vcenter::Vcsim(Box::new(Vcsim::start(&folder.0, 1, clone).await?)),
             Side::Simulator => {
                 let config = VcenterConfig {
                     user: USER.into(),
@@ -110,7 +110,7 @@ impl Stage {
     /// process, the Kubernetes API included.
     pub fn vcenter_cpu(&self) -> Result<Duration> {
         let pid = match &self.vcenter {
-            Vcenter::Vcsim(vcsim) => vcsim.pid().ok_or("vcsim has ended")?,
+            Vcenter::Vcsim(vcsim) => vcsim.pid(),
             Vcenter::Simulator(..) => std::process::id(),
         };
         Ok(machine::usage(pid)?.cpu)

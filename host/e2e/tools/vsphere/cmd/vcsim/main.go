@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vmware/govmomi/simulator"
@@ -47,6 +48,10 @@ type ready struct {
 	Direct string `json:"direct"`
 	User   string `json:"user"`
 	Pass   string `json:"pass"`
+	// Another user, of the same rights: for whoever is not the one under test. This
+	// password stays.
+	AdminUser string `json:"adminUser"`
+	AdminPass string `json:"adminPass"`
 	// Base of the control API.
 	Control string `json:"control"`
 	// The root certificate: the file of -ca-out, or else its PEM; none without TLS.
@@ -57,6 +62,7 @@ type options struct {
 	listen, direct, control string
 	tls, dieWithStdin       bool
 	user, pass              string
+	adminUser, adminPass    string
 	caOut                   string
 	size                    inventory.Size
 	folders, templates      names
@@ -81,8 +87,10 @@ func parseFlags() options {
 	flag.StringVar(&o.control, "control", "127.0.0.1:0", "loopback address of the control API")
 	flag.BoolVar(&o.tls, "tls", true, "serve https, with a certificate made for this run")
 	flag.StringVar(&o.caOut, "ca-out", "", "write the root certificate to this `file`")
-	flag.StringVar(&o.user, "user", "user", "the one user who may log in")
-	flag.StringVar(&o.pass, "pass", "pass", "that user's password")
+	flag.StringVar(&o.user, "user", "user", "the user who is given to the client under test")
+	flag.StringVar(&o.pass, "pass", "pass", "that user's password, until PUT /password")
+	flag.StringVar(&o.adminUser, "admin-user", "admin", "the only other user who may log in")
+	flag.StringVar(&o.adminPass, "admin-pass", "admin", "that user's password")
 	flag.BoolVar(&o.dieWithStdin, "die-with-stdin", false, "exit when standard input closes")
 	flag.IntVar(&o.size.Datacenters, "dc", 1, "datacenters")
 	flag.IntVar(&o.size.Clusters, "cluster", 1, "clusters per datacenter")
@@ -110,8 +118,8 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("-task-delay: %w", err)
 	}
-	if o.user == "" || o.pass == "" {
-		return errors.New("-user and -pass must not be empty")
+	if o.user == "" || o.pass == "" || o.adminUser == "" || o.adminPass == "" {
+		return errors.New("-user, -pass, -admin-user and -admin-pass must not be empty")
 	}
 	if o.caOut != "" && !o.tls {
 		return errors.New("-ca-out makes no sense with -tls=false")
@@ -187,7 +195,10 @@ func serve(o options, model *simulator.Model, failed chan<- error) (*ready, erro
 	if err != nil {
 		return nil, fmt.Errorf("-direct: %w", err)
 	}
-	line := &ready{User: o.user, Pass: o.pass, Control: "http://" + controlListener.Addr().String()}
+	line := &ready{
+		User: o.user, Pass: o.pass, AdminUser: o.adminUser, AdminPass: o.adminPass,
+		Control: "http://" + controlListener.Addr().String(),
+	}
 
 	var secure *tls.Config
 	scheme := "http"
@@ -210,7 +221,12 @@ func serve(o options, model *simulator.Model, failed chan<- error) (*ready, erro
 	line.URL = sdk.String()
 	line.Direct = (&url.URL{Scheme: scheme, Host: directListener.Addr().String(), Path: sdk.Path}).String()
 
-	backend := soapHandler(model, sdk, url.UserPassword(o.user, o.pass))
+	var password atomic.Pointer[string]
+	password.Store(&o.pass)
+	backend := soapHandler(model, sdk, func(login *types.Login) bool {
+		return login.UserName == o.user && login.Password == *password.Load() ||
+			login.UserName == o.adminUser && login.Password == o.adminPass
+	})
 	vcenter := front.New(backend)
 	control := vcenter.Control()
 	control.HandleFunc("DELETE /sessions", func(w http.ResponseWriter, r *http.Request) {
@@ -218,6 +234,17 @@ func serve(o options, model *simulator.Model, failed chan<- error) (*ready, erro
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+
+	control.HandleFunc("PUT /password", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(r.Body, 1024))
+		if err != nil || len(body) == 0 {
+			http.Error(w, "the new password is the body, as it is", http.StatusBadRequest)
+			return
+		}
+		next := string(body)
+		password.Store(&next)
 		w.WriteHeader(http.StatusNoContent)
 	})
 
@@ -251,13 +278,15 @@ func withTLS(l net.Listener, config *tls.Config) net.Listener {
 
 // soapHandler is the simulator without a listener of its own. It does what
 // simulator.Service.NewServer does, as far as SOAP clients notice.
-func soapHandler(model *simulator.Model, sdk url.URL, user *url.Userinfo) http.Handler {
+func soapHandler(model *simulator.Model, sdk url.URL, validLogin func(*types.Login) bool) http.Handler {
 	service := model.Service
-	// With a user here the simulator checks user and password at Login; without,
-	// or with its own DefaultLogin, it takes any.
-	sdk.User = user
+	// Without a user here, or with the simulator's own DefaultLogin, it takes anybody
+	// and does not ask validLogin.
+	sdk.User = url.User("asked")
 	service.Listen = &sdk
-	model.Map().SessionManager().ServiceHostName = sdk.Host
+	sessions := model.Map().SessionManager()
+	sessions.ServiceHostName = sdk.Host
+	sessions.ValidLogin = validLogin
 	service.RegisterSDK(model.Map(), sdk.Path+"/vimService")
 	service.ServeMux.HandleFunc(sdk.Path+"/vimServiceVersions.xml", service.ServiceVersions)
 	service.ServeMux.HandleFunc("/folder/", service.ServeDatastore)

@@ -12,6 +12,9 @@ import (
 func (f *Front) Control() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, f.Calls()) })
+	mux.HandleFunc("GET /calls/by-session", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, f.CallsBySession())
+	})
 	mux.HandleFunc("DELETE /calls", func(w http.ResponseWriter, _ *http.Request) {
 		f.ResetCalls()
 		w.WriteHeader(http.StatusNoContent)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strconv"
 )
@@ -27,7 +28,8 @@ const (
 )
 
 // Fault strikes Count calls of Method, the first of them being the Nth that it
-// sees. Calls are counted from the moment at which the fault was added.
+// sees. Calls are counted from the moment at which the fault was added. With a
+// Chance, lots are drawn from the Nth on.
 type Fault struct {
 	ID int `json:"id"`
 	// SOAP method such as "CloneVM_Task", or "*" for any.
@@ -38,6 +40,10 @@ type Fault struct {
 	Nth int `json:"nth"`
 	// 1 if absent; -1 for every call until the fault is removed.
 	Count int `json:"count"`
+	// The share of the calls that are struck, above 0 and up to 1; all if absent.
+	Chance float64 `json:"chance,omitempty"`
+	// The lots' seed. The same calls in the same order draw the same lots.
+	Seed uint64 `json:"seed,omitempty"`
 	// One of the actions above.
 	Action string `json:"action"`
 	// Milliseconds to wait before any action, `delay` or other.
@@ -47,6 +53,8 @@ type Fault struct {
 
 	Seen   int `json:"seen"`
 	Struck int `json:"struck"`
+
+	lots *rand.Rand
 }
 
 var (
@@ -62,6 +70,10 @@ func (f *Fault) validate() error {
 		return errors.New(`"nth" counts from 1`)
 	case f.Count < 1 && f.Count != -1:
 		return errors.New(`"count" is at least 1, or -1 for every call until removed`)
+	case f.Chance < 0 || f.Chance > 1:
+		return errors.New(`"chance" is above 0 and up to 1`)
+	case f.Seed != 0 && f.Chance == 0:
+		return errors.New(`"seed" goes with "chance" only`)
 	case f.DelayMs < 0:
 		return errors.New(`"delayMs" is negative`)
 	}
@@ -97,6 +109,9 @@ func (f *Fault) strikes(c call) bool {
 	}
 	f.Seen++
 	if f.Seen < f.Nth {
+		return false
+	}
+	if f.lots != nil && f.lots.Float64() >= f.Chance {
 		return false
 	}
 	f.Struck++

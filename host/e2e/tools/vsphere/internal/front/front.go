@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -28,15 +29,16 @@ type Front struct {
 	waits   waits
 	gate    gate
 
-	mu     sync.Mutex
-	calls  map[string]int
+	mu sync.Mutex
+	// By session, then by method.
+	calls  map[string]map[string]int
 	faults []*Fault
 	lastID int
 }
 
 // New is a front without faults that lets everything through.
 func New(backend http.Handler) *Front {
-	f := &Front{backend: backend, calls: map[string]int{}}
+	f := &Front{backend: backend, calls: map[string]map[string]int{}}
 	f.waits.init(backend)
 	f.gate.init()
 	return f
@@ -74,9 +76,25 @@ func (f *Front) IsDown() bool { return f.gate.isClosed() }
 // Calls is the number of calls by SOAP method since the start or the last reset,
 // those included that a fault struck.
 func (f *Front) Calls() map[string]int {
+	total := map[string]int{}
+	for _, calls := range f.CallsBySession() {
+		for method, n := range calls {
+			total[method] += n
+		}
+	}
+	return total
+}
+
+// CallsBySession is the same by the cookie of the session that called; what was
+// called without one is under "".
+func (f *Front) CallsBySession() map[string]map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return maps.Clone(f.calls)
+	sessions := make(map[string]map[string]int, len(f.calls))
+	for session, calls := range f.calls {
+		sessions[session] = maps.Clone(calls)
+	}
+	return sessions
 }
 
 // ResetCalls forgets the count of calls.
@@ -95,6 +113,9 @@ func (f *Front) AddFault(fault Fault) (Fault, error) {
 	defer f.mu.Unlock()
 	f.lastID++
 	fault.ID, fault.Seen, fault.Struck = f.lastID, 0, 0
+	if fault.Chance > 0 {
+		fault.lots = rand.New(rand.NewPCG(fault.Seed, 0))
+	}
 	f.faults = append(f.faults, &fault)
 	return fault, nil
 }
@@ -131,7 +152,10 @@ func (f *Front) ClearFaults() {
 func (f *Front) admit(c call) *Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.calls[c.method]++
+	if f.calls[c.session] == nil {
+		f.calls[c.session] = map[string]int{}
+	}
+	f.calls[c.session][c.method]++
 	for i, fault := range f.faults {
 		if fault.strikes(c) {
 			if fault.exhausted() {

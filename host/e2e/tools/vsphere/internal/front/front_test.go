@@ -117,6 +117,57 @@ func TestCallsAreCountedByMethod(t *testing.T) {
 	}
 }
 
+func TestCallsAreCountedBySession(t *testing.T) {
+	w := newWorld(t)
+	for _, session := range []string{"", "one", "two", "one"} {
+		req, err := http.NewRequest(http.MethodPost, w.url, strings.NewReader(envelope("CurrentTime", "")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if session != "" {
+			req.AddCookie(&http.Cookie{Name: sessionCookie, Value: session})
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	_, got := w.do(http.MethodGet, "/calls/by-session", "")
+	if want := `{"":{"CurrentTime":1},"one":{"CurrentTime":2},"two":{"CurrentTime":1}}`; got != want {
+		t.Errorf("GET /calls/by-session: %s, want %s", got, want)
+	}
+	if _, got = w.do(http.MethodGet, "/calls", ""); got != `{"CurrentTime":4}` {
+		t.Errorf("GET /calls: %s", got)
+	}
+}
+
+func TestLotsAreThoseOfTheSeed(t *testing.T) {
+	struck := func(seed int) string {
+		w := newWorld(t)
+		w.fault(fmt.Sprintf(`{"method":"*","nth":3,"count":-1,"chance":0.25,"seed":%d,"action":"503"}`, seed))
+		var calls strings.Builder
+		for range 100 {
+			status, _, err := w.call("CloneVM_Task", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls.WriteString(map[bool]string{true: "x", false: "."}[status == 503])
+		}
+		return calls.String()
+	}
+	first := struck(7)
+	if again := struck(7); again != first {
+		t.Errorf("seed 7 struck\n%s, and then\n%s", first, again)
+	}
+	if other := struck(8); other == first {
+		t.Errorf("seeds 7 and 8 both struck\n%s", first)
+	}
+	if n := strings.Count(first, "x"); !strings.HasPrefix(first, "..") || n < 10 || n > 40 {
+		t.Errorf("%d of 98 struck: %s", n, first)
+	}
+}
+
 func TestAFaultStrikesItsCallsAndNoOther(t *testing.T) {
 	w := newWorld(t)
 	w.fault(`{"method":"CloneVM_Task","contains":"<name>web","nth":2,"count":2,"action":"503"}`)

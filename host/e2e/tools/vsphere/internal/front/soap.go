@@ -7,19 +7,27 @@ import (
 	"net/http"
 )
 
-const soapNamespace = "http://schemas.xmlsoap.org/soap/envelope/"
+const (
+	soapNamespace = "http://schemas.xmlsoap.org/soap/envelope/"
+	sessionCookie = "vmware_soap_session"
+)
 
 // call is what the front needs to know of one request.
 type call struct {
 	method string // the SOAP method, or "GET /path" for a request that is none
 	this   string // the managed object id, such as "propertyCollector"
-	body   []byte
+	// The cookie of the caller's session; empty before the login.
+	session string
+	body    []byte
 }
 
 // readCall names the request without understanding it: the first element of the
 // SOAP body is the method, and its `_this` is the managed object.
 func readCall(r *http.Request, body []byte) call {
 	c := call{method: r.Method + " " + r.URL.Path, body: body}
+	if cookie, err := r.Cookie(sessionCookie); err == nil {
+		c.session = cookie.Value
+	}
 	if r.Method != http.MethodPost {
 		return c
 	}

@@ -8,8 +8,6 @@ import (
 	"time"
 )
 
-const sessionCookie = "vmware_soap_session"
-
 // How long a wait is given to end once it was told to. A wait of a session that
 // is gone cannot be told.
 const cancelWithin = 2 * time.Second
@@ -43,19 +41,11 @@ func (ws *waits) init(backend http.Handler) {
 
 func (c call) isWait() bool { return c.method == "WaitForUpdatesEx" }
 
-func keyOf(r *http.Request, c call) waitKey {
-	key := waitKey{collector: c.this}
-	if cookie, err := r.Cookie(sessionCookie); err == nil {
-		key.session = cookie.Value
-	}
-	return key
-}
-
 // run runs one wait to its end: updates, its time-out, or the loss of its client.
 // What it could not deliver it leaves for the collector's next wait, which does
 // not begin before that.
 func (ws *waits) run(r *http.Request, c call, deliver func(*reply) bool) {
-	key, me := keyOf(r, c), &wait{done: make(chan struct{})}
+	key, me := waitKey{session: c.session, collector: c.this}, &wait{done: make(chan struct{})}
 	reply := ws.begin(r, key, me)
 	defer ws.end(key, me)
 	if reply == nil {
