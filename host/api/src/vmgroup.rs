@@ -136,6 +136,20 @@ pub enum Phase {
     Error,
 }
 
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Pending, Self::Error];
+
+    /// As in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Pending => "PENDING",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
 /// The folder of a group in vCenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

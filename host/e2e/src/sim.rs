@@ -12,11 +12,13 @@ use futures::future::BoxFuture;
 use kube::CustomResourceExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::config::{RunConfig, VcenterConfig};
+use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
+use vmgroup_operator::rest::CountCalls;
 use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::kube::KubeSim;
@@ -91,6 +93,7 @@ pub struct SimWorld {
     options: Options,
     seed: u64,
     operators: Vec<tokio::task::AbortHandle>,
+    metrics: Vec<Metrics>,
 }
 
 impl SimWorld {
@@ -125,7 +128,16 @@ impl SimWorld {
         if options.crd {
             kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
         }
-        Ok(Self { kube, vcenter, sabotage: Sabotage::default(), clock, options, seed, operators: Vec::new() })
+        Ok(Self {
+            kube,
+            vcenter,
+            sabotage: Sabotage::default(),
+            clock,
+            options,
+            seed,
+            operators: Vec::new(),
+            metrics: Vec::new(),
+        })
     }
 
     /// The same world in other hands, without the operators.
@@ -139,11 +151,12 @@ impl SimWorld {
             options: self.options.clone(),
             seed: self.seed,
             operators: Vec::new(),
+            metrics: Vec::new(),
         }
     }
 
     /// The operator's client: its calls pass the saboteur.
-    fn operators_client(&self, operator: u64) -> kube::Client {
+    fn operators_client(&self, operator: u64, metrics: &Metrics) -> kube::Client {
         let (kube, sabotage) = (self.kube.clone(), self.sabotage.clone());
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let (kube, sabotage) = (kube.clone(), sabotage.clone());
@@ -151,7 +164,7 @@ impl SimWorld {
             let call = Call { operator, side: Side::Kubernetes, name };
             async move { sabotage.call(call, kube.faults(), kube.service(), request.map(Body::new)).await }
         });
-        kube::Client::new(service, "default")
+        kube::Client::new(CountCalls::new(metrics.clone()).layer(service), "default")
     }
 
     /// Time since 1970 in this world.
@@ -185,15 +198,19 @@ impl SimWorld {
             leader_election: lease.map(str::to_owned),
             instance: format!("operator-{number}"),
         };
+        let clock = Clock::starting_at(self.now());
+        let metrics = Metrics::new(clock);
+        self.metrics.push(metrics.clone());
         let parts = Parts {
-            kube: self.operators_client(number),
+            kube: self.operators_client(number, &metrics),
             transport: Arc::new(InProcess {
                 vcenter: self.vcenter.clone(),
                 service: self.vcenter.service(),
                 sabotage: self.sabotage.clone(),
                 operator: number,
             }),
-            clock: Clock::starting_at(self.now()),
+            clock,
+            metrics,
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
             offload: Offload::Inline,
             sandbox: SANDBOX.clone(),
@@ -219,6 +236,14 @@ impl SimWorld {
     /// Whether the operator of this number is running.
     pub fn runs(&self, operator: u64) -> bool {
         usize::try_from(operator).ok().and_then(|at| self.operators.get(at)).is_some_and(|task| !task.is_finished())
+    }
+
+    /// The metrics of the operator of this number.
+    ///
+    /// # Panics
+    /// If there never was one.
+    pub fn metrics(&self, operator: usize) -> &Metrics {
+        &self.metrics[operator]
     }
 
     /// Kills the operator of this number, without a word.

@@ -6,28 +6,31 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{FutureExt, Stream, StreamExt, future, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
 use kube::api::{Api, ListParams};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Client, Resource};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use vmgroup_api::VmGroup;
 
+use crate::backlog::Backlog;
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
 use crate::memory::backoff;
+use crate::metrics::PassResult;
 use crate::status::bounded;
-use crate::wake::Wake;
+use crate::wake::{GroupRef, Wake};
 
 /// Passes at the same time. A pass is mostly a wait for an answer.
 const CONCURRENCY: u16 = 32;
@@ -57,21 +60,27 @@ enum Failure {
 
 struct Context {
     engine: Engine,
+    backlog: Backlog,
     health: Health,
+    /// Numbers the passes of this process, for logs and traces.
+    passes: AtomicU64,
     /// Passes are made: we lead, and know which folder names are taken.
     open: AtomicBool,
     failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
 }
 
 /// Makes passes until told to stop, and then lets those under way end.
-pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationToken) {
+pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, stop: CancellationToken) {
+    engine.metrics.workers(CONCURRENCY);
     let client = engine.kube.clone();
     if !wait_for_crd(&client, &health, &stop).await {
         return;
     }
     let context = Arc::new(Context {
         engine: engine.clone(),
+        backlog: backlog.clone(),
         health: health.clone(),
+        passes: AtomicU64::new(0),
         open: AtomicBool::new(false),
         failures: Mutex::default(),
     });
@@ -83,6 +92,7 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
     ]);
 
     let (reader, writer) = reflector::store();
+    let (seen, all, asked, gone) = (backlog.clone(), backlog.clone(), backlog.clone(), backlog);
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
@@ -93,7 +103,14 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
                 .combine(predicates::labels)
                 .combine(predicates::annotations),
             PredicateConfig::default(),
-        );
+        )
+        .inspect_ok(move |object| seen.add(group_of(&ObjectRef::from_obj(object))));
+    let known = reader.clone();
+    let everyone = everyone.inspect(move |()| {
+        for object in known.state() {
+            all.add(group_of(&ObjectRef::from_obj(&*object)));
+        }
+    });
     let (first_list, stopping) = (reader.clone(), stop.clone());
     let never_begun = async move {
         tokio::select! {
@@ -103,7 +120,11 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
         }
         future::pending::<()>().await;
     };
-    let woken = wake.stream().map(|group| ObjectRef::new(&group.name).within(&group.namespace));
+    let woken = wake.stream().map(move |group| {
+        let object = ObjectRef::new(&group.name).within(&group.namespace);
+        asked.add(group);
+        object
+    });
     let controller = Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(woken)
@@ -114,6 +135,12 @@ pub async fn run(engine: Engine, wake: Wake, health: Health, stop: CancellationT
     let opening = open_and_close(&context, &client, &opened, &stop);
     let passes = controller.for_each(|result| {
         if let Err(error) = result {
+            if let ControllerError::ObjectNotFound(object) = &error {
+                gone.forget(&GroupRef {
+                    namespace: object.namespace.clone().unwrap_or_default(),
+                    name: object.name.clone(),
+                });
+            }
             tracing::debug!(error = %chain(&error), "controller");
         }
         future::ready(())
@@ -197,44 +224,73 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
             return future::pending().await;
         }
         context.open.store(false, Ordering::SeqCst);
+        // Whoever leads now tells how they are.
+        context.engine.population.clear();
     }
 }
 
 async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Arc<Failure>> {
     context.health.beat();
+    let reference = ObjectRef::from_obj(&*object);
+    let name = group_of(&reference);
+    context.backlog.begin(&name);
     if !context.open.load(Ordering::SeqCst) {
         return Ok(Action::await_change());
     }
-    let reference = ObjectRef::from_obj(&*object);
-    let group = match &object.0 {
-        Ok(group) => group,
-        Err(invalid) => return Err(Arc::new(Failure::Undecodable(invalid.error.clone()))),
-    };
-    let _worker = context.engine.metrics.worker();
+    let metrics = &context.engine.metrics;
+    let _worker = metrics.worker();
     let begin = Instant::now();
-    let pass = AssertUnwindSafe(context.engine.pass(group)).catch_unwind();
-    let result = match tokio::time::timeout(PASS_DEADLINE, pass).await {
-        Ok(Ok(result)) => result.map_err(Failure::from),
-        Ok(Err(panic)) => Err(Failure::Panic(panic_text(&*panic))),
-        Err(_) => Err(Failure::Deadline),
-    };
+    let span = tracing::info_span!(
+        "pass",
+        controller = "vmgroup",
+        namespace = name.namespace,
+        name = name.name,
+        reconcile_id = context.passes.fetch_add(1, Ordering::Relaxed),
+        generation = object.meta().generation,
+        result = tracing::field::Empty,
+        otel.status_code = tracing::field::Empty,
+    );
+    let result = bounded_pass(&object, &context.engine).instrument(span.clone()).await;
     let label = match &result {
-        Ok(Outcome::AtRest) => "success",
-        Ok(Outcome::Again(_)) => "requeue_after",
-        Err(_) => "error",
+        Ok(Outcome::AtRest) => PassResult::Success,
+        Ok(Outcome::Again(_)) => PassResult::RequeueAfter,
+        Err(Failure::Panic(_)) => PassResult::Panic,
+        Err(Failure::Pass(_) | Failure::Deadline | Failure::Undecodable(_)) => PassResult::Error,
     };
-    context.engine.metrics.reconciled(label, begin.elapsed());
-    tracing::debug!(outcome = ?result.as_ref().ok(), took = ?begin.elapsed(), "pass ended");
+    metrics.reconciled(label, begin.elapsed());
+    span.record("result", label.as_str());
+    if result.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
+    span.in_scope(|| tracing::debug!(outcome = ?result.as_ref().ok(), took = ?begin.elapsed(), "pass ended"));
     match result {
         Ok(outcome) => {
             context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference);
             Ok(match outcome {
                 Outcome::AtRest => Action::await_change(),
-                Outcome::Again(after) => Action::requeue(after),
+                Outcome::Again(after) => {
+                    context.backlog.add_after(name, after);
+                    Action::requeue(after)
+                }
             })
         }
         Err(failure) => Err(Arc::new(failure)),
     }
+}
+
+/// A pass that ends, however it goes.
+async fn bounded_pass(object: &Guarded, engine: &Engine) -> Result<Outcome, Failure> {
+    let group = object.0.as_ref().map_err(|invalid| Failure::Undecodable(invalid.error.clone()))?;
+    let pass = AssertUnwindSafe(engine.pass(group)).catch_unwind();
+    match tokio::time::timeout(PASS_DEADLINE, pass).await {
+        Ok(Ok(result)) => result.map_err(Failure::from),
+        Ok(Err(panic)) => Err(Failure::Panic(panic_text(&*panic))),
+        Err(_) => Err(Failure::Deadline),
+    }
+}
+
+fn group_of(object: &ObjectRef<Guarded>) -> GroupRef {
+    GroupRef { namespace: object.namespace.clone().unwrap_or_default(), name: object.name.clone() }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -248,19 +304,21 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[allow(clippy::needless_pass_by_value, reason = "kube's signature")]
 fn on_error(object: Arc<Guarded>, failure: &Arc<Failure>, context: Arc<Context>) -> Action {
     let reference = ObjectRef::from_obj(&*object);
+    let name = group_of(&reference);
     let attempts = {
         let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let attempts = failures.entry(reference).or_default();
         *attempts += 1;
         *attempts
     };
-    let meta = object.meta();
     tracing::error!(
-        namespace = meta.namespace.as_deref().unwrap_or_default(),
-        name = meta.name.as_deref().unwrap_or_default(),
+        namespace = name.namespace,
+        name = name.name,
         attempts,
         error = %chain(failure.as_ref()),
         "pass failed"
     );
-    Action::requeue(backoff(ERROR_BACKOFF, attempts, context.engine.random()))
+    let pause = backoff(ERROR_BACKOFF, attempts, context.engine.random());
+    context.backlog.add_after(name, pause);
+    Action::requeue(pause)
 }

@@ -179,6 +179,7 @@ impl Decider {
         match first {
             Err(failed) if serving.on_failure(kind) == OnFailure::Builtin => {
                 tracing::warn!(plugin = %failed.plugin, error = %failed.error, "asking the built-in policy instead");
+                self.metrics.fallback(kind.as_str());
                 self.ask_one(kind, builtin.clone(), request, ask).await
             }
             other => other,
@@ -200,11 +201,11 @@ impl Decider {
         let asked = policy.clone();
         let result = self.offload.run(move || ask(&asked, &request)).await;
         let took: Duration = begin.elapsed();
-        let (outcome, fuel) = match &result {
-            Ok(decided) => ("answered", decided.fuel),
-            Err(error) => (error.reason(), 0),
+        let (outcome, cost) = match &result {
+            Ok(decided) => ("answered", Some((decided.fuel, decided.memory))),
+            Err(error) => (error.reason(), None),
         };
-        self.metrics.decision(kind.as_str(), outcome, took, fuel);
+        self.metrics.decision(kind.as_str(), outcome, took, cost);
         match result {
             Ok(decided) => Ok(decided.answer),
             Err(error) => Err(NoAnswer { plugin: policy.plugin().to_owned(), error }),

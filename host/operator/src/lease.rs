@@ -8,6 +8,7 @@
 //! when we saw it change last, never by the times written in it: clocks differ.
 //! Must not know what the leader does.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ struct FenceInner {
     always: bool,
     valid_until: Mutex<Option<Instant>>,
     leading: watch::Sender<bool>,
+    gained: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Fence {
@@ -78,7 +81,13 @@ impl Fence {
     }
 
     fn with(always: bool) -> Self {
-        Self(Arc::new(FenceInner { always, valid_until: Mutex::new(None), leading: watch::Sender::new(always) }))
+        Self(Arc::new(FenceInner {
+            always,
+            valid_until: Mutex::new(None),
+            leading: watch::Sender::new(always),
+            gained: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        }))
     }
 
     /// Whether a write may be made right now. To be asked immediately before
@@ -98,7 +107,9 @@ impl Fence {
             return;
         }
         *self.valid_until() = Some(until);
-        self.0.leading.send_if_modified(|leading| !std::mem::replace(leading, true));
+        if self.0.leading.send_if_modified(|leading| !std::mem::replace(leading, true)) {
+            self.0.gained.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes the fence down.
@@ -107,7 +118,14 @@ impl Fence {
             return;
         }
         *self.valid_until() = None;
-        self.0.leading.send_if_modified(|leading| std::mem::replace(leading, false));
+        if self.0.leading.send_if_modified(|leading| std::mem::replace(leading, false)) {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often we came to lead, and how often we ceased to.
+    pub fn terms(&self) -> (u64, u64) {
+        (self.0.gained.load(Ordering::Relaxed), self.0.lost.load(Ordering::Relaxed))
     }
 
     fn valid_until(&self) -> MutexGuard<'_, Option<Instant>> {

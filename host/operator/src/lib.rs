@@ -3,6 +3,7 @@
 //! The only crate that knows all the others. ARCHITECTURE.md has the map.
 
 pub mod apply;
+pub mod backlog;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod offload;
 pub mod plan;
 pub mod policy_source;
 pub mod report;
+pub mod rest;
 pub mod run;
 pub mod status;
 pub mod tasks;

@@ -232,6 +232,11 @@ impl Link {
         }
     }
 
+    /// Time since vCenter was heard of last; nothing before the first time.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.current.load().as_ref().and_then(|connected| connected.inventory().age())
+    }
+
     /// Moves whenever the link comes up or has been down for a while: every
     /// group has to be looked at.
     pub fn changes(&self) -> watch::Receiver<u64> {

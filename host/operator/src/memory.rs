@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use vmgroup_api::{MemberState, VmGroupStatus};
+use vmgroup_api::condition::READY;
+use vmgroup_api::{MemberState, Phase, VmGroupStatus};
 use vmgroup_vsphere::{FolderRef, VmRef};
 
 use crate::observe::{Birth, BoundFor};
@@ -137,29 +138,75 @@ pub struct Why {
     pub stalled: bool,
 }
 
-/// How many members of each group are in which state, for the metric. Cheap to clone.
+/// How the groups are, for the metrics: members by state, and what their status
+/// says. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Population(Arc<Mutex<HashMap<String, BTreeMap<MemberState, usize>>>>);
+pub struct Population(Arc<Mutex<HashMap<String, Standing>>>);
+
+#[derive(Default)]
+struct Standing {
+    members: BTreeMap<MemberState, usize>,
+    phase: Option<Phase>,
+    /// The reason of `Ready`, and since when it is not true.
+    not_ready: Option<(String, Timestamp)>,
+}
 
 impl Population {
-    /// Counts a group's members anew; a group without members is forgotten.
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Standing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a group's members anew.
     pub fn count(&self, uid: &str, states: impl Iterator<Item = MemberState>) {
         let mut counts = BTreeMap::new();
         for state in states {
             *counts.entry(state).or_default() += 1;
         }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.is_empty() {
-            all.remove(uid);
-        } else {
-            all.insert(uid.to_owned(), counts);
-        }
+        self.all().entry(uid.to_owned()).or_default().members = counts;
+    }
+
+    /// Notes what a group's status says of it.
+    pub fn note(&self, uid: &str, status: &VmGroupStatus) {
+        let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+        let mut all = self.all();
+        let standing = all.entry(uid.to_owned()).or_default();
+        standing.phase = status.phase;
+        standing.not_ready = ready
+            .filter(|condition| condition.status != "True")
+            .map(|condition| (condition.reason.clone(), condition.last_transition_time.0));
+    }
+
+    /// Forgets a group that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.all().remove(uid);
+    }
+
+    /// Forgets all groups: they are somebody else's now.
+    pub fn clear(&self) {
+        self.all().clear();
     }
 
     /// Over all groups, every state with its count.
-    pub fn total(&self) -> [(MemberState, usize); 5] {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        MemberState::ALL.map(|state| (state, all.values().filter_map(|counts| counts.get(&state)).sum()))
+    pub fn members(&self) -> [(MemberState, usize); 5] {
+        let all = self.all();
+        MemberState::ALL.map(|state| (state, all.values().filter_map(|standing| standing.members.get(&state)).sum()))
+    }
+
+    /// Every phase with the number of its groups.
+    pub fn phases(&self) -> [(Phase, usize); 3] {
+        let all = self.all();
+        Phase::ALL.map(|phase| (phase, all.values().filter(|standing| standing.phase == Some(phase)).count()))
+    }
+
+    /// How many groups are not ready, by reason, and since when the first of them.
+    pub fn not_ready(&self) -> (BTreeMap<String, usize>, Option<Timestamp>) {
+        let all = self.all();
+        let mut reasons = BTreeMap::new();
+        for (reason, _) in all.values().filter_map(|standing| standing.not_ready.as_ref()) {
+            *reasons.entry(reason.clone()).or_default() += 1;
+        }
+        let first = all.values().filter_map(|standing| standing.not_ready.as_ref()).map(|(_, since)| *since).min();
+        (reasons, first)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
 
+use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::config::RunConfig;
 use crate::controller;
@@ -23,19 +24,19 @@ use crate::http::{self, Health};
 use crate::lease::{self, Fence};
 use crate::link::Link;
 use crate::memory::{Memories, Population};
-use crate::metrics::Metrics;
+use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::observe::mark;
 use crate::offload::Offload;
 use crate::policy_source::{PolicyBook, watch_config_map};
+use crate::rest::CountCalls;
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
 
 /// The loop is taken for dead when it has not turned for this long.
 const STALL: Duration = Duration::from_secs(300);
 
-/// How often figures that nothing else moves are brought up to date. Costs no
-/// call to anybody.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How often the main loop shows that it turns. Costs no call to anybody.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Why the operator could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,8 @@ pub struct Parts {
     pub transport: Arc<dyn Transport>,
     /// The clock.
     pub clock: Clock,
+    /// Where everything is counted, the client's calls included.
+    pub metrics: Metrics,
     /// Randomness.
     pub seed: u64,
     /// Where sandboxes run.
@@ -86,12 +89,18 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
     // Both TLS users of the process, kube and reqwest, take the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let kube_config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
-    let kube = kube::Client::try_from(kube_config).map_err(|error| RunError::Kube(Box::new(error)))?;
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock);
+    let kube = kube::client::ClientBuilder::try_from(kube_config)
+        .map_err(|error| RunError::Kube(Box::new(error)))?
+        .with_layer(&CountCalls::new(metrics.clone()))
+        .build();
     let transport = HttpTransport::new(&config.vcenter.tls).map_err(RunError::Vcenter)?;
     let parts = Parts {
         kube,
         transport: Arc::new(transport),
-        clock: Clock::system(),
+        clock,
+        metrics,
         seed: seed(),
         offload: Offload::Blocking,
         sandbox: vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).map_err(RunError::Sandbox)?,
@@ -128,8 +137,7 @@ async fn terminated() {
 
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let Parts { kube, transport, clock, seed, offload, sandbox } = parts;
-    let metrics = Metrics::new(clock);
+    let Parts { kube, transport, clock, metrics, seed, offload, sandbox } = parts;
     let health = Health::new(&["crd", "policies"], STALL);
     let options = Options {
         extra_prefix: mark::PREFIX.to_owned(),
@@ -160,6 +168,15 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         clock,
         random: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
     };
+    let backlog = Backlog::new(metrics.clone());
+    let gauges = Arc::new(Gauges {
+        engine: engine.clone(),
+        backlog: backlog.clone(),
+        lease: config.leader_election.clone(),
+        started: tokio::time::Instant::now(),
+    });
+    let source: std::sync::Weak<dyn Source> = Arc::<Gauges>::downgrade(&gauges);
+    metrics.read_from(source);
 
     let mut background = tokio::task::JoinSet::new();
     if let Some(addr) = config.metrics_addr {
@@ -188,11 +205,11 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         let options = lease::Options::new(&config.namespace, name, identity);
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
-    background.spawn(housekeeping(engine.clone(), health.clone(), config.leader_election.clone(), stop.clone()));
+    background.spawn(heartbeat(health.clone(), stop.clone()));
     let (tasks, woken, claims, until) = (engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
     background.spawn(async move { link.run(tasks, woken, claims, until).await });
 
-    controller::run(engine, wake, health, stop.clone()).await;
+    controller::run(engine, wake, backlog, health, stop.clone()).await;
     stop.cancel();
     after.cancel();
     let ending = async { while background.join_next().await.is_some() {} };
@@ -202,27 +219,45 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     Ok(())
 }
 
-async fn housekeeping(engine: Engine, health: Health, lease: Option<String>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
+async fn heartbeat(health: Health, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            _ = tick.tick() => health.beat(),
             () = stop.cancelled() => return,
         }
-        health.beat();
-        let up = engine.link.up();
-        engine.metrics.vcenter_connected(up.is_ok());
-        if let Ok(connected) = up
-            && let Some(age) = connected.inventory().age()
-        {
-            engine.metrics.inventory_age(age);
-        }
-        for (state, count) in engine.population.total() {
-            engine.metrics.members(state.as_str(), count);
-        }
-        if let Some(name) = &lease {
-            engine.metrics.leading(name, engine.fence.holds());
+    }
+}
+
+/// The operator as it is at this moment, in figures.
+struct Gauges {
+    engine: Engine,
+    backlog: Backlog,
+    lease: Option<String>,
+    started: tokio::time::Instant,
+}
+
+impl Source for Gauges {
+    fn figures(&self) -> Figures {
+        let Engine { link, tasks, population, fence, policies, clock, .. } = &self.engine;
+        let (not_ready, first) = population.not_ready();
+        let (gained, lost) = fence.terms();
+        Figures {
+            connected: link.up().is_ok(),
+            inventory_age: link.age().unwrap_or_else(|| self.started.elapsed()),
+            tasks: tasks.running().map(|(kind, count)| (kind.as_str(), count)).to_vec(),
+            tasks_waiting: tasks.waiting(),
+            tasks_limit: tasks.limit(),
+            members: population.members().map(|(state, count)| (state.as_str(), count)).to_vec(),
+            phases: population.phases().map(|(phase, count)| (phase.as_str(), count)).to_vec(),
+            not_ready,
+            longest_not_ready: first
+                .and_then(|since| Duration::try_from(clock.now().duration_since(since)).ok())
+                .unwrap_or_default(),
+            policy_refused: policies.refusal().is_some(),
+            backlog: self.backlog.depth(),
+            lease: self.lease.clone().map(|name| LeaseFigures { name, leading: fence.holds(), gained, lost }),
         }
     }
 }

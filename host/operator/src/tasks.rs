@@ -38,6 +38,9 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Clone, Self::PowerOn, Self::PowerOff, Self::Destroy];
+
     /// As in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -244,6 +247,22 @@ impl TaskBook {
     /// All tasks in flight, to be watched anew after a reconnect.
     pub fn all(&self) -> Vec<TaskRef> {
         self.inner().flights.keys().cloned().collect()
+    }
+
+    /// How many tasks of each kind are in flight.
+    pub fn running(&self) -> [(TaskKind, usize); 4] {
+        let inner = self.inner();
+        TaskKind::ALL.map(|kind| (kind, inner.flights.values().filter(|flight| flight.kind == kind).count()))
+    }
+
+    /// How many groups wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.inner().waiting.len()
+    }
+
+    /// How many tasks may be in flight.
+    pub fn limit(&self) -> usize {
+        self.inner().limit
     }
 
     /// Forgets a group that is gone.

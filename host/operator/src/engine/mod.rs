@@ -4,6 +4,7 @@
 //! here waits for a task: what is in flight ends in a wake-up and another pass.
 
 mod ask;
+mod laps;
 mod look;
 mod record;
 mod tell;
@@ -28,13 +29,15 @@ use crate::folder::{Claims, ReservedNames};
 use crate::lease::Fence;
 use crate::link::{Link, chain};
 use crate::memory::{GroupMemory, Memories, Population, Topic, Why};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Step};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
 use crate::report::{self, Facts, Obstacle};
 use crate::status::{self, StatusError};
 use crate::tasks::TaskBook;
 use crate::validate::{Desired, validate};
+
+use self::laps::Laps;
 
 /// How soon an unresolved question is looked at again.
 const SOON: Duration = Duration::from_secs(2);
@@ -115,6 +118,7 @@ struct Pass<'a> {
     now: Timestamp,
     again: Option<Duration>,
     notes: Vec<Note>,
+    laps: Laps,
 }
 
 struct Note {
@@ -139,6 +143,7 @@ impl Engine {
             return Ok(Outcome::AtRest);
         }
         let uid = desired.uid.clone();
+        let laps = Laps::new(self.metrics.clone());
         let memory = self.memories.take(&uid);
         let mut pass = Pass {
             engine: self,
@@ -149,6 +154,7 @@ impl Engine {
             now: self.clock.now(),
             again: None,
             notes: Vec::new(),
+            laps: laps.clone(),
             desired,
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
@@ -164,9 +170,12 @@ impl Engine {
                 self.memories.put(&uid, memory);
             }
         }
-        for note in notes {
-            self.events.publish(&reference, note.kind, &note.reason, note.action, &note.text).await;
-        }
+        let telling = async {
+            for note in notes {
+                self.events.publish(&reference, note.kind, &note.reason, note.action, &note.text).await;
+            }
+        };
+        laps.time(Step::Tell, telling).await;
         match result {
             Ok(_) => Ok(again.map_or(Outcome::AtRest, Outcome::Again)),
             Err(StatusError::Gone) => Ok(Outcome::AtRest),
@@ -178,7 +187,7 @@ impl Engine {
     fn forget(&self, uid: &str) {
         self.tasks.forget(uid);
         self.claims.release(uid);
-        self.population.count(uid, std::iter::empty());
+        self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
     }
@@ -228,6 +237,7 @@ impl Engine {
             now: k8s_time(self.clock.now()),
         };
         let new = report::status(&old, &facts);
+        self.population.note(uid, &new);
         if new != old {
             let api = Api::namespaced(self.kube.clone(), namespace);
             let version = object.metadata.resource_version.clone().unwrap_or_default();
@@ -246,12 +256,13 @@ impl Pass<'_> {
         finalizers: Vec<String>,
         has_finalizer: bool,
     ) -> Result<bool, StatusError> {
+        let laps = self.laps.clone();
         if self.memory.written.is_none() {
-            self.remember().await?;
+            laps.time(Step::Look, self.remember()).await?;
         }
         self.memory.refresh((self.desired.generation, self.serving.generation));
         if !has_finalizer && !self.desired.deleting {
-            self.add_finalizer(object, finalizers).await?;
+            laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }
         let connected = match self.engine.link.up() {
             Ok(connected) => connected,
@@ -261,27 +272,22 @@ impl Pass<'_> {
                     message: problem.message.clone(),
                     stalled: problem.stalled,
                 };
-                self.report(None, Some(obstacle)).await?;
+                laps.time(Step::Tell, self.report(None, Some(obstacle))).await?;
                 return Ok(false);
             }
         };
         self.adopt_tasks(&connected);
         self.hear_of_ended_tasks();
-        let step = self.engine.metrics.step("observe");
-        let seen = self.observe(&connected).await?;
-        drop(step);
-        let demand = plan::demand(&self.desired, &seen, self.now);
+        let seen = laps.time(Step::Look, self.observe(&connected)).await?;
+        let demand = laps.time_now(Step::Plan, || plan::demand(&self.desired, &seen, self.now));
         tracing::trace!(?seen, ?demand, "observed");
         self.retire(&seen, &demand);
         let slots = self.slots(&demand);
-        let step = self.engine.metrics.step("decide");
-        let (decisions, template) = self.decide(&connected, &seen, &demand, slots).await;
-        drop(step);
-        let plan = plan::plan(&self.desired, &seen, &demand, &decisions, slots);
-        self.persist(&seen, &plan).await?;
+        let (decisions, template) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
+        let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots));
+        laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.remember_places(&plan);
-        let step = self.engine.metrics.step("apply");
         let applier = Applier {
             vcenter: self.engine.link.vcenter(),
             connected: &connected,
@@ -292,11 +298,10 @@ impl Pass<'_> {
             folder: seen.folder.id.clone(),
             now: self.seconds(),
         };
-        let effects = applier.apply(&plan).await;
-        drop(step);
+        let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
         let finished = self.digest(&connected, &seen, effects);
         if finished {
-            self.release(object).await?;
+            laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);
         }
         if !decisions.victims.is_empty() || !demand.dismiss.is_empty() || !demand.forget.is_empty() {
@@ -304,7 +309,7 @@ impl Pass<'_> {
         }
         let members = self.members(&connected, &seen, &plan);
         self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
-        self.report(Some(&members), None).await?;
+        laps.time(Step::Tell, self.report(Some(&members), None)).await?;
         Ok(false)
     }
 

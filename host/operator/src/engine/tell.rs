@@ -241,6 +241,7 @@ impl Pass<'_> {
             now: k8s_time(self.now),
         };
         let new = report::status(self.written().0, &facts);
+        self.engine.population.note(&self.desired.uid, &new);
         self.write(new).await
     }
 }
