@@ -3,8 +3,8 @@
 //! Parses, prints and dispatches. Must not reconcile: what a command does is in
 //! the module that it calls.
 
-mod check;
 mod crd;
+mod policy;
 mod run_args;
 
 use std::ffi::OsString;
@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub use check::{CheckArgs, Output};
 pub use crd::crd_yaml;
+pub use policy::{CheckArgs, Output};
 pub use run_args::{ConfigError, RunArgs};
 
 /// The version of this binary.
@@ -32,7 +32,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 Examples:
   vmgroup crd | kubectl apply --server-side -f -
   VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=… vmgroup run
-  vmgroup policy check target/plugins/ordered.wasm --config '{\"order\":\"oldest\"}'
+  vmgroup policy new my-policy --kind scaling && vmgroup policy build my-policy
+  vmgroup policy check my-policy/target/plugins/my-policy.wasm
 
 `vmgroup help COMMAND` explains each."
 )]
@@ -48,9 +49,9 @@ enum Command {
     /// Prints the custom resource definition of VmGroup as YAML.
     #[command(after_help = "Example:\n  vmgroup crd | kubectl apply --server-side -f -")]
     Crd,
-    /// Tries policies out.
+    /// Writes, builds and tries policies.
     #[command(subcommand)]
-    Policy(PolicyCommand),
+    Policy(policy::PolicyCommand),
     /// Prints the version.
     Version,
     /// Prints a completion script for a shell.
@@ -61,12 +62,6 @@ enum Command {
     },
 }
 
-#[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// Sends a plugin through the very checks that it meets in the cluster.
-    Check(CheckArgs),
-}
-
 /// Why a command failed. `Display` is one sentence for the terminal.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -75,7 +70,7 @@ enum CliError {
     #[error(transparent)]
     Logging(#[from] crate::logging::LoggingError),
     #[error(transparent)]
-    Check(#[from] check::CheckFailure),
+    Policy(#[from] policy::PolicyError),
     #[error("the CustomResourceDefinition could not be written as YAML")]
     Crd(#[from] crd::CrdError),
     #[error("the runtime could not be started")]
@@ -100,7 +95,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         // A closed pipe is how `vmgroup crd | head` ends.
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output(error) | CliError::Policy(policy::PolicyError::Output(error)))
+            if error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
             ExitCode::FAILURE
@@ -121,7 +120,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             runtime.block_on(crate::run::run(config))?;
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
-        Command::Policy(PolicyCommand::Check(arguments)) => return Ok(check::run(&arguments, &mut out)?),
+        Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,
         Command::Completion { shell } => {
             // Into memory first: the generator panics on a closed pipe.

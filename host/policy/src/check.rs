@@ -100,6 +100,16 @@ pub struct CheckError {
 }
 
 impl CheckError {
+    pub(crate) fn at(stage: Stage, problem: Problem, kind: Kind, source: &Source, stages: Vec<StageReport>) -> Self {
+        Self {
+            stage,
+            plugin: tidy(&source.name, 253),
+            remedy: problem.remedy(kind),
+            problem: Box::new(problem),
+            stages,
+        }
+    }
+
     /// One sentence that says what to do about it.
     pub fn remedy(&self) -> &str {
         &self.remedy
@@ -296,6 +306,14 @@ impl Progress {
     }
 }
 
+/// A plugin that links and has described itself, not yet configured.
+struct Described {
+    plugin: Arc<str>,
+    digest: Digest,
+    loaded: Loaded,
+    description: Description,
+}
+
 impl Host {
     /// Checks a plugin for the question `kind`, with its configuration.
     ///
@@ -305,17 +323,38 @@ impl Host {
         let mut progress = Progress { stages: Vec::new(), since: Instant::now() };
         match self.check_stages(kind, source, &mut progress) {
             Ok(policy) => Ok(Checked { policy: Arc::new(policy), stages: progress.stages }),
-            Err((stage, problem)) => Err(CheckError {
-                stage,
-                plugin: tidy(&source.name, 253),
-                remedy: problem.remedy(kind),
-                problem: Box::new(problem),
-                stages: progress.stages,
-            }),
+            Err((stage, problem)) => Err(CheckError::at(stage, problem, kind, source, progress.stages)),
+        }
+    }
+
+    /// The first stages, up to what the plugin says of itself.
+    pub(crate) fn describe(&self, kind: Kind, source: &Source) -> Result<Description, CheckError> {
+        let mut progress = Progress { stages: Vec::new(), since: Instant::now() };
+        match self.first_stages(kind, source, &mut progress) {
+            Ok(described) => Ok(described.description),
+            Err((stage, problem)) => Err(CheckError::at(stage, problem, kind, source, progress.stages)),
         }
     }
 
     fn check_stages(&self, kind: Kind, source: &Source, progress: &mut Progress) -> Result<Policy, (Stage, Problem)> {
+        let Described { plugin, digest, loaded, description } = self.first_stages(kind, source, progress)?;
+        let config = config_object(&source.config).map_err(|p| (Stage::Config, p))?;
+        let config_text = config.to_string();
+        let fuel = validate_config(&loaded, &plugin, &config_text).map_err(|p| (Stage::Config, p))?;
+        progress.passed(Stage::Config, tidy(&config_text, 120), Some(fuel));
+
+        let policy = Policy { plugin, description, digest, config, config_text, loaded };
+        let (detail, fuel) = self_test::run(&policy).map_err(|p| (Stage::SelfTest, p))?;
+        progress.passed(Stage::SelfTest, detail, Some(fuel));
+        Ok(policy)
+    }
+
+    fn first_stages(
+        &self,
+        kind: Kind,
+        source: &Source,
+        progress: &mut Progress,
+    ) -> Result<Described, (Stage, Problem)> {
         let limits = self.limits();
         let bytes = source::unpack(&source.bytes, limits).map_err(|problem| (Stage::Size, problem.into()))?;
         let digest = Digest::of(&bytes);
@@ -346,16 +385,7 @@ impl Host {
         let (description, fuel) = describe(&loaded, &plugin).map_err(|problem| (Stage::Describe, problem))?;
         let detail = format!("{} {}: {}", description.name, description.version, description.summary);
         progress.passed(Stage::Describe, detail, Some(fuel));
-
-        let config = config_object(&source.config).map_err(|p| (Stage::Config, p))?;
-        let config_text = config.to_string();
-        let fuel = validate_config(&loaded, &plugin, &config_text).map_err(|p| (Stage::Config, p))?;
-        progress.passed(Stage::Config, tidy(&config_text, 120), Some(fuel));
-
-        let policy = Policy { plugin, description, digest, config, config_text, loaded };
-        let (detail, fuel) = self_test::run(&policy).map_err(|p| (Stage::SelfTest, p))?;
-        progress.passed(Stage::SelfTest, detail, Some(fuel));
-        Ok(policy)
+        Ok(Described { plugin, digest, loaded, description })
     }
 
     fn load(

@@ -10,6 +10,8 @@
 //! does no I/O: bytes come in, decisions go out.
 
 pub mod check_answer;
+pub mod conformance;
+pub mod generate;
 pub mod shipped;
 pub mod wit;
 
@@ -17,9 +19,11 @@ mod check;
 mod decision;
 mod host;
 mod in_force;
+mod inspect;
 mod kind;
 mod limits;
 mod policy;
+mod question;
 mod sandbox;
 mod self_test;
 mod shape;
@@ -31,9 +35,11 @@ pub use check_answer::BadAnswer;
 pub use decision::{Decided, DecisionError, LogLine};
 pub use host::{Host, HostError};
 pub use in_force::{InForce, PolicySet};
+pub use inspect::{Inspection, Producer, Section};
 pub use kind::Kind;
 pub use limits::Limits;
 pub use policy::Policy;
+pub use question::{Answer, Line, Question, Tried};
 pub use shape::{InterfaceProblem, ParseProblem};
 pub use source::{Digest, SizeProblem, Source};
 pub use text::{MESSAGE_CHARS, REASON_CHARS};

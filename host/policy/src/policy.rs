@@ -12,7 +12,7 @@ use crate::sandbox::{self, Ran, Sandbox};
 use crate::text::{MESSAGE_CHARS, tidy};
 use crate::wit::types::{Context, Refusal};
 use crate::wit::{lifecycle, naming, placement, scaling};
-use crate::{Decided, DecisionError, Digest, Host, Kind};
+use crate::{Answer, Decided, DecisionError, Digest, Host, Kind, Question, Tried};
 
 /// A plugin with its configuration, checked and ready. Each question is
 /// answered in a fresh sandbox; nothing is kept from one to the next.
@@ -91,32 +91,51 @@ impl Policy {
     /// Asks for names. `context.config` of the request is replaced by the
     /// policy's own configuration. Blocks for the length of the call.
     pub fn name(&self, request: &naming::Request) -> Result<Decided<naming::Answer>, DecisionError> {
-        self.is(Kind::Naming)?;
-        let mut request = Cow::Borrowed(request);
-        if self.needs_config(&request.context) {
-            request.to_mut().context.config.clone_from(&self.config_text);
-        }
-        self.ask(&*request, check_answer::naming)
+        self.try_name(request).decided()
     }
 
     /// Asks for places. See [`name`](Self::name).
     pub fn place(&self, request: &placement::Request) -> Result<Decided<Vec<placement::Place>>, DecisionError> {
-        self.is(Kind::Placement)?;
-        let mut request = Cow::Borrowed(request);
-        if self.needs_config(&request.context) {
-            request.to_mut().context.config.clone_from(&self.config_text);
-        }
-        self.ask(&*request, check_answer::placement)
+        self.try_place(request).decided()
     }
 
     /// Asks who leaves. See [`name`](Self::name).
     pub fn choose(&self, request: &scaling::Request) -> Result<Decided<Vec<scaling::Victim>>, DecisionError> {
-        self.is(Kind::Scaling)?;
+        self.try_choose(request).decided()
+    }
+
+    /// Asks a question of any kind, and tells what it cost even if there is no
+    /// answer. See [`name`](Self::name).
+    pub fn answer(&self, question: &Question) -> Tried<Answer> {
+        match question {
+            Question::Naming(request) => self.try_name(request).map(Answer::Naming),
+            Question::Placement(request) => self.try_place(request).map(Answer::Placement),
+            Question::Scaling(request) => self.try_choose(request).map(Answer::Scaling),
+        }
+    }
+
+    fn try_name(&self, request: &naming::Request) -> Tried<naming::Answer> {
         let mut request = Cow::Borrowed(request);
         if self.needs_config(&request.context) {
             request.to_mut().context.config.clone_from(&self.config_text);
         }
-        self.ask(&*request, check_answer::scaling)
+        self.ask(Kind::Naming, &*request, check_answer::naming)
+    }
+
+    fn try_place(&self, request: &placement::Request) -> Tried<Vec<placement::Place>> {
+        let mut request = Cow::Borrowed(request);
+        if self.needs_config(&request.context) {
+            request.to_mut().context.config.clone_from(&self.config_text);
+        }
+        self.ask(Kind::Placement, &*request, check_answer::placement)
+    }
+
+    fn try_choose(&self, request: &scaling::Request) -> Tried<Vec<scaling::Victim>> {
+        let mut request = Cow::Borrowed(request);
+        if self.needs_config(&request.context) {
+            request.to_mut().context.config.clone_from(&self.config_text);
+        }
+        self.ask(Kind::Scaling, &*request, check_answer::scaling)
     }
 
     fn is(&self, asked: Kind) -> Result<(), DecisionError> {
@@ -130,22 +149,22 @@ impl Policy {
         context.config != self.config_text
     }
 
-    fn ask<Q, A>(
-        &self,
-        request: &Q,
-        check: impl FnOnce(&Q, A) -> Result<A, BadAnswer>,
-    ) -> Result<Decided<A>, DecisionError>
+    fn ask<Q, A>(&self, asked: Kind, request: &Q, check: impl FnOnce(&Q, A) -> Result<A, BadAnswer>) -> Tried<A>
     where
         for<'a> &'a Q: Lower,
         A: Lift + 'static,
     {
-        let ran = self.loaded.run(&self.plugin, |store, instance| {
+        if let Err(error) = self.is(asked) {
+            return Tried { outcome: Err(error), fuel: 0, memory: 0, log: Vec::new() };
+        }
+        let Ran { outcome, fuel, memory, log } = self.loaded.run(&self.plugin, |store, instance| {
             let (answer,): (Result<A, Refusal>,) = sandbox::call(store, instance, &self.loaded.answer, (request,))?;
             Ok(answer)
         });
-        let answer = ran.outcome?.map_err(|refusal| DecisionError::Refused(tidy_refusal(refusal)))?;
-        let answer = check(request, answer).map_err(DecisionError::BadAnswer)?;
-        Ok(Decided { answer, fuel: ran.fuel, memory: ran.memory, log: ran.log })
+        let outcome = outcome
+            .and_then(|answer| answer.map_err(|refusal| DecisionError::Refused(tidy_refusal(refusal))))
+            .and_then(|answer| check(request, answer).map_err(DecisionError::BadAnswer));
+        Tried { outcome, fuel, memory, log }
     }
 }
 

@@ -1,0 +1,81 @@
+//! `vmgroup policy …`: the author's desk. Makes, builds, checks and tries
+//! policies on whatever machine they are written on.
+//!
+//! Must not reach a cluster or a vCenter, and decides nothing that the operator
+//! does not decide in the same way: all of it goes through `vmgroup-policy`.
+
+mod ask;
+mod build;
+mod check;
+mod input;
+mod inspect;
+mod new;
+mod request;
+mod text;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+
+pub use check::CheckArgs;
+
+/// What can be done with a policy.
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Begins a policy of your own: a crate with configuration, test, fixture and README.
+    New(new::NewArgs),
+    /// Builds a policy's crate as a WebAssembly component.
+    Build(build::BuildArgs),
+    /// Sends a plugin through the very checks that it meets in the cluster.
+    Check(CheckArgs),
+    /// Shows what a plugin is and says of itself.
+    Inspect(inspect::InspectArgs),
+    /// Asks a plugin one question, and shows the answer and what it cost.
+    Run(ask::AskArgs),
+    /// Prints a question to try a plugin on.
+    Request(request::RequestArgs),
+}
+
+/// How a result is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Why a command could not do its work. What a plugin does wrong is not one of
+/// these: it is a result.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PolicyError {
+    #[error(transparent)]
+    Input(#[from] input::InputError),
+    #[error(transparent)]
+    New(#[from] new::NewError),
+    #[error(transparent)]
+    Build(#[from] build::BuildError),
+    #[error("the output could not be written")]
+    Output(#[from] std::io::Error),
+}
+
+/// Does what is asked for, and says by the exit code how it went: 0 for yes, 1
+/// for no.
+pub(super) fn run(command: &PolicyCommand, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
+    match command {
+        PolicyCommand::New(arguments) => new::run(arguments, out),
+        PolicyCommand::Build(arguments) => build::run(arguments, out),
+        PolicyCommand::Check(arguments) => check::run(arguments, out),
+        PolicyCommand::Inspect(arguments) => inspect::run(arguments, out),
+        PolicyCommand::Run(arguments) => ask::run(arguments, out),
+        PolicyCommand::Request(arguments) => request::run(arguments, out),
+    }
+}
+
+/// Writes a result for programs.
+fn json(out: &mut impl Write, value: &impl serde::Serialize) -> std::io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
+    writeln!(out)
+}

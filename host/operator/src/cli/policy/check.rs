@@ -1,0 +1,123 @@
+//! `vmgroup policy check`: the pipeline that a plugin meets in the cluster, with
+//! its stages and costs, for the author's desk.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use vmgroup_policy::StageReport;
+
+use super::input::{Plugin, PluginArgs, Verdict};
+use super::text::Paint;
+use super::{Output, PolicyError};
+
+/// Arguments of `vmgroup policy check`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The stages are those of the cluster: size, parse, interface, compile, instantiate, describe,
+config, self-test. Exit code 0 means that the operator would take the plugin, 1 that it would
+refuse it.
+
+Examples:
+  vmgroup policy check ordinal.wasm --config '{\"pattern\":\"{group}-{ordinal}\"}'
+  vmgroup policy check idle-first.wasm.gz --config @idle-first.json --output json
+  vmgroup policy check mine.wasm --policy-file policy.yaml")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    plugin: PluginArgs,
+
+    /// For people or for programs
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Output,
+}
+
+/// Checks, prints, and says by the exit code how it went.
+pub(super) fn run(arguments: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
+    Ok(show(arguments.output, &arguments.plugin.check()?, out)?)
+}
+
+/// Prints the verdict and gives the exit code that it stands for.
+pub(super) fn show(output: Output, plugin: &Plugin, out: &mut impl Write) -> std::io::Result<ExitCode> {
+    match output {
+        Output::Json => super::json(out, &report(plugin))?,
+        Output::Text => print(out, plugin)?,
+    }
+    Ok(if plugin.verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn stages(result: &Verdict) -> &[StageReport] {
+    match result {
+        Ok(checked) => &checked.stages,
+        Err(error) => &error.stages,
+    }
+}
+
+/// The verdict for programs.
+fn report(Plugin { source, kind, verdict: result }: &Plugin) -> Value {
+    let stages: Vec<Value> = stages(result)
+        .iter()
+        .map(|stage| {
+            json!({
+                "stage": stage.stage.to_string(),
+                "detail": stage.detail,
+                "seconds": stage.took.as_secs_f64(),
+                "fuel": stage.fuel,
+            })
+        })
+        .collect();
+    let mut report = json!({
+        "plugin": source.name,
+        "kind": kind.map(|kind| kind.to_string()),
+        "accepted": result.is_ok(),
+        "stages": stages,
+    });
+    match result {
+        Ok(checked) => {
+            let policy = &checked.policy;
+            report["name"] = json!(policy.description().name);
+            report["version"] = json!(policy.description().version);
+            report["summary"] = json!(policy.description().summary);
+            report["digest"] = json!(policy.digest().to_string());
+        }
+        Err(error) => {
+            report["refusal"] = json!({
+                "stage": error.stage.to_string(),
+                "problem": error.problem.to_string(),
+                "remedy": error.remedy,
+            });
+        }
+    }
+    report
+}
+
+/// The verdict for people.
+fn print(out: &mut impl Write, Plugin { source, kind, verdict: result }: &Plugin) -> std::io::Result<()> {
+    let paint = Paint::new();
+    let as_what = kind.map(|kind| format!(" as a policy for {kind}")).unwrap_or_default();
+    writeln!(out, "{}{as_what}", paint.bold(&source.name))?;
+    for StageReport { stage, detail, took, fuel } in stages(result) {
+        let fuel = fuel.map(|fuel| format!("  {fuel} fuel")).unwrap_or_default();
+        let cost = format!("{:>9.3} ms{fuel}", took.as_secs_f64() * 1_000.0);
+        writeln!(out, "  {} {:<12} {cost:<28} {detail}", paint.good("ok"), stage.to_string())?;
+    }
+    match result {
+        Ok(checked) => {
+            let description = checked.policy.description();
+            writeln!(
+                out,
+                "{}: {} {}, {}",
+                paint.good("accepted"),
+                description.name,
+                description.version,
+                description.summary
+            )?;
+            writeln!(out, "  digest   {}", checked.policy.digest())
+        }
+        Err(error) => {
+            writeln!(out, "{} at stage {}", paint.bad("refused"), error.stage)?;
+            writeln!(out, "  problem  {}", error.problem)?;
+            writeln!(out, "  remedy   {}", error.remedy)
+        }
+    }
+}
