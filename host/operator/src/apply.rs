@@ -7,7 +7,7 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, PoolRef, PowerState, Template, Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Template, Vcenter, Vm, VmRef,
 };
 
 use crate::lease::Fence;
@@ -125,12 +125,20 @@ impl Applier<'_> {
         })
     }
 
-    fn submitted(&self, uuid: &str, kind: TaskKind, result: Result<vmgroup_vsphere::TaskRef, Error>) -> Effect {
+    /// What came of a call that starts a task. `goal` is what the inventory will
+    /// show when it has worked, and does not show yet.
+    fn submitted(
+        &self,
+        uuid: &str,
+        kind: TaskKind,
+        goal: Option<Goal>,
+        result: Result<vmgroup_vsphere::TaskRef, Error>,
+    ) -> Effect {
         let uuid = uuid.to_owned();
         match result {
             Ok(task) => {
                 self.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone());
-                self.connected.track(task.clone());
+                self.connected.track(task.clone(), goal);
                 Effect::Task { uuid, kind, task }
             }
             Err(error) => match error.fault() {
@@ -190,7 +198,7 @@ impl Applier<'_> {
             // work that nobody watches.
             power_on: false,
         };
-        Some(self.submitted(uuid, TaskKind::Clone, self.vcenter.clone_vm(&spec).await))
+        Some(self.submitted(uuid, TaskKind::Clone, None, self.vcenter.clone_vm(&spec).await))
     }
 
     fn pool_of(&self, place: &Place) -> Option<PoolRef> {
@@ -202,7 +210,8 @@ impl Applier<'_> {
         if !self.fence.holds() {
             return Effect::Fenced;
         }
-        self.submitted(uuid, TaskKind::PowerOn, self.vcenter.power_on(vm).await)
+        let goal = Goal::On(vm.clone());
+        self.submitted(uuid, TaskKind::PowerOn, Some(goal), self.vcenter.power_on(vm).await)
     }
 
     /// Powers a leaving member off, or destroys it if it is off.
@@ -219,9 +228,12 @@ impl Applier<'_> {
             return Effect::Fenced;
         }
         if fresh.power == PowerState::Off {
-            self.submitted(uuid, TaskKind::Destroy, self.vcenter.destroy_vm(vm).await)
+            let goal = self.connected.inventory().vm(vm).map(|_| Goal::Gone(vm.clone()));
+            self.submitted(uuid, TaskKind::Destroy, goal, self.vcenter.destroy_vm(vm).await)
         } else {
-            self.submitted(uuid, TaskKind::PowerOff, self.vcenter.power_off(vm).await)
+            // No goal: what comes next must find the machine free, and it is so when
+            // the task has ended.
+            self.submitted(uuid, TaskKind::PowerOff, None, self.vcenter.power_off(vm).await)
         }
     }
 
@@ -246,7 +258,7 @@ impl Applier<'_> {
                 if !self.fence.holds() {
                     return Effect::Fenced;
                 }
-                match self.submitted(FOLDER, TaskKind::Destroy, self.vcenter.destroy_folder(folder).await) {
+                match self.submitted(FOLDER, TaskKind::Destroy, None, self.vcenter.destroy_folder(folder).await) {
                     Effect::Gone { .. } => Effect::Finished(None),
                     Effect::Failed { error, .. } => failed(error),
                     _ => Effect::NotFinished,

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
-    Capacity, Category, DatastoreRef, Error, Event, FolderRef, HostRef, Inventory, Observer, Site, SiteSelection,
+    Capacity, Category, DatastoreRef, Error, Event, FolderRef, Goal, HostRef, Inventory, Observer, Site, SiteSelection,
     TaskRef, Template, TransportKind, Vcenter, Watch,
 };
 
@@ -130,9 +130,9 @@ impl Connected {
         vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|owner| owner == uid))
     }
 
-    /// Has a task's end reported.
-    pub fn track(&self, task: TaskRef) {
-        self.watch.track(task);
+    /// Has a task's end reported, or that its goal is reached.
+    pub fn track(&self, task: TaskRef, goal: Option<Goal>) {
+        self.watch.track(task, goal);
     }
 
     /// Capacity, at most [`CAPACITY_AGE`] old.
@@ -335,7 +335,7 @@ impl Link {
             tracing::debug!(%error, "capacity is not known yet");
         }
         for task in tasks.all() {
-            connected.track(task);
+            connected.track(task, None);
         }
         self.0.current.store(Some(connected));
         self.bump();

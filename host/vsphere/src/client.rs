@@ -34,7 +34,8 @@ pub struct Options {
     /// How long vCenter holds a `WaitForUpdatesEx` that has nothing to tell.
     /// The call's deadline is this plus `call_timeout`.
     pub long_poll: Duration,
-    /// How long the watch lets changes gather before it asks for the next.
+    /// How long the watch lets changes gather before it acts on the first of a
+    /// burst, and before it asks for the next.
     pub settle: Duration,
     /// The most objects per page of a bulk read or an update.
     pub page_size: u32,

@@ -41,5 +41,5 @@ pub use secret::{Credentials, Password};
 pub use site::{Named, Site, SiteCluster, SiteSelection};
 pub use task::{TaskInfo, TaskState};
 pub use transport::{HttpTransport, Tls, Transport, TransportError, TransportKind, endpoint};
-pub use watch::{Event, Observer, Watch};
+pub use watch::{Event, Goal, Observer, Watch};
 pub use write::CloneSpec;

@@ -21,7 +21,7 @@ pub struct TaskInfo {
     pub entity: Option<ManagedObjectRef>,
     /// What it does, such as `VirtualMachine.clone`; not localised.
     pub description_id: String,
-    /// Percent done, if vCenter tells.
+    /// Percent done, if vCenter tells. The watch does not ask for it.
     pub progress: Option<u8>,
     /// True once somebody has cancelled it. It may go on for all that.
     pub cancelled: bool,
@@ -54,12 +54,30 @@ impl TaskState {
     }
 }
 
+/// What the watch asks of a task: what [`TaskInfo`] is made of, but for its
+/// progress. vCenter would tell of each percent, and nobody waits for one.
+pub(crate) const WATCHED: [&str; 8] = [
+    "info.state",
+    "info.result",
+    "info.error",
+    "info.cancelled",
+    "info.entity",
+    "info.descriptionId",
+    "info.queueTime",
+    "info.reason",
+];
+
 impl TaskInfo {
     pub(crate) fn read(id: TaskRef, info: &Element) -> Self {
-        let text = |name: &str| info.text_of(name).trim();
+        Self::from_parts(id, |name| info.child(name))
+    }
+
+    /// From the parts of an `info`, by their names.
+    pub(crate) fn from_parts<'a>(id: TaskRef, part: impl Fn(&str) -> Option<&'a Element>) -> Self {
+        let text = |name: &str| part(name).map_or("", |part| part.text.trim());
         let state = match text("state") {
-            "success" => TaskState::Success { result: info.child("result").and_then(reference_of) },
-            "error" => TaskState::Error(info.child("error").map_or_else(
+            "success" => TaskState::Success { result: part("result").and_then(reference_of) },
+            "error" => TaskState::Error(part("error").map_or_else(
                 || Fault { kind: crate::FaultKind::Other("MethodFault".to_owned()), message: String::new() },
                 localized_fault,
             )),
@@ -69,12 +87,12 @@ impl TaskInfo {
         Self {
             id,
             state,
-            entity: info.child("entity").and_then(reference_of),
+            entity: part("entity").and_then(reference_of),
             description_id: text("descriptionId").to_owned(),
             progress: text("progress").parse().ok(),
-            cancelled: info.child("cancelled").is_some_and(Element::is_true),
+            cancelled: part("cancelled").is_some_and(Element::is_true),
             queued_at: text("queueTime").parse().ok(),
-            user: info.at(&["reason", "userName"]).map(|user| user.text.clone()),
+            user: part("reason").and_then(|reason| reason.child("userName")).map(|user| user.text.clone()),
         }
     }
 }

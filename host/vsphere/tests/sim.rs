@@ -439,7 +439,7 @@ async fn tasks_fail_get_lost_and_survive_a_lost_session() {
 
     sim.faults().add(Rule::next("CloneVM_Task", Fault::LoseTask));
     let task = vcenter.clone_vm(&spec(2)).await.unwrap();
-    watch.track(task.clone());
+    watch.track(task.clone(), None);
     seen.find("the lost task", |event| match event {
         Event::TaskGone(gone) if *gone == task => Some(()),
         _ => None,
@@ -448,7 +448,7 @@ async fn tasks_fail_get_lost_and_survive_a_lost_session() {
 
     tokio::time::sleep(Duration::from_secs(5)).await;
     let task = vcenter.clone_vm(&spec(3)).await.unwrap();
-    watch.track(task.clone());
+    watch.track(task.clone(), None);
     tokio::time::sleep(Duration::from_millis(300)).await;
     sim.terminate_sessions();
     let info = seen.ended(&task).await;
@@ -457,7 +457,7 @@ async fn tasks_fail_get_lost_and_survive_a_lost_session() {
     // vCenter restarts and forgets its tasks; the work goes on.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let task = vcenter.clone_vm(&spec(4)).await.unwrap();
-    watch.track(task.clone());
+    watch.track(task.clone(), None);
     tokio::time::sleep(Duration::from_millis(300)).await;
     sim.restart(true);
     seen.find("the forgotten task", |event| match event {
@@ -480,7 +480,7 @@ async fn a_burst_of_tasks_costs_few_calls() {
     sim.faults().reset_calls();
     for n in 0..40 {
         let spec = clone_spec(&site, &template, &format!("web-{n}"), &format!("{UUID}{n}"));
-        watch.track(vcenter.clone_vm(&spec).await.unwrap());
+        watch.track(vcenter.clone_vm(&spec).await.unwrap(), None);
     }
     until("all clones are seen", || watch.inventory().len() == 40).await;
     let calls = sim.faults().calls();

@@ -36,7 +36,7 @@ impl Pass<'_> {
         for (uuid, kind, task) in adopted {
             self.memory.births.insert(uuid.clone(), Birth::Unresolved);
             if self.engine.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
-                connected.track(task);
+                connected.track(task, None);
             }
         }
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{This, Vcenter};
 use crate::error::{Error, FaultKind};
@@ -27,7 +27,8 @@ use crate::refs::{FolderRef, ManagedObjectRef, TaskRef, VmRef};
 use crate::session::Session;
 use crate::site::Site;
 use crate::soap::reference_of;
-use crate::task::{TASK, TaskInfo};
+use crate::task::{TASK, TaskInfo, WATCHED};
+pub use crate::watch::tracked::Goal;
 use crate::watch::tracked::Tracked;
 use crate::watch::update::{Change, METHOD, Snapshot, Update, Updates};
 use crate::xml::{Element, Writer};
@@ -37,8 +38,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// So often in a row is rebuilt at once what vCenter has forgotten.
 const MAX_MENDED: u32 = 3;
-/// New tasks gather this long, so that a burst of clones is one call.
-const GATHER: Duration = Duration::from_millis(20);
 /// How long to tidy up behind a watch that is given up.
 const TIDY: Duration = Duration::from_secs(5);
 
@@ -61,8 +60,9 @@ pub enum Event {
     FolderChanged(Arc<Folder>),
     /// A folder is gone, or has left the root folder.
     FolderGone(Arc<Folder>),
-    /// A tracked task is seen for the first time, has moved on, or has ended;
-    /// an ended one is tracked no longer.
+    /// A tracked task is seen for the first time, has moved on, or has ended, or
+    /// its [`Goal`] is reached, which ends it too; an ended one is tracked no longer.
+    /// Comes after the `…Changed` and `…Gone` of the same moment.
     Task(TaskInfo),
     /// vCenter does not know a tracked task (any more), and its end was not
     /// seen: look at the inventory. It is tracked no longer.
@@ -121,11 +121,11 @@ impl Watch {
         &self.inventory
     }
 
-    /// Follows a task: [`Event::Task`] tells of each change until its end, or
-    /// [`Event::TaskGone`] that it is unknown. Following one twice is following
-    /// it once.
-    pub fn track(&self, task: TaskRef) {
-        if self.shared.tracked().track(task) {
+    /// Follows a task: [`Event::Task`] tells of each change until its end or until
+    /// its goal is reached, or [`Event::TaskGone`] that it is unknown. Following
+    /// one twice is following it once.
+    pub fn track(&self, task: TaskRef, goal: Option<Goal>) {
+        if self.shared.tracked().track(task, goal, Instant::now()) {
             self.shared.wake.notify_one();
         }
     }
@@ -255,14 +255,24 @@ impl Watcher {
             return Err(protocol("it was not built"));
         };
         let mut version = self.load(round).await?;
+        let settle = self.vcenter.inner.options.settle;
         loop {
+            let asked = Instant::now();
             let updates = self.next(round, &version).await?;
             self.inventory.touch();
             let Some(updates) = updates else { continue };
             version.clone_from(&updates.version);
-            self.follow(&updates).await?;
-            if !updates.truncated {
-                sleep(self.vcenter.inner.options.settle).await;
+            let (begins, more) = (asked.elapsed() >= settle, updates.truncated);
+            // vCenter answers with the first of a burst. Who acts on it at once acts
+            // on each of the rest apart, and what it does in turn ends apart, for
+            // ever: a call for each. So the rest is let come before anything is done
+            // about the first, and then asked for and done at once.
+            if begins && !more {
+                sleep(settle).await;
+            }
+            self.follow(updates).await?;
+            if !begins && !more {
+                sleep(settle).await;
             }
         }
     }
@@ -307,7 +317,7 @@ impl Watcher {
             ],
         };
         let tasks = Query {
-            paths: vec![Paths::new(TASK, &["info"])],
+            paths: vec![Paths::new(TASK, &WATCHED)],
             starts: vec![Start::from(list, vec![step_into("ListView")])],
         };
         for query in [inventory, tasks] {
@@ -326,7 +336,7 @@ impl Watcher {
     /// Reads everything, tells the difference to what was known, and gives the
     /// version to go on from.
     async fn load(&mut self, round: &Round) -> Result<String, Error> {
-        self.shared.tracked().view_is_new();
+        self.shared.tracked().view_is_new(Instant::now());
         self.tell_view(round).await?;
         let prefix = &self.vcenter.inner.options.extra_prefix;
         let mut snapshot = Snapshot::default();
@@ -336,7 +346,7 @@ impl Watcher {
                 return Err(protocol("the first answer is empty"));
             };
             version = updates.version;
-            for update in &updates.objects {
+            for update in updates.objects {
                 snapshot.take(update, prefix);
             }
             if !updates.truncated {
@@ -354,12 +364,7 @@ impl Watcher {
             self.inventory.set_synced();
             self.tell(&Event::Synced);
         }
-        for (task, info) in tasks {
-            match info {
-                Some(info) => self.saw_task(info),
-                None => self.task_gone(&task),
-            }
-        }
+        self.hear_of_tasks(tasks);
         if std::mem::take(&mut self.lost) {
             self.tell(&Event::Restored);
         }
@@ -402,14 +407,13 @@ impl Watcher {
         let mut poll = pin!(self.poll(round, version));
         let mut replaced = pin!(self.vcenter.inner.sessions.replaced(&round.session));
         loop {
+            let due = self.shared.tracked().due(Instant::now());
             tokio::select! {
                 biased;
                 answer = &mut poll => return answer,
                 () = &mut replaced => return Err(session_lost()),
-                () = self.shared.wake.notified() => {
-                    sleep(GATHER).await;
-                    self.tell_view(round).await?;
-                }
+                () = self.shared.wake.notified() => self.hear_of_tasks(Vec::new()),
+                () = at(due) => self.tell_view(round).await?,
             }
         }
     }
@@ -439,40 +443,38 @@ impl Watcher {
         update::read(&answer)
     }
 
-    async fn follow(&self, updates: &Updates) -> Result<(), Error> {
+    async fn follow(&self, updates: Updates) -> Result<(), Error> {
         let prefix = &self.vcenter.inner.options.extra_prefix;
         let mut unclear = Vec::new();
-        for update in &updates.objects {
+        let mut tasks = Vec::new();
+        for update in updates.objects {
             match update {
                 Update::Vm(id, change) => {
-                    let known = self.inventory.vm(id);
-                    let event = match update::vm_after(id, known.as_deref(), change, prefix) {
+                    let known = self.inventory.vm(&id);
+                    let event = match update::vm_after(&id, known.as_deref(), &change, prefix) {
                         Some((_, true)) => {
-                            unclear.push(id.clone());
+                            unclear.push(id);
                             None
                         }
                         Some((vm, false)) => self.put_vm(vm),
-                        None => self.inventory.remove_vm(id).map(Event::VmGone),
+                        None => self.inventory.remove_vm(&id).map(Event::VmGone),
                     };
                     self.tell_maybe(event);
                 }
                 Update::Folder(id, change) => {
-                    let known = self.inventory.folder(id);
-                    let event = match update::folder_after(id, known.as_deref(), change) {
+                    let known = self.inventory.folder(&id);
+                    let event = match update::folder_after(&id, known.as_deref(), &change) {
                         Some(folder) => self.put_folder(folder),
-                        None => self.inventory.remove_folder(id).map(Event::FolderGone),
+                        None => self.inventory.remove_folder(&id).map(Event::FolderGone),
                     };
                     self.tell_maybe(event);
                 }
-                Update::Task(id, Change::Leave) => self.task_gone(id),
-                Update::Task(id, change) => {
-                    if let Some(info) = update::task_after(id, change) {
-                        self.saw_task(info);
-                    }
-                }
+                Update::Task(id, change) => tasks.push((id, change)),
             }
         }
-        self.read_anew(unclear).await
+        let read = self.read_anew(unclear).await;
+        self.hear_of_tasks(tasks);
+        read
     }
 
     /// Machines whose change we could not follow.
@@ -492,9 +494,25 @@ impl Watcher {
         Ok(())
     }
 
-    fn saw_task(&self, info: TaskInfo) {
-        let news = self.shared.tracked().saw(&info);
-        if news {
+    /// Tells what became of tasks, by what vCenter says of them and by what the
+    /// inventory shows. All parts of an answer are taken in first: one may say that
+    /// a task has failed, and the next one why.
+    fn hear_of_tasks(&self, changes: Vec<(TaskRef, Change)>) {
+        let mut touched = Vec::new();
+        for (task, change) in changes {
+            if matches!(change, Change::Leave) {
+                self.task_gone(&task);
+            } else {
+                self.shared.tracked().learn(&task, change);
+                touched.push(task);
+            }
+        }
+        for task in touched {
+            let news = self.shared.tracked().news(&task);
+            self.tell_maybe(news.map(Event::Task));
+        }
+        let reached: Vec<TaskInfo> = self.shared.tracked().reached(|vm| self.inventory.vm(vm));
+        for info in reached {
             self.tell(&Event::Task(info));
         }
     }
@@ -509,7 +527,7 @@ impl Watcher {
     /// Tells the list view which tasks to follow, all news in one call.
     async fn tell_view(&self, round: &Round) -> Result<(), Error> {
         loop {
-            let batch = self.shared.tracked().next_batch();
+            let batch = self.shared.tracked().next_batch(Instant::now());
             let Some(batch) = batch else { return Ok(()) };
             self.tell_view_of(round, &batch).await?;
         }
@@ -565,6 +583,14 @@ impl Watcher {
 
     fn tell(&self, event: &Event) {
         self.observer.on_event(event);
+    }
+}
+
+/// Never, without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

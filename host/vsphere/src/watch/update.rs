@@ -9,7 +9,7 @@ use crate::property::session_lost_in;
 use crate::read::{FOLDER, VM};
 use crate::refs::{FolderRef, TaskRef, VmRef};
 use crate::soap::reference_of;
-use crate::task::{TASK, TaskInfo};
+use crate::task::TASK;
 use crate::xml::Element;
 
 pub(super) const METHOD: &str = "WaitForUpdatesEx";
@@ -45,9 +45,9 @@ pub(super) enum Change {
 
 #[derive(Debug)]
 pub(super) struct Property {
-    name: String,
+    pub(super) name: String,
     /// None if it is unset now.
-    value: Option<Element>,
+    pub(super) value: Option<Element>,
 }
 
 /// `None`: the poll's time is over and nothing has happened.
@@ -149,53 +149,36 @@ pub(super) fn folder_after(id: &FolderRef, known: Option<&Folder>, change: &Chan
     Some(folder)
 }
 
-/// A task after a change; `None` if the change does not hold its `info`.
-pub(super) fn task_after(id: &TaskRef, change: &Change) -> Option<TaskInfo> {
-    let (Change::Enter(properties) | Change::Modify(properties)) = change else {
-        return None;
-    };
-    properties
-        .iter()
-        .find(|property| property.name == "info")
-        .and_then(|property| property.value.as_ref())
-        .map(|info| TaskInfo::read(id.clone(), info))
-}
-
 /// Everything in view, gathered over the pages of the first answer.
 #[derive(Default)]
 pub(super) struct Snapshot {
     pub(super) vms: BTreeMap<VmRef, Vm>,
     pub(super) folders: BTreeMap<FolderRef, Folder>,
-    pub(super) tasks: Vec<(TaskRef, Option<TaskInfo>)>,
+    pub(super) tasks: Vec<(TaskRef, Change)>,
     pub(super) unclear: Vec<VmRef>,
 }
 
 impl Snapshot {
-    pub(super) fn take(&mut self, update: &Update, extra_prefix: &str) {
+    pub(super) fn take(&mut self, update: Update, extra_prefix: &str) {
         match update {
-            Update::Vm(id, change) => match vm_after(id, self.vms.get(id), change, extra_prefix) {
+            Update::Vm(id, change) => match vm_after(&id, self.vms.get(&id), &change, extra_prefix) {
                 Some((vm, unclear)) => {
                     if unclear {
                         self.unclear.push(id.clone());
                     }
-                    self.vms.insert(id.clone(), vm);
+                    self.vms.insert(id, vm);
                 }
                 None => {
-                    self.vms.remove(id);
+                    self.vms.remove(&id);
                 }
             },
             Update::Folder(id, change) => {
-                match folder_after(id, self.folders.get(id), change) {
-                    Some(folder) => self.folders.insert(id.clone(), folder),
-                    None => self.folders.remove(id),
+                match folder_after(&id, self.folders.get(&id), &change) {
+                    Some(folder) => self.folders.insert(id, folder),
+                    None => self.folders.remove(&id),
                 };
             }
-            Update::Task(id, Change::Leave) => self.tasks.push((id.clone(), None)),
-            Update::Task(id, change) => {
-                if let Some(info) = task_after(id, change) {
-                    self.tasks.push((id.clone(), Some(info)));
-                }
-            }
+            Update::Task(id, change) => self.tasks.push((id, change)),
         }
     }
 }
@@ -216,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_machine_enters_changes_and_leaves() {
-        let entered = updates(
+        let mut entered = updates(
             "<objectSet><kind>enter</kind><obj type=\"VirtualMachine\">vm-1</obj>\
              <changeSet><name>name</name><op>assign</op><val _XMLSchema-instance:type=\"string\">a%2fb</val></changeSet>\
              <changeSet><name>config.instanceUuid</name><op>assign</op><val>ABC</val></changeSet>\
@@ -229,7 +212,7 @@ mod tests {
         .unwrap()
         .unwrap();
         let mut snapshot = Snapshot::default();
-        snapshot.take(&entered.objects[0], "vg.");
+        snapshot.take(entered.objects.remove(0), "vg.");
         let id = VmRef::new("vm-1");
         let vm = snapshot.vms[&id].clone();
         assert_eq!(vm.name, "a/b");
@@ -248,13 +231,14 @@ mod tests {
         )
         .unwrap()
         .unwrap();
-        snapshot.take(&changed.objects[0], "vg.");
+        let mut following = changed.objects.into_iter();
+        snapshot.take(following.next().unwrap(), "vg.");
         assert_eq!(snapshot.vms[&id].power, PowerState::On);
         assert!(snapshot.vms[&id].extra.is_empty());
         assert!(snapshot.unclear.is_empty());
-        snapshot.take(&changed.objects[1], "vg.");
+        snapshot.take(following.next().unwrap(), "vg.");
         assert_eq!(snapshot.unclear, std::slice::from_ref(&id));
-        snapshot.take(&changed.objects[2], "vg.");
+        snapshot.take(following.next().unwrap(), "vg.");
         assert!(snapshot.vms.is_empty());
     }
 

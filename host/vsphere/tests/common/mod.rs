@@ -106,7 +106,7 @@ pub fn clone_spec(site: &Site, template: &vmgroup_vsphere::Template, name: &str,
 }
 
 pub async fn follow(watch: &Watch, seen: &Seen, task: TaskRef) -> TaskInfo {
-    watch.track(task.clone());
+    watch.track(task.clone(), None);
     seen.ended(&task).await
 }
 
@@ -250,7 +250,7 @@ pub async fn life_of_a_machine(vcenter: &Vcenter, template: &str, group: &str, m
     // A task that nobody knows.
     let nobody = TaskRef::new("task-99999");
     assert_eq!(vcenter.read_task(&nobody).await.unwrap(), None);
-    watch.track(nobody.clone());
+    watch.track(nobody.clone(), None);
     seen.find("the unknown task", |event| match event {
         Event::TaskGone(task) if *task == nobody => Some(()),
         _ => None,
