@@ -6,7 +6,10 @@
 //! simulated one. The figures at rest are taken in this process, in simulated time.
 
 mod decision;
+mod failover;
 mod fill;
+mod heal;
+mod large;
 mod machine;
 mod rest;
 mod stage;
@@ -34,8 +37,16 @@ enum Part {
     Vcsim,
     /// The same on our simulator
     Simulator,
+    /// The same in simulated time, in this process
+    Simulated,
     /// What is asked and written at rest
     Rest,
+    /// 1,000 groups of 10 at rest: memory, CPU, a pass, a start
+    Large,
+    /// From a machine deleted behind our back to its successor's clone call
+    Heal,
+    /// From the end of the leader to the first write of the other
+    Failover,
     /// One decision in its sandbox and natively
     Decision,
     /// From the edit of the `ConfigMap` to the first decision
@@ -84,9 +95,29 @@ fn main() -> Result<()> {
             }
         }
     }
+    if wanted(Part::Simulated) {
+        for limit in [3, 8] {
+            progress(&format!("20 groups of 10 in simulated time, {limit} tasks at a time"));
+            fill::report_simulated(&mut table, limit, fill::run_simulated(limit));
+        }
+    }
     if wanted(Part::Rest) {
         progress("an hour at rest, in simulated time");
         rest::report(&mut table, rest::run());
+    }
+    if wanted(Part::Large) {
+        progress("1,000 groups of 10 at rest, five minutes");
+        large::report(&mut table, runtime.block_on(large::run(&operator)));
+    }
+    if wanted(Part::Heal) {
+        progress("machines deleted behind our back");
+        heal::report(&mut table, runtime.block_on(heal::run(&operator)));
+    }
+    if wanted(Part::Failover) {
+        progress("failovers");
+        for end in [failover::End::Term, failover::End::Kill] {
+            failover::report(&mut table, end, runtime.block_on(failover::run(&operator, end)));
+        }
     }
     if wanted(Part::Decision) {
         progress("decisions, in the sandbox and natively");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use vmgroup_api::VmGroup;
 use vmgroup_e2e::real::{Vcsim, plain_http};
@@ -29,6 +29,9 @@ const PASSWORD: &str = "bench";
 
 /// How long anything may take that is not itself the figure.
 const SOON: Duration = Duration::from_secs(60);
+
+/// How long many groups may take to be Ready.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Which vCenter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,55 @@ impl Stage {
         self.kube.get("vmgroups", Some(namespace), name).unwrap_or_default()
     }
 
+    /// The simulated vCenter, seen from inside.
+    pub fn simulator(&self) -> Result<&VcenterSim> {
+        match &self.vcenter {
+            Vcenter::Simulator(sim, _) => Ok(sim),
+            Vcenter::Vcsim(_) => Err("only on our simulator".into()),
+        }
+    }
+
+    /// How often vCenter was asked for a clone.
+    pub async fn clones(&self) -> Result<u64> {
+        Ok(self.calls().await?.get("CloneVM_Task").copied().unwrap_or_default())
+    }
+
+    /// Applies a group, without a request. Returns its uid.
+    pub fn apply(&self, namespace: &str, name: &str, replicas: u64) -> Result<String> {
+        let group = json!({
+            "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"cpu": 2, "memory": 1, "replicas": replicas, "template": TEMPLATE},
+        });
+        let applied = self.kube.apply(group).map_err(|error| format!("{error:?}"))?;
+        Ok(applied["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until all groups of a namespace are Ready with this many members.
+    pub async fn all_ready(&self, operator: &mut Operator, namespace: &str, size: u64, look: Duration) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.kube.list("vmgroups", Some(namespace)).iter().all(|group| is_ready(group, size)) {
+            operator.must_run()?;
+            if Instant::now() > deadline {
+                return Err(format!("not Ready after {PATIENCE:?}").into());
+            }
+            tokio::time::sleep(look).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for one more clone call than `before`, and says how long that took since then.
+    pub async fn next_clone(&self, operator: &mut Operator, before: u64, since: Instant) -> Result<Duration> {
+        while self.clones().await? <= before {
+            operator.must_run()?;
+            if since.elapsed() > SOON {
+                return Err("no clone call came".into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(since.elapsed())
+    }
+
     /// Starts the operator.
     pub fn start(&self, binary: &Path, limit: u32) -> Result<Operator> {
         let (url, (user, password)) = match &self.vcenter {
@@ -128,7 +180,7 @@ impl Stage {
             Vcenter::Simulator(_, server) => (format!("https://{}/sdk", server.addr), (USER, PASSWORD)),
         };
         let page = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log = self.folder.file("operator.log");
+        let log = self.folder.file(&format!("{}.log", page.port()));
         let mut command = Command::new(binary);
         command
             .args(["run", "--leader-elect", "--namespace", OPERATOR_NAMESPACE, "--instance", "bench"])
@@ -181,6 +233,14 @@ impl Stage {
     }
 }
 
+/// Whether a group is Ready with this many members.
+pub fn is_ready(group: &Value, size: u64) -> bool {
+    let status = &group["status"];
+    let conditions = status["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True");
+    ready && status["observedGeneration"] == group["metadata"]["generation"] && status["currentReplicas"] == size
+}
+
 /// The operator's process. It ends with this.
 pub struct Operator {
     child: Child,
@@ -203,6 +263,28 @@ impl Operator {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last = log.lines().last().unwrap_or_default();
         Err(format!("the operator ended ({status}): {last}").into())
+    }
+
+    /// When it was started.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Ends it with a signal, such as `TERM`, and waits until it has ended.
+    pub async fn end(&mut self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid.to_string()).status().await?;
+        if !status.success() {
+            return Err(format!("kill -{signal}: {status}").into());
+        }
+        tokio::time::timeout(SOON, self.child.wait()).await??;
+        Ok(())
+    }
+
+    /// A sample of `/metrics`, by its name and labels as they are written there.
+    pub async fn metric(&self, sample: &str) -> Result<f64> {
+        let page = self.http.get(format!("{}/metrics", self.page)).send().await?.text().await?;
+        let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok());
+        Ok(value.unwrap_or_default())
     }
 
     /// Waits until `/readyz` says yes; how long that took from its start.
