@@ -589,14 +589,16 @@ impl Stage {
         }
         // Sessions that were lost end when they have been idle for half an hour.
         let end = self.now() + Duration::from_secs(1900);
-        while self.now() < end {
+        loop {
+            let (sessions, operators) = (self.world.vcenter.sessions(), self.running.len());
+            if sessions <= operators {
+                return Ok(());
+            }
+            if self.now() >= end {
+                return violation("L10", format!("{sessions} sessions of {operators} operators"));
+            }
             self.step(Duration::from_secs(60)).await?;
         }
-        let (sessions, operators) = (self.world.vcenter.sessions(), self.running.len());
-        if sessions > operators {
-            return violation("L10", format!("{sessions} sessions of {operators} operators"));
-        }
-        Ok(())
     }
 }
 

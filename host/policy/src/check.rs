@@ -318,7 +318,7 @@ impl Host {
     /// Checks a plugin for the question `kind`, with its configuration.
     ///
     /// Blocks: compiling costs about 1.1 ms for each KiB of the plugin. The
-    /// same bytes are compiled once, whatever they are configured with.
+    /// same bytes are read and compiled once, whatever they are configured with.
     pub fn check(&self, kind: Kind, source: &Source) -> Result<Checked, CheckError> {
         let mut progress = Progress { stages: Vec::new(), since: Instant::now() };
         match self.check_stages(kind, source, &mut progress) {
@@ -365,14 +365,14 @@ impl Host {
         };
         progress.passed(Stage::Size, format!("{}{packed}, {digest}", kib(bytes.len())), None);
 
-        let shape = shape::parse(&bytes, limits).map_err(|problem| (Stage::Parse, problem.into()))?;
+        let shape = self.shape(&digest, &bytes).map_err(|problem| (Stage::Parse, problem.into()))?;
         progress.passed(Stage::Parse, format!("a component of {} functions", shape.functions), None);
 
         let names = shape::interfaces(&shape, kind).map_err(|problem| (Stage::Interface, problem.into()))?;
         progress.passed(Stage::Interface, interface_detail(&shape), None);
 
         let (component, known) = self
-            .compile(&digest, &bytes)
+            .compile(&digest, &shape, &bytes)
             .map_err(|error| (Stage::Compile, Problem::Compile(tidy(&format!("{error:#}"), MESSAGE_CHARS))))?;
         let detail = if known { "compiled before" } else { "compiled" };
         progress.passed(Stage::Compile, detail.to_owned(), None);

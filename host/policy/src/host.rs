@@ -11,6 +11,7 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine};
 
 use crate::sandbox::{self, Sandbox};
+use crate::shape::{self, ParseProblem, Shape};
 use crate::{Digest, Limits};
 
 /// Between two ticks of the clock that ends calls past their deadline.
@@ -54,9 +55,10 @@ struct Inner {
     _running: SyncSender<()>,
 }
 
-/// A component being compiled or compiled. The lock is held while it is being
-/// compiled, so that whoever wants the same waits instead of doing it again.
-type Slot = Arc<Mutex<Option<Component>>>;
+/// A component being compiled or compiled, with what was read of it before. The
+/// lock is held while it is being compiled, so that whoever wants the same waits
+/// instead of doing it again.
+type Slot = Arc<Mutex<Option<(Shape, Component)>>>;
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,18 +85,30 @@ impl Host {
         &self.inner.linker
     }
 
+    /// What these bytes are, read now or, if they were compiled since, before.
+    pub(crate) fn shape(&self, digest: &Digest, bytes: &[u8]) -> Result<Shape, ParseProblem> {
+        let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = kept.iter().find(|(known, _)| known == digest).map(|(_, slot)| Arc::clone(slot));
+        drop(kept);
+        let known = slot.and_then(|slot| {
+            let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.as_ref().map(|(shape, _)| shape.clone())
+        });
+        known.map_or_else(|| shape::parse(bytes, &self.inner.limits), Ok)
+    }
+
     /// The compiled component of these bytes, compiled now or before. The flag
     /// says whether it had been compiled before.
-    pub(crate) fn compile(&self, digest: &Digest, bytes: &[u8]) -> wasmtime::Result<(Component, bool)> {
+    pub(crate) fn compile(&self, digest: &Digest, shape: &Shape, bytes: &[u8]) -> wasmtime::Result<(Component, bool)> {
         let slot = self.slot(digest);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(component) = &*slot {
+        if let Some((_, component)) = &*slot {
             return Ok((component.clone(), true));
         }
         // The bytes are a component by its header; wasmtime's `new` would also
         // take text, `from_binary` does not, and neither takes native code.
         let component = Component::from_binary(&self.inner.engine, bytes)?;
-        *slot = Some(component.clone());
+        *slot = Some((shape.clone(), component.clone()));
         Ok((component, false))
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use kube_cel::CompiledSchema;
 use serde_json::{Value, json};
 
-use super::json::{array, field, text};
+use super::json::{array, field, object_mut, text};
+use super::schema;
 
 /// A column of `kubectl get`.
 #[derive(Clone, Debug)]
@@ -35,6 +36,20 @@ pub(super) struct Schema {
     pub raw: Value,
     /// Its CEL rules.
     pub rules: CompiledSchema,
+    /// The fields of the object that have rules in them; none if the object as a
+    /// whole has.
+    pub ruled: Option<Vec<String>>,
+}
+
+impl Schema {
+    fn new(raw: Value) -> Self {
+        let mut root = raw.clone();
+        object_mut(&mut root).shift_remove("properties");
+        let whole = schema::has_rules(&root);
+        let properties = field(&raw, "properties").as_object().into_iter().flatten();
+        let ruled = properties.filter(|(_, below)| schema::has_rules(below)).map(|(name, _)| name.clone()).collect();
+        Self { rules: kube_cel::compile_schema(&raw), ruled: (!whole).then_some(ruled), raw }
+    }
 }
 
 /// One served kind in one version.
@@ -232,7 +247,7 @@ pub(super) fn of_definition(crd: &Value) -> Vec<Arc<Resource>> {
                 }),
                 generation: true,
                 unconditional_update: false,
-                schema: Some(Arc::new(Schema { rules: kube_cel::compile_schema(&raw), raw })),
+                schema: Some(Arc::new(Schema::new(raw))),
                 columns,
                 selectable: array(v, "selectableFields")
                     .iter()

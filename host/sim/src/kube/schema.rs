@@ -3,6 +3,7 @@
 //!
 //! Knows one object and its predecessor; nothing of the store.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use kube_cel::Validator;
@@ -119,7 +120,7 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel
         )
     });
     if blocking {
-        if has_rules(&schema.raw) {
+        if schema.ruled.as_ref().is_none_or(|fields| !fields.is_empty()) {
             errors.push(FieldError {
                 path: "<nil>".to_owned(),
                 reason: "FieldValueInvalid",
@@ -128,7 +129,12 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel
         }
         return errors;
     }
-    if let Err(failures) = cel.validate_compiled(&schema.rules, object, old) {
+    // Whatever the validator is shown it makes a copy of: nothing but what has rules.
+    let (seen, seen_before) = match &schema.ruled {
+        Some(fields) => (Cow::Owned(only(object, fields)), old.map(|old| Cow::Owned(only(old, fields)))),
+        None => (Cow::Borrowed(object), old.map(Cow::Borrowed)),
+    };
+    if let Err(failures) = cel.validate_compiled(&schema.rules, &seen, seen_before.as_deref()) {
         for failure in failures {
             let path = failure.field_path;
             let now = lookup(object, &path);
@@ -157,7 +163,13 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel
     errors
 }
 
-fn has_rules(schema: &Value) -> bool {
+fn only(object: &Value, fields: &[String]) -> Value {
+    let known = fields.iter().filter_map(|name| object.get(name).map(|value| (name.clone(), value.clone())));
+    Value::Object(known.collect())
+}
+
+/// Whether there are rules anywhere in a schema.
+pub(super) fn has_rules(schema: &Value) -> bool {
     match schema {
         Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
         Value::Array(list) => list.iter().any(has_rules),
