@@ -3,6 +3,7 @@
 //!
 //! A world has its own of each, so that no story sees another's. Time is real.
 
+mod audit;
 mod cluster;
 mod process;
 mod vcenter;
@@ -20,6 +21,7 @@ use self::process::{Process, free_port, tail};
 use self::vcenter::Vcenter;
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
 
+pub use self::audit::{Audit, Expected, Tally};
 pub use self::process::Said;
 pub use self::vcsim::{Fault, Vcsim, plain_http};
 
@@ -32,7 +34,7 @@ const LOG_LINES: usize = 300;
 /// The real world.
 pub struct RealWorld {
     // Dropped from the first to the last: the folder goes when nobody writes to it.
-    operators: Vec<Process>,
+    operators: BTreeMap<usize, Process>,
     vcenter: Vcenter,
     cluster: Cluster,
     options: Options,
@@ -53,7 +55,7 @@ impl RealWorld {
         self.kubectl(&["kustomize", &base.display().to_string()], None).await?.success()
     }
 
-    /// The users' agents of vCenter's sessions.
+    /// The keys of the operators' sessions in vCenter.
     pub async fn sessions(&self) -> Result<Vec<String>, WorldError> {
         self.vcenter.sessions().await
     }
@@ -65,18 +67,46 @@ impl RealWorld {
         Ok((response.status().as_u16(), response.text().await?))
     }
 
+    /// The front of vCenter.
+    pub fn front(&self) -> &Vcsim {
+        &self.vcenter.vcsim
+    }
+
+    /// govc, past the front.
+    pub async fn govc(&self, arguments: &[&str]) -> Result<String, WorldError> {
+        self.vcenter.govc.run(arguments).await
+    }
+
+    /// kube-apiserver and etcd, to be killed and started again.
+    pub fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
     /// Starts an operator that trusts the certificates of a file; without one, those
     /// of the machine, among which vcsim's is not.
     pub async fn start_operator_trusting(&mut self, ca: Option<&Path>) -> Result<(), WorldError> {
+        self.launch(ca, true).await
+    }
+
+    /// Starts an operator that takes part in no election: the only one there is, who
+    /// need not wait until the lease of a killed one expires.
+    pub async fn start_lone_operator(&mut self) -> Result<(), WorldError> {
+        let ca = self.vcenter.vcsim.ca().to_owned();
+        self.launch(Some(&ca), false).await
+    }
+
+    async fn launch(&mut self, ca: Option<&Path>, elect: bool) -> Result<(), WorldError> {
         self.cluster.must_run()?;
         let (user, password) = self.vcenter.vcsim.login();
-        let name = format!("operator-{}", self.operator_logs.len());
+        let number = self.operator_logs.len();
+        let name = format!("operator-{number}");
         let log = self.folder.0.join(format!("{name}.log"));
         let metrics = format!("127.0.0.1:{}", free_port()?);
         let kubeconfig = self.cluster.kubeconfig_of(ACCOUNT).await?;
         let mut command = Command::new(operator()?);
         command
-            .args(["run", "--leader-elect", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
+            .args(["run", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
+            .args(elect.then_some("--leader-elect"))
             .args(["--instance", &name, "--metrics-addr", &metrics])
             .args(["--max-tasks", &self.options.max_tasks.to_string()])
             .args(ca.map(|ca| [OsStr::new("--vc-ca-file"), ca.as_os_str()]).into_iter().flatten())
@@ -88,7 +118,7 @@ impl RealWorld {
             .env("VC_HOST", self.vcenter.vcsim.url())
             .env("VC_USER", user)
             .env("VC_PASS", self.options.password.as_deref().unwrap_or(password));
-        self.operators.push(Process::start(&name, command, &log, None)?);
+        self.operators.insert(number, Process::start(&name, command, &log, None)?);
         self.operator_logs.push(log);
         self.metrics = Some(metrics);
         Ok(())
@@ -96,10 +126,32 @@ impl RealWorld {
 
     /// Ends the operator that was started first with SIGTERM, as Kubernetes does.
     pub async fn stop_operator(&mut self, within: Duration) -> Result<(ExitStatus, Duration), WorldError> {
-        if self.operators.is_empty() {
-            return Err("no operator is running".into());
-        }
-        self.operators.remove(0).terminate(within).await
+        let (_, operator) = self.operators.pop_first().ok_or("no operator is running")?;
+        operator.terminate(within).await
+    }
+
+    /// Kills the operator of this number, counted from 0, without a word.
+    pub fn kill(&mut self, number: usize) -> Result<(), WorldError> {
+        self.operators.remove(&number).map(drop).ok_or_else(|| format!("operator-{number} is not running").into())
+    }
+
+    /// Takes an operator's processor away, in the middle of whatever it does.
+    pub async fn pause(&self, number: usize) -> Result<(), WorldError> {
+        self.running(number)?.signal("STOP").await
+    }
+
+    /// Gives it back.
+    pub async fn resume(&self, number: usize) -> Result<(), WorldError> {
+        self.running(number)?.signal("CONT").await
+    }
+
+    fn running(&self, number: usize) -> Result<&Process, WorldError> {
+        self.operators.get(&number).ok_or_else(|| format!("operator-{number} is not running").into())
+    }
+
+    /// The log of an operator so far.
+    pub fn log_of(&self, number: usize) -> String {
+        self.operator_logs.get(number).map(|log| tail(log, usize::MAX)).unwrap_or_default()
     }
 
     /// Applies `deploy/base`; the Deployment is stored, and nobody runs it.
@@ -131,7 +183,15 @@ impl World for RealWorld {
         let folder = Folder::new()?;
         let (kubernetes, vcenter) = (folder.0.join("kubernetes"), folder.0.join("vcenter"));
         let (cluster, vcenter) = tokio::try_join!(Cluster::start(&kubernetes), Vcenter::start(&vcenter, &options))?;
-        let world = Self { operators: vec![], vcenter, cluster, options, operator_logs: vec![], metrics: None, folder };
+        let world = Self {
+            operators: BTreeMap::new(),
+            vcenter,
+            cluster,
+            options,
+            operator_logs: vec![],
+            metrics: None,
+            folder,
+        };
         world.deploy().await?;
         Ok(world)
     }

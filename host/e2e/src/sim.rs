@@ -285,6 +285,7 @@ impl World for SimWorld {
             .map(|vm| VmView {
                 name: vm.name,
                 path: vm.path,
+                instance_uuid: vm.instance_uuid,
                 on: vm.power_on,
                 cpus: vm.cpus,
                 memory_mib: vm.memory_mib,

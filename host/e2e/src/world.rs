@@ -26,6 +26,8 @@ pub struct VmView {
     pub name: String,
     /// Its inventory path.
     pub path: String,
+    /// Its instance UUID.
+    pub instance_uuid: String,
     /// Powered on.
     pub on: bool,
     /// Virtual CPUs.

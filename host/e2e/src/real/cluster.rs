@@ -19,11 +19,19 @@ const READY: Duration = Duration::from_secs(60);
 
 /// A Kubernetes API of its own.
 pub struct Cluster {
-    api_server: Process,
-    _etcd: Process,
+    // Dropped before etcd, so that it has nothing to complain of.
+    api_server: Option<Process>,
+    etcd: Option<Process>,
     client: kube::Client,
     url: String,
     folder: PathBuf,
+    ports: Ports,
+}
+
+struct Ports {
+    clients: u16,
+    peers: u16,
+    api: u16,
 }
 
 impl Cluster {
@@ -43,47 +51,43 @@ impl Cluster {
 
     async fn attempt(folder: &Path) -> Result<Self, WorldError> {
         std::fs::create_dir_all(folder.join("home"))?;
-        let at = |name: &str| folder.join(name).display().to_string();
-        let (clients, peers, port) = (free_port()?, free_port()?, free_port()?);
-        let mut etcd = Command::new(tool("etcd")?);
-        etcd.args(["--data-dir", &at("etcd"), "--unsafe-no-fsync"])
-            .arg(format!("--listen-client-urls=http://127.0.0.1:{clients}"))
-            .arg(format!("--advertise-client-urls=http://127.0.0.1:{clients}"))
-            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peers}"));
-        let mut etcd = Process::start("etcd", etcd, &folder.join("etcd.log"), None)?;
-
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        std::fs::write(at("sa.key"), key.serialize_pem())?;
-        std::fs::write(at("sa.pub"), key.public_key_pem())?;
-        std::fs::write(at("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
-        let mut api_server = Command::new(tool("kube-apiserver")?);
-        api_server
-            .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24"])
-            .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"])
-            .arg("--service-account-issuer=https://localhost")
-            .arg(format!("--secure-port={port}"))
-            .arg(format!("--etcd-servers=http://127.0.0.1:{clients}"))
-            .arg(format!("--cert-dir={}", at("certificates")))
-            .arg(format!("--service-account-key-file={}", at("sa.pub")))
-            .arg(format!("--service-account-signing-key-file={}", at("sa.key")))
-            .arg(format!("--token-auth-file={}", at("tokens.csv")));
-        let mut api_server = Process::start("kube-apiserver", api_server, &folder.join("kube-apiserver.log"), None)?;
-
-        let url = format!("https://127.0.0.1:{port}");
+        std::fs::write(folder.join("sa.key"), key.serialize_pem())?;
+        std::fs::write(folder.join("sa.pub"), key.public_key_pem())?;
+        std::fs::write(folder.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+        let ports = Ports { clients: free_port()?, peers: free_port()?, api: free_port()? };
+        let url = format!("https://127.0.0.1:{}", ports.api);
         write_kubeconfig(folder, "admin", &url, ADMIN_TOKEN)?;
-        let started = Instant::now();
-        let client = loop {
-            etcd.must_run()?;
-            api_server.must_run()?;
-            match ready(&folder.join("admin.kubeconfig")).await {
-                Ok(client) => break client,
-                Err(error) if started.elapsed() > READY => {
-                    return Err(format!("kube-apiserver was not ready within {READY:?}: {error}").into());
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+        let (mut etcd, mut api_server) = (start_etcd(folder, &ports)?, start_api_server(folder, &ports)?);
+        let client = until_ready(folder, &mut etcd, &mut api_server).await?;
+        let (etcd, api_server) = (Some(etcd), Some(api_server));
+        Ok(Self { api_server, etcd, client, url, folder: folder.to_owned(), ports })
+    }
+
+    /// Kills etcd, without a word. The API server stays, and can do nothing.
+    pub fn kill_etcd(&mut self) {
+        self.etcd = None;
+    }
+
+    /// Kills the API server, without a word.
+    pub fn kill_api_server(&mut self) {
+        self.api_server = None;
+    }
+
+    /// Starts what was killed again, on the same data and ports, and waits until
+    /// it is ready.
+    pub async fn restart(&mut self) -> Result<(), WorldError> {
+        let mut etcd = match self.etcd.take() {
+            Some(running) => running,
+            None => start_etcd(&self.folder, &self.ports)?,
         };
-        Ok(Self { api_server, _etcd: etcd, client, url, folder: folder.to_owned() })
+        let mut api_server = match self.api_server.take() {
+            Some(running) => running,
+            None => start_api_server(&self.folder, &self.ports)?,
+        };
+        until_ready(&self.folder, &mut etcd, &mut api_server).await?;
+        (self.etcd, self.api_server) = (Some(etcd), Some(api_server));
+        Ok(())
     }
 
     /// A client with all rights.
@@ -120,7 +124,52 @@ impl Cluster {
 
     /// An error if the API server has ended.
     pub fn must_run(&mut self) -> Result<(), WorldError> {
-        self.api_server.must_run()
+        self.api_server.as_mut().ok_or("kube-apiserver was killed")?.must_run()
+    }
+}
+
+fn start_etcd(folder: &Path, ports: &Ports) -> Result<Process, WorldError> {
+    let Ports { clients, peers, .. } = ports;
+    let mut etcd = Command::new(tool("etcd")?);
+    etcd.arg("--data-dir")
+        .arg(folder.join("etcd"))
+        .arg("--unsafe-no-fsync")
+        .arg(format!("--listen-client-urls=http://127.0.0.1:{clients}"))
+        .arg(format!("--advertise-client-urls=http://127.0.0.1:{clients}"))
+        .arg(format!("--listen-peer-urls=http://127.0.0.1:{peers}"));
+    Process::start("etcd", etcd, &folder.join("etcd.log"), None)
+}
+
+fn start_api_server(folder: &Path, ports: &Ports) -> Result<Process, WorldError> {
+    let Ports { clients, api, .. } = ports;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mut api_server = Command::new(tool("kube-apiserver")?);
+    api_server
+        .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/24"])
+        .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"])
+        .arg("--service-account-issuer=https://localhost")
+        .arg(format!("--secure-port={api}"))
+        .arg(format!("--etcd-servers=http://127.0.0.1:{clients}"))
+        .arg(format!("--cert-dir={}", at("certificates")))
+        .arg(format!("--service-account-key-file={}", at("sa.pub")))
+        .arg(format!("--service-account-signing-key-file={}", at("sa.key")))
+        .arg(format!("--token-auth-file={}", at("tokens.csv")));
+    Process::start("kube-apiserver", api_server, &folder.join("kube-apiserver.log"), None)
+}
+
+/// Waits until the API server is ready, and gives a client to it.
+async fn until_ready(folder: &Path, etcd: &mut Process, api_server: &mut Process) -> Result<kube::Client, WorldError> {
+    let started = Instant::now();
+    loop {
+        etcd.must_run()?;
+        api_server.must_run()?;
+        match ready(&folder.join("admin.kubeconfig")).await {
+            Ok(client) => return Ok(client),
+            Err(error) if started.elapsed() > READY => {
+                return Err(format!("kube-apiserver was not ready within {READY:?}: {error}").into());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 

@@ -27,7 +27,8 @@ impl Process {
     /// Starts one. Its standard input is a pipe that closes with it; standard
     /// output goes to `output` if there is one, and all else to `log`.
     pub fn start(name: &str, mut command: Command, log: &Path, output: Option<&Path>) -> Result<Self, WorldError> {
-        let errors = File::create(log)?;
+        // What is started again goes on in its log.
+        let errors = File::options().create(true).append(true).open(log)?;
         let output = output.map_or_else(|| errors.try_clone(), File::create)?;
         let child = command
             .stdin(Stdio::piped())
@@ -69,12 +70,17 @@ impl Process {
         }
     }
 
+    /// Sends it a signal, such as `STOP`.
+    pub async fn signal(&self, signal: &str) -> Result<(), WorldError> {
+        let mut kill = tokio::process::Command::new("kill");
+        kill.args(["-s", signal, &self.child.id().to_string()]);
+        run(kill, None).await?.success().map(drop)
+    }
+
     /// Asks it to end with SIGTERM, and waits for it.
     pub async fn terminate(mut self, within: Duration) -> Result<(ExitStatus, Duration), WorldError> {
         let asked = Instant::now();
-        let mut kill = tokio::process::Command::new("kill");
-        kill.args(["-TERM", &self.child.id().to_string()]);
-        run(kill, None).await?.success()?;
+        self.signal("TERM").await?;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok((status, asked.elapsed()));

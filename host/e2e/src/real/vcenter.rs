@@ -13,11 +13,37 @@ use super::tool;
 use super::vcsim::{Fault, Vcsim};
 use crate::world::{Deed, Options, VmView, WorldError};
 
+/// govc past the front: what it asks is not counted, and no fault strikes it.
+#[derive(Clone)]
+pub struct Govc {
+    program: PathBuf,
+    url: String,
+    user: String,
+    password: String,
+    ca: PathBuf,
+}
+
+impl Govc {
+    /// The standard output of a command, which must not fail.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String, WorldError> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("GOVC_URL", &self.url)
+            .env("GOVC_USERNAME", &self.user)
+            .env("GOVC_PASSWORD", &self.password)
+            .env("GOVC_TLS_CA_CERTS", &self.ca)
+            .env("GOVC_PERSIST_SESSION", "false");
+        run(command, None).await?.success()
+    }
+}
+
 /// A vCenter of its own.
 pub struct Vcenter {
     /// The server.
     pub vcsim: Vcsim,
-    govc: PathBuf,
+    /// The second client, who is another user.
+    pub govc: Govc,
     made: AtomicU32,
 }
 
@@ -25,29 +51,23 @@ impl Vcenter {
     /// Starts one in a folder, and waits until it is ready.
     pub async fn start(folder: &Path, options: &Options) -> Result<Self, WorldError> {
         let vcsim = Vcsim::start(folder, options.datacenters, options.clone_takes).await?;
-        Ok(Self { vcsim, govc: tool("govc")?, made: AtomicU32::new(0) })
+        let (user, password) = vcsim.admin();
+        let govc = Govc {
+            program: tool("govc")?,
+            url: vcsim.direct().to_owned(),
+            user: user.to_owned(),
+            password: password.to_owned(),
+            ca: vcsim.ca().to_owned(),
+        };
+        Ok(Self { vcsim, govc, made: AtomicU32::new(0) })
     }
 
-    /// govc past the front: what it asks is not counted, and no fault strikes it.
-    pub async fn govc(&self, arguments: &[&str]) -> Result<String, WorldError> {
-        let (user, password) = self.vcsim.admin();
-        let mut command = tokio::process::Command::new(&self.govc);
-        command
-            .args(arguments)
-            .env("GOVC_URL", self.vcsim.direct())
-            .env("GOVC_USERNAME", user)
-            .env("GOVC_PASSWORD", password)
-            .env("GOVC_TLS_CA_CERTS", self.vcsim.ca())
-            .env("GOVC_PERSIST_SESSION", "false");
-        run(command, None).await?.success()
-    }
-
-    /// The users' agents of all sessions but the one that asks.
+    /// The keys of the sessions of the user who is given to the operator.
     pub async fn sessions(&self) -> Result<Vec<String>, WorldError> {
-        let answer: Value = serde_json::from_str(&self.govc(&["session.ls", "-json"]).await?)?;
-        let own = &answer["currentSession"]["key"];
+        let answer: Value = serde_json::from_str(&self.govc.run(&["session.ls", "-json"]).await?)?;
         let all = answer["sessionList"].as_array().into_iter().flatten();
-        Ok(all.filter(|session| session["key"] != *own).map(|session| text(&session["userAgent"])).collect())
+        let (user, _) = self.vcsim.login();
+        Ok(all.filter(|session| session["userName"] == user).map(|session| text(&session["key"])).collect())
     }
 
     /// All virtual machines that are no templates.
@@ -63,6 +83,7 @@ impl Vcenter {
                 VmView {
                     name: entity.name(),
                     path: path(&inventory, entity),
+                    instance_uuid: text(value("config.instanceUuid")),
                     on: value("runtime.powerState") == "poweredOn",
                     cpus: value("config.hardware.numCPU").as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
                     memory_mib: value("config.hardware.memoryMB").as_u64().unwrap_or_default(),
@@ -93,6 +114,7 @@ impl Vcenter {
             "runtime.powerState",
             "runtime.host",
             "config.template",
+            "config.instanceUuid",
             "config.hardware.numCPU",
             "config.hardware.memoryMB",
             "config.extraConfig",
@@ -102,7 +124,7 @@ impl Vcenter {
         let text = loop {
             attempts -= 1;
             let arguments = [&["object.collect", "-json"][..], &kinds, &["/"], &properties].concat();
-            match self.govc(&arguments).await {
+            match self.govc.run(&arguments).await {
                 Err(error) if attempts > 0 && error.to_string().contains("ManagedObjectNotFound") => {}
                 outcome => break outcome?,
             }
@@ -123,8 +145,8 @@ impl Vcenter {
         let mut tries = 0;
         loop {
             // It may be off already.
-            let _ = self.govc(&["vm.power", "-off", "-force", path]).await;
-            match self.govc(&["object.destroy", path]).await {
+            let _ = self.govc.run(&["vm.power", "-off", "-force", path]).await;
+            match self.govc.run(&["object.destroy", path]).await {
                 Err(error) if tries == 20 => return Err(error),
                 Err(_) => tries += 1,
                 Ok(_) => return Ok(()),
@@ -135,15 +157,15 @@ impl Vcenter {
     /// Has something happen.
     pub async fn deed(&self, deed: Deed) -> Result<(), WorldError> {
         match deed {
-            Deed::PowerOff(path) => drop(self.govc(&["vm.power", "-off", "-force", &path]).await?),
+            Deed::PowerOff(path) => drop(self.govc.run(&["vm.power", "-off", "-force", &path]).await?),
             Deed::Destroy(path) => self.destroy(&path).await?,
             Deed::AddVm { folder, name } => self.create(&folder, &name, true).await?,
             Deed::AddTemplate { folder, name } => {
                 self.create(&folder, &name, false).await?;
-                self.govc(&["vm.markastemplate", &format!("{folder}/{name}")]).await?;
+                self.govc.run(&["vm.markastemplate", &format!("{folder}/{name}")]).await?;
             }
             Deed::SetExtra { path, key, value } => {
-                self.govc(&["vm.change", "-vm", &path, "-e", &format!("{key}={value}")]).await?;
+                self.govc.run(&["vm.change", "-vm", &path, "-e", &format!("{key}={value}")]).await?;
             }
             Deed::Down => self.vcsim.outage(true).await?,
             Deed::Up => self.vcsim.outage(false).await?,
@@ -166,8 +188,8 @@ impl Vcenter {
         // step aside when another folder's machine has them already.
         let files = format!("made-by-hand-{}", self.made.fetch_add(1, Ordering::Relaxed));
         let arguments = [&["vm.create", "-folder", folder, &on][..], &places, &[&files]].concat();
-        self.govc(&arguments).await?;
-        self.govc(&["object.rename", &format!("{folder}/{files}"), name]).await.map(drop)
+        self.govc.run(&arguments).await?;
+        self.govc.run(&["object.rename", &format!("{folder}/{files}"), name]).await.map(drop)
     }
 }
 

@@ -5,6 +5,8 @@
 //! so and do nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
+mod worst_day;
+
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
