@@ -27,6 +27,18 @@ pub enum Blow {
     ReplyLost,
 }
 
+/// Sees what operators ask of vCenter, at the moments that matter to a judge.
+pub trait Witness: Send + Sync {
+    /// A call leaves an operator.
+    fn leaves(&self, operator: u64, envelope: &str);
+    /// vCenter is done with it, well or with an error, while its operator was
+    /// still there to hear of it.
+    fn served(&self, operator: u64, envelope: &str, well: bool);
+    /// Whoever made it was paused on the way, or has given it up before it was
+    /// carried out; it may take effect all the same.
+    fn late(&self, operator: u64, envelope: &str);
+}
+
 /// What an oracle has in store for a call.
 #[derive(Clone, Debug)]
 pub enum Strike {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kube::CustomResourceExt;
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
@@ -25,7 +26,7 @@ use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
 use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
 
-use crate::sabotage::{Call, Sabotage, Side};
+use crate::sabotage::{Call, Sabotage, Side, Witness};
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
@@ -43,7 +44,28 @@ pub struct InProcess {
     vcenter: VcenterSim,
     service: VcenterService,
     sabotage: Sabotage,
+    witness: Option<Arc<dyn Witness>>,
     operator: u64,
+}
+
+/// A call on its way through vCenter, as the witness hears of it.
+struct OnItsWay(Option<(Arc<dyn Witness>, u64, Bytes)>);
+
+impl OnItsWay {
+    fn served(mut self, well: bool) {
+        if let Some((witness, operator, envelope)) = self.0.take() {
+            witness.served(operator, &String::from_utf8_lossy(&envelope), well);
+        }
+    }
+}
+
+impl Drop for OnItsWay {
+    /// Its caller does not wait for it any more.
+    fn drop(&mut self) {
+        if let Some((witness, operator, envelope)) = self.0.take() {
+            witness.late(operator, &String::from_utf8_lossy(&envelope));
+        }
+    }
 }
 
 /// What a SOAP request asks for, in a few words: the method, its object, and the
@@ -67,7 +89,27 @@ impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let (vcenter, service, sabotage) = (self.vcenter.clone(), self.service.clone(), self.sabotage.clone());
         let call = Call { operator: self.operator, side: Side::Vcenter, name: soap_call(request.body()) };
+        let (witness, operator, envelope) = (self.witness.clone(), self.operator, request.body().clone());
         Box::pin(async move {
+            let left_at = Instant::now();
+            if let Some(witness) = &witness {
+                witness.leaves(operator, &String::from_utf8_lossy(&envelope));
+            }
+            let service = tower::service_fn(move |request: http::Request<Body>| {
+                let seen = witness.clone().map(|witness| (witness, operator, envelope.clone()));
+                let service = service.clone();
+                async move {
+                    if let Some((witness, operator, envelope)) = &seen
+                        && left_at != Instant::now()
+                    {
+                        witness.late(*operator, &String::from_utf8_lossy(envelope));
+                    }
+                    let on_its_way = OnItsWay(seen);
+                    let response = service.oneshot(request).await;
+                    on_its_way.served(response.as_ref().is_ok_and(|response| response.status().is_success()));
+                    response
+                }
+            });
             let broken =
                 |error: Box<dyn std::error::Error + Send + Sync>| TransportError::new(TransportKind::Broken, error);
             let response = sabotage
@@ -89,7 +131,10 @@ pub struct SimWorld {
     pub vcenter: VcenterSim,
     /// Breaks one of the operator's calls.
     pub sabotage: Sabotage,
-    clock: vmgroup_sim::clock::Clock,
+    /// Sees the calls of the operators that are launched from now on.
+    pub witness: Option<Arc<dyn Witness>>,
+    /// What time it is in this world.
+    pub clock: vmgroup_sim::clock::Clock,
     options: Options,
     seed: u64,
     operators: Vec<tokio::task::AbortHandle>,
@@ -132,6 +177,7 @@ impl SimWorld {
             kube,
             vcenter,
             sabotage: Sabotage::default(),
+            witness: None,
             clock,
             options,
             seed,
@@ -147,6 +193,7 @@ impl SimWorld {
             kube: self.kube.clone(),
             vcenter: self.vcenter.clone(),
             sabotage: self.sabotage.clone(),
+            witness: self.witness.clone(),
             clock: self.clock,
             options: self.options.clone(),
             seed: self.seed,
@@ -207,6 +254,7 @@ impl SimWorld {
                 vcenter: self.vcenter.clone(),
                 service: self.vcenter.service(),
                 sabotage: self.sabotage.clone(),
+                witness: self.witness.clone(),
                 operator: number,
             }),
             clock,

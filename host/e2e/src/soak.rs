@@ -11,6 +11,7 @@
 pub mod judge;
 pub mod script;
 pub mod table;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,6 +28,7 @@ use crate::sim::{SimWorld, everything};
 use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
 use script::{Act, Deed, Fault, LAST_POLICY, Script, Workload};
+use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
 const LOOK: Duration = Duration::from_millis(100);
@@ -122,6 +124,7 @@ struct Stage {
     world: SimWorld,
     script: Script,
     judge: Judge,
+    calls: Calls,
     journal: Journal,
     wishes: BTreeMap<usize, Wish>,
     /// Operators that are to run, by number, with the way to stop them.
@@ -147,8 +150,10 @@ impl Stage {
         let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
-        let mut judge = Judge::default();
-        judge.late_effects = script.late_effects();
+        let terms = Terms { lag: script.lag(), election: script.operators > 1 };
+        let calls = Calls::new(world.kube.clone(), world.vcenter.clone(), world.clock, terms);
+        world.witness = Some(Arc::new(calls.clone()));
+        let judge = Judge::new(calls.clone(), terms.lag);
         journal.tell(|| {
             format!(
                 "{}; until {:?}; a clone takes {:?}, power {:?}, destroy {:?}; {} tasks at a time",
@@ -164,6 +169,7 @@ impl Stage {
             world,
             script,
             judge,
+            calls,
             journal,
             wishes: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -249,6 +255,9 @@ impl Stage {
 
     fn look(&mut self) -> Result<(), Violation> {
         let now = self.now();
+        if let Some(violation) = self.calls.violation() {
+            return Err(violation);
+        }
         let version = self.world.kube.version();
         if version != self.version {
             self.version = version;
@@ -368,7 +377,10 @@ impl Stage {
             }
             Act::VcDown(down) => self.world.vcenter.set_down(*down),
             Act::EndSessions => self.world.vcenter.terminate_sessions(),
-            Act::VcRestart(finish) => self.world.vcenter.restart(*finish),
+            Act::VcRestart(finish) => {
+                self.calls.restarts();
+                self.world.vcenter.restart(*finish);
+            }
             Act::Kill(pause) => {
                 if let Some(operator) = self.running.keys().next().copied() {
                     self.kill(operator, *pause);
@@ -451,8 +463,9 @@ impl Stage {
             }
             Deed::Unmark => {
                 let Some((owner, uuid)) = member_of(vm) else { return };
-                // Who is about to be destroyed cannot be saved any more.
-                if !self.judge.leaving(owner, uuid) && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
+                // Who is being destroyed cannot be saved any more.
+                let doomed = self.judge.leaving(owner, uuid) && self.calls.is_doomed(vm);
+                if !doomed && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
                     self.judge.touch(&vm.moref);
                     self.mark_foreign(&vm.path);
                 }

@@ -1,17 +1,50 @@
 //! Looks at the world, again and again, and says what must not be.
 //!
 //! It knows what users wished and what the hostile client did, and takes nothing
-//! from the operator but what it wrote into the record.
+//! from the operator but what it wrote into the record. What the operators ask of
+//! vCenter is judged call by call in [`super::witness`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
 use vmgroup_sim::vcenter::VmView;
 
-/// For how long an older wish may still show: a decision made on it is carried
-/// out at last when the slowest fault is over.
-const WINDOW: Duration = Duration::from_secs(240);
+use super::witness::Calls;
+
+/// From a clone's call until its machine is there.
+const CLONE: Duration = Duration::from_secs(10);
+
+/// Above this many members the record names only those in motion.
+const LISTED: usize = 50;
+
+/// Counts by the time since when they hold.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes(VecDeque<(Duration, usize)>);
+
+impl Wishes {
+    /// From now on it is this many.
+    pub fn push(&mut self, now: Duration, count: usize) {
+        self.0.push_back((now, count));
+    }
+
+    /// All that held at some time in the window that ends now.
+    fn within(&self, now: Duration, window: Duration) -> impl Iterator<Item = usize> {
+        let since = now.saturating_sub(window);
+        let first = self.0.iter().rposition(|(at, _)| *at <= since).unwrap_or(0);
+        self.0.range(first..).map(|(_, count)| *count)
+    }
+
+    /// The largest of them.
+    pub fn most(&self, now: Duration, window: Duration) -> usize {
+        self.within(now, window).max().unwrap_or(0)
+    }
+
+    /// The smallest of them.
+    pub fn least(&self, now: Duration, window: Duration) -> usize {
+        self.within(now, window).min().unwrap_or(0)
+    }
+}
 
 /// A property that did not hold.
 #[derive(Clone, Debug)]
@@ -26,22 +59,73 @@ pub struct Violation {
 struct Group {
     name: String,
     /// What users wished, and since when.
-    wishes: Vec<(Duration, usize)>,
+    wishes: Wishes,
     deleted: bool,
     gone: bool,
     /// Members' UUIDs in the record, and whether they are leaving.
     record: BTreeMap<String, bool>,
+    /// Members that were ever recorded.
+    ever: BTreeSet<String>,
     /// Members that were ever recorded as leaving.
     left: BTreeSet<String>,
-    /// How many members there were.
-    count: usize,
+    /// The members that there were at the last look.
+    members: BTreeSet<String>,
+    /// How many machines there were, and since when.
+    counts: Wishes,
+    /// How many there are according to the status.
+    told: u64,
+    /// It says something else than before.
+    news: bool,
 }
 
 impl Group {
-    fn wished(&self, now: Duration) -> impl Iterator<Item = usize> {
-        let since = now.saturating_sub(WINDOW);
-        let first = self.wishes.iter().rposition(|(at, _)| *at <= since).unwrap_or(0);
-        self.wishes[first..].iter().map(|(_, count)| *count)
+    /// Whether the record need not name all members.
+    fn is_large(&self, now: Duration, window: Duration) -> bool {
+        self.counts.most(now, window).max(self.record.len()) > LISTED
+    }
+}
+
+impl Group {
+    fn take_record(&mut self, object: &Value) {
+        let members = object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.record = members
+            .iter()
+            .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
+            .collect();
+        self.ever.extend(self.record.keys().cloned());
+        let told = object["status"]["currentReplicas"].as_u64().unwrap_or(0);
+        self.news |= std::mem::replace(&mut self.told, told) != told;
+    }
+
+    /// S5: somebody was chosen to leave; `made` are the members that vCenter is
+    /// making just now.
+    fn choice(&self, made: &BTreeSet<String>, now: Duration, lag: Duration) -> Result<(), Violation> {
+        let leaves = |uuid: &String| self.left.contains(uuid) || self.record.get(uuid) == Some(&true);
+        let mut staying: BTreeSet<&String> = self.record.keys().collect();
+        if self.is_large(now, lag) {
+            staying.extend(&self.members);
+        }
+        staying.retain(|uuid| !leaves(uuid));
+        let least = self.wishes.least(now, lag);
+        if staying.len() < least {
+            let text = format!("{}: {} stay, and never less than {least} were wished", self.name, staying.len());
+            return Err(Violation { property: "S5", text });
+        }
+        if let Some(uuid) = made.iter().find(|uuid| !leaves(uuid)) {
+            let text = format!("{}: somebody is chosen while {uuid} is being made and cannot be", self.name);
+            return Err(Violation { property: "S5", text });
+        }
+        Ok(())
+    }
+
+    /// The status tells what is, not what is to be.
+    fn report(&mut self, now: Duration, lag: Duration) -> Result<(), Violation> {
+        let most = self.counts.most(now, lag + CLONE);
+        if std::mem::take(&mut self.news) && self.told > most as u64 {
+            let text = format!("{} says that it has {} members, and there are {most} at most", self.name, self.told);
+            return Err(Violation { property: "truth", text });
+        }
+        Ok(())
     }
 }
 
@@ -52,8 +136,10 @@ struct Foreign {
 }
 
 /// The judge of a run.
-#[derive(Default)]
 pub struct Judge {
+    calls: Calls,
+    /// How long an older wish may still show in what operators do.
+    lag: Duration,
     groups: BTreeMap<String, Group>,
     foreign: BTreeMap<String, Foreign>,
     /// Members as they were at the last look, by reference: group, UUID, power.
@@ -62,8 +148,6 @@ pub struct Judge {
     touched: BTreeSet<String>,
     /// Machines that somebody moved out of the root folder.
     pub away: BTreeSet<String>,
-    /// Calls may take effect when nobody expects it any more.
-    pub late_effects: bool,
 }
 
 /// The group and UUID of a member; nothing if the machine is none.
@@ -74,32 +158,51 @@ pub fn member_of(vm: &VmView) -> Option<(&str, &str)> {
 }
 
 impl Judge {
+    /// A judge with this witness of what operators ask of vCenter.
+    pub fn new(calls: Calls, lag: Duration) -> Self {
+        Self {
+            calls,
+            lag,
+            groups: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            before: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            away: BTreeSet::new(),
+        }
+    }
+
     /// A user made a group.
     pub fn made(&mut self, uid: &str, name: &str, replicas: usize, now: Duration) {
         let group = Group {
             name: name.to_owned(),
-            wishes: vec![(now, replicas)],
+            wishes: Wishes::default(),
             deleted: false,
             gone: false,
             record: BTreeMap::new(),
+            ever: BTreeSet::new(),
             left: BTreeSet::new(),
-            count: 0,
+            members: BTreeSet::new(),
+            counts: Wishes::default(),
+            told: 0,
+            news: false,
         };
         self.groups.insert(uid.to_owned(), group);
+        self.wished(uid, replicas, now);
     }
 
     /// A user scaled one.
     pub fn wished(&mut self, uid: &str, replicas: usize, now: Duration) {
         if let Some(group) = self.groups.get_mut(uid) {
-            group.wishes.push((now, replicas));
+            group.wishes.push(now, replicas);
+            self.calls.wished(uid, replicas);
         }
     }
 
     /// A user deleted one.
     pub fn deleted(&mut self, uid: &str, now: Duration) {
+        self.wished(uid, 0, now);
         if let Some(group) = self.groups.get_mut(uid) {
             group.deleted = true;
-            group.wishes.push((now, 0));
         }
     }
 
@@ -126,32 +229,33 @@ impl Judge {
 
     /// Looks at the groups as Kubernetes has them.
     pub fn objects(&mut self, objects: &[Value], now: Duration) -> Result<(), Violation> {
-        let strict = !self.late_effects;
         let mut there = BTreeSet::new();
         for object in objects {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             there.insert(uid.to_owned());
             let Some(group) = self.groups.get_mut(uid) else { continue };
-            let members = object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let record: BTreeMap<String, bool> = members
+            group.take_record(object);
+            let chosen: Vec<&String> = group
+                .record
                 .iter()
-                .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
+                .filter(|(uuid, leaving)| **leaving && !group.left.contains(*uuid))
+                .map(|(uuid, _)| uuid)
                 .collect();
-            let chosen = record.iter().any(|(uuid, leaving)| *leaving && !group.left.contains(uuid));
-            let staying = record.values().filter(|leaving| !**leaving).count();
-            let least = group.wished(now).min().unwrap_or(0);
-            group.left.extend(record.iter().filter(|(_, leaving)| **leaving).map(|(uuid, _)| uuid.clone()));
-            group.record = record;
-            if strict && chosen && !group.deleted && staying < least {
-                let text = format!("{}: {staying} stay, and never less than {least} were wished", group.name);
-                return Err(Violation { property: "S5", text });
+            if !chosen.is_empty() && !group.deleted && !self.calls.has_late(uid) {
+                group.choice(&self.calls.clones(uid), now, self.lag)?;
             }
+            let chosen: Vec<String> = chosen.into_iter().cloned().collect();
+            group.left.extend(chosen);
         }
         for (uid, group) in &mut self.groups {
-            group.gone |= !there.contains(uid);
-            if group.gone && !group.deleted {
+            if there.contains(uid) || group.gone {
+                continue;
+            }
+            group.gone = true;
+            if !group.deleted {
                 return Err(Violation { property: "S6", text: format!("{} went without being deleted", group.name) });
             }
+            self.calls.may_go(uid, &group.name)?;
         }
         Ok(())
     }
@@ -160,17 +264,23 @@ impl Judge {
     pub fn machines(&mut self, vms: &[VmView], now: Duration) -> Result<(), Violation> {
         self.theft(vms)?;
         let mut members = BTreeMap::new();
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut of_groups: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for vm in vms {
             let Some((owner, uuid)) = member_of(vm) else { continue };
-            *counts.entry(owner).or_default() += 1;
             members.insert(vm.moref.clone(), (owner.to_owned(), uuid.to_owned(), vm.power_on));
+            of_groups.entry(owner).or_default().insert(uuid.to_owned());
             let Some(group) = self.groups.get(owner) else { continue };
-            if group.gone && !self.away.contains(&vm.moref) && !self.late_effects {
+            // It comes when everybody has given it up: it is found by its mark, and leaves.
+            if self.calls.is_late(uuid) {
+                continue;
+            }
+            if group.gone && !self.away.contains(&vm.moref) {
                 let text = format!("{} ({}) is left of {}, which is gone", vm.name, vm.moref, group.name);
                 return Err(Violation { property: "S1", text });
             }
-            if !self.late_effects && !group.gone && !group.record.contains_key(uuid) {
+            let known =
+                group.record.contains_key(uuid) || group.is_large(now, self.lag + CLONE) && group.ever.contains(uuid);
+            if !group.gone && !known {
                 let text = format!("{} ({}) of {} is not in its record", vm.name, vm.moref, group.name);
                 return Err(Violation { property: "S1", text });
             }
@@ -184,13 +294,18 @@ impl Judge {
             }
         }
         for (uid, group) in &mut self.groups {
-            let count = counts.get(uid.as_str()).copied().unwrap_or(0);
-            let most = group.wished(now).max().unwrap_or(0);
-            if count > group.count && count > most {
-                let text = format!("{} has {count} members, and never more than {most} were wished", group.name);
+            let there = of_groups.remove(uid.as_str()).unwrap_or_default();
+            let expected = there.iter().filter(|uuid| !self.calls.is_late(uuid)).count();
+            let most = group.wishes.most(now, self.lag + CLONE);
+            if expected > most && there.len() > group.members.len() {
+                let text = format!("{} has {expected} members, and never more than {most} were wished", group.name);
                 return Err(Violation { property: "S3", text });
             }
-            group.count = count;
+            if there.len() != group.members.len() {
+                group.counts.push(now, there.len());
+            }
+            group.members = there;
+            group.report(now, self.lag)?;
         }
         self.before = members;
         self.touched.clear();

@@ -274,12 +274,23 @@ impl Script {
         format!("{}; {}", self.workload, faults.join(", "))
     }
 
-    /// Whether calls may take effect after their caller has given them up, or
-    /// vCenter denies what its hosts are still doing. Then a clone that everybody
-    /// took for dead may come late, and is an orphan until it has been seen.
-    pub fn late_effects(&self) -> bool {
-        let late = [Fault::VcSlow, Fault::VcRestart, Fault::Leaders];
-        self.faults.iter().any(|fault| late.contains(fault))
+    /// How old what operators know may be, and how long they may be at work on what
+    /// they decided: hardly at all, but for the faults that hold them up.
+    pub fn lag(&self) -> Duration {
+        let held_up = |fault: &Fault| match fault {
+            // Watches are begun anew after a pause that grows to half a minute.
+            Fault::Watch | Fault::KubeErrors => 60,
+            // The longest outage besides.
+            Fault::KubeDown => 120,
+            // Several calls of a pass, each of which may take this long.
+            Fault::KubeSlow => 120,
+            // As long as a pass may take.
+            Fault::VcSlow => 130,
+            // The longest pause, and what was cut off in it.
+            Fault::Leaders => 60,
+            _ => 0,
+        };
+        Duration::from_secs(2 + self.faults.iter().map(held_up).sum::<u64>())
     }
 
     /// The oracle of the saboteur.

@@ -88,6 +88,17 @@ pub struct TaskView {
     pub state: TaskState,
     /// The fault type of a failed task.
     pub error: Option<String>,
+    /// The machine that a clone makes.
+    pub makes: Option<CloneView>,
+}
+
+/// What a clone's call asked for, for assertions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneView {
+    /// `spec.config.instanceUuid`; empty if vCenter gives one of its own.
+    pub instance_uuid: String,
+    /// `spec.config.extraConfig`.
+    pub extra: BTreeMap<String, String>,
 }
 
 /// No such thing in the simulated inventory, or not possible there.
@@ -186,6 +197,15 @@ impl VcenterSim {
                 .collect();
             paths.sort();
             paths
+        })
+    }
+
+    /// Whether nothing lies in the folder with this reference; nothing if there is
+    /// no such folder.
+    pub fn folder_is_empty(&self, moref: &str) -> Option<bool> {
+        self.0.change(|state| {
+            let folder = Moref::parse("Folder", moref)?;
+            Some(state.children(folder)?.is_empty())
         })
     }
 

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use super::TaskView;
 use super::entity::{Kind, Moref};
 use super::inventory::NewVm;
 use super::session::SessionId;
@@ -12,6 +11,7 @@ use super::value::{Val, int, poly, text};
 use super::vm::invalid_power_state;
 use super::vm_methods::Reconfiguration;
 use super::world::{State, not_supported};
+use super::{CloneView, TaskView};
 
 /// How long a completed task is listed and known (`TaskManager.recentTask`).
 const REMEMBERED: Duration = Duration::from_mins(10);
@@ -452,6 +452,13 @@ impl State {
                 error: (task.state == TaskState::Error)
                     .then(|| task.error.as_ref().map(|fault| fault.kind.to_string()))
                     .flatten(),
+                makes: match &task.work {
+                    Work::Clone { new, .. } => Some(CloneView {
+                        instance_uuid: new.instance_uuid.clone().unwrap_or_default(),
+                        extra: new.extra.clone(),
+                    }),
+                    _ => None,
+                },
             })
             .collect()
     }

@@ -1,0 +1,396 @@
+//! Judges each call that writes to vCenter at the moment it leaves its operator,
+//! by what is true at that moment: in the simulated vCenter, in Kubernetes, and
+//! in the reads that this operator has been served.
+//!
+//! What a call does later (it may be slow, or take effect when everybody has
+//! given it up) is not its maker's fault; what he asked for is. So this holds
+//! under every fault. Must not take anything from the operator but its calls.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use vmgroup_api::FINALIZER;
+use vmgroup_sim::clock::Clock;
+use vmgroup_sim::kube::KubeSim;
+use vmgroup_sim::vcenter::{TaskState, VcenterSim, VmView};
+
+use super::judge::{Violation, Wishes, member_of};
+use crate::sabotage::Witness;
+use crate::world::OPERATOR_NAMESPACE;
+
+/// For how long a leader may believe in a renewal that it has sent.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// What a run makes possible, and with it what is too much.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How old may be what an operator knows of wishes, and for how long it may
+    /// be at work on a decision.
+    pub lag: Duration,
+    /// Operators elect a leader.
+    pub election: bool,
+}
+
+/// A group, as far as calls are concerned.
+#[derive(Default)]
+struct Group {
+    wishes: Wishes,
+    /// Clones that have left an operator and were not carried out yet.
+    on_the_way: BTreeSet<String>,
+    /// Something was asked of vCenter for it.
+    begun: bool,
+    /// The last listing that an operator was served showed no member of it.
+    empty: bool,
+}
+
+/// What an operator was told by a fresh read of one machine.
+struct Read {
+    at: Instant,
+    /// The group and UUID of the member that it was then.
+    member: Option<(String, String)>,
+}
+
+struct State {
+    groups: BTreeMap<String, Group>,
+    /// By operator and reference.
+    reads: HashMap<(u64, String), Read>,
+    /// Folders that were empty when an operator read them, by operator and reference.
+    empty_folders: HashMap<(u64, String), bool>,
+    /// Members whose clone may come at any time, whatever its caller does, each
+    /// with its group.
+    late: BTreeMap<String, String>,
+    /// When vCenter restarted last: its hosts go on with what it has forgotten.
+    restarted: Option<Instant>,
+    violation: Option<Violation>,
+}
+
+/// How long a task may take.
+const TASK: Duration = Duration::from_secs(10);
+
+/// The witness of a run. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Calls {
+    kube: KubeSim,
+    vcenter: VcenterSim,
+    clock: Clock,
+    terms: Terms,
+    state: Arc<Mutex<State>>,
+}
+
+/// What a call asks for, as far as it matters.
+enum Asked<'a> {
+    Clone {
+        uid: &'a str,
+        uuid: &'a str,
+    },
+    /// Something that cannot be undone, to a machine.
+    Harm {
+        vm: &'a str,
+        method: &'a str,
+    },
+    RemoveFolder {
+        folder: &'a str,
+    },
+    OtherWrite,
+    ReadVm {
+        vm: &'a str,
+    },
+    ReadFolder {
+        folder: &'a str,
+    },
+    /// Every machine below the root folder.
+    Listing,
+    Other,
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(from)?;
+    rest.split_once(to).map(|(inside, _)| inside)
+}
+
+/// The value of an `extraConfig` key.
+fn extra<'a>(envelope: &'a str, key: &str) -> Option<&'a str> {
+    let (_, rest) = envelope.split_once(&format!("<key>{key}</key>"))?;
+    let (_, rest) = rest.split_once("<value")?;
+    between(rest, ">", "<")
+}
+
+impl<'a> Asked<'a> {
+    fn of(envelope: &'a str) -> Self {
+        let method = between(envelope, "Body><", " ").unwrap_or_default();
+        let this = between(envelope, "<_this", "</_this>").unwrap_or_default();
+        let (kind, target) = this.split_once('>').unwrap_or_default();
+        match method {
+            "CloneVM_Task" => Self::Clone {
+                uid: extra(envelope, "vmgroup.group-uid").unwrap_or_default(),
+                uuid: between(envelope, "<instanceUuid>", "<").unwrap_or_default(),
+            },
+            "Destroy_Task" if kind.contains("\"Folder\"") => Self::RemoveFolder { folder: target },
+            "Destroy_Task" | "PowerOffVM_Task" | "ShutdownGuest" => Self::Harm { vm: target, method },
+            "RetrievePropertiesEx" => {
+                if let Some(vm) = between(envelope, "<obj type=\"VirtualMachine\">", "<") {
+                    Self::ReadVm { vm }
+                } else if envelope.contains("<name>folders</name>") {
+                    Self::Listing
+                } else if let Some(folder) = between(envelope, "<obj type=\"Folder\">", "<") {
+                    Self::ReadFolder { folder }
+                } else {
+                    Self::Other
+                }
+            }
+            "CreateFolder" => Self::OtherWrite,
+            method if method.ends_with("_Task") => Self::OtherWrite,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn wrong(property: &'static str, text: String) -> Violation {
+    Violation { property, text }
+}
+
+impl Calls {
+    /// The witness of what is asked of these two.
+    pub fn new(kube: KubeSim, vcenter: VcenterSim, clock: Clock, terms: Terms) -> Self {
+        let state = State {
+            groups: BTreeMap::new(),
+            reads: HashMap::new(),
+            empty_folders: HashMap::new(),
+            late: BTreeMap::new(),
+            restarted: None,
+            violation: None,
+        };
+        Self { kube, vcenter, clock, terms, state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A user wishes so many members of a group from now on.
+    pub fn wished(&self, uid: &str, replicas: usize) {
+        self.state().groups.entry(uid.to_owned()).or_default().wishes.push(self.clock.since_epoch(), replicas);
+    }
+
+    /// What was seen first that must not be.
+    pub fn violation(&self) -> Option<Violation> {
+        self.state().violation.take()
+    }
+
+    /// vCenter is about to restart: its hosts may finish what it forgets.
+    pub fn restarts(&self) {
+        let mut state = self.state();
+        state.restarted = Some(Instant::now());
+        for uid in state.groups.keys().cloned().collect::<Vec<_>>() {
+            let running = self.clones(&uid);
+            state.late.extend(running.into_iter().map(|uuid| (uuid, uid.clone())));
+        }
+    }
+
+    /// Whether a member's clone may come when nobody expects it any more.
+    pub fn is_late(&self, uuid: &str) -> bool {
+        self.state().late.contains_key(uuid)
+    }
+
+    /// Whether any member of a group may come late.
+    pub fn has_late(&self, uid: &str) -> bool {
+        self.state().late.values().any(|owner| owner == uid)
+    }
+
+    /// Whether something irrevocable may be on its way to a machine: a fresh look
+    /// at it has been had, or a task is at work.
+    pub fn is_doomed(&self, vm: &VmView) -> bool {
+        let now = Instant::now();
+        let read = |((_, moref), read): (&(u64, String), &Read)| {
+            *moref == vm.moref && now.duration_since(read.at) <= self.terms.lag
+        };
+        let state = self.state();
+        state.reads.iter().any(read)
+            || state.restarted.is_some_and(|at| at.elapsed() <= TASK)
+            || self.vcenter.tasks().iter().any(|task| task.state == TaskState::Running && task.entity == vm.name)
+    }
+
+    /// The UUIDs of the members of a group that vCenter is making.
+    pub fn clones(&self, uid: &str) -> BTreeSet<String> {
+        let tasks = self.vcenter.tasks();
+        let running = tasks.into_iter().filter(|task| task.state == TaskState::Running).filter_map(|task| task.makes);
+        running
+            .filter(|made| made.extra.get("vmgroup.group-uid").is_some_and(|owner| owner == uid))
+            .map(|made| made.instance_uuid)
+            .collect()
+    }
+
+    fn object(&self, uid: &str) -> Option<Value> {
+        self.kube.list("vmgroups", None).into_iter().find(|object| object["metadata"]["uid"] == uid)
+    }
+
+    fn recorded(object: &Value, uuid: &str) -> Option<String> {
+        let members = object["status"]["members"].as_array()?;
+        let member = members.iter().find(|member| member["uuid"].as_str().is_some_and(|own| own == uuid))?;
+        member["state"].as_str().map(str::to_owned)
+    }
+
+    fn judge(&self, state: &mut State, operator: u64, asked: &Asked<'_>) -> Result<(), Violation> {
+        match asked {
+            Asked::ReadVm { .. } | Asked::ReadFolder { .. } | Asked::Listing | Asked::Other => return Ok(()),
+            _ => {}
+        }
+        self.leads(operator)?;
+        match asked {
+            Asked::Clone { uid, uuid } => self.may_clone(state, uid, uuid),
+            Asked::Harm { vm, method } => self.may_harm(state, operator, vm, method),
+            Asked::RemoveFolder { folder } => {
+                let empty = state.empty_folders.get(&(operator, (*folder).to_owned()));
+                if empty == Some(&true) {
+                    return Ok(());
+                }
+                let text = format!("folder {folder} is removed, and was never read and found empty");
+                Err(wrong("S2", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// S7: whoever writes holds the lease.
+    fn leads(&self, operator: u64) -> Result<(), Violation> {
+        if !self.terms.election {
+            return Ok(());
+        }
+        let lease = self.kube.get("leases", Some(OPERATOR_NAMESPACE), "vmgroup-operator");
+        let spec = lease.map(|lease| lease["spec"].clone()).unwrap_or_default();
+        let holder = spec["holderIdentity"].as_str().unwrap_or_default();
+        let renewed: Option<jiff::Timestamp> = spec["renewTime"].as_str().and_then(|text| text.parse().ok());
+        let age = renewed.and_then(|at| Duration::try_from(self.clock.now().duration_since(at)).ok());
+        // Microseconds are all that a lease shows.
+        let held = age.is_none_or(|age| age <= LEASE + Duration::from_millis(1));
+        if holder.starts_with(&format!("operator-{operator}_")) && held {
+            return Ok(());
+        }
+        let text = format!("operator {operator} writes to vCenter; {holder:?} has the lease, renewed {age:?} ago");
+        Err(wrong("S7", text))
+    }
+
+    fn may_clone(&self, state: &mut State, uid: &str, uuid: &str) -> Result<(), Violation> {
+        let now = self.clock.since_epoch();
+        let late = state.late.clone();
+        let group = state.groups.entry(uid.to_owned()).or_default();
+        group.begun = true;
+        let Some(object) = self.object(uid) else {
+            return Err(wrong("S1", format!("{uuid} is cloned for a group that is gone ({uid})")));
+        };
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let finalizers = object["metadata"]["finalizers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return Err(wrong("S6", format!("{uuid} of {name} is cloned, and there is no finalizer")));
+        }
+        match Self::recorded(&object, uuid).as_deref() {
+            Some("Planned" | "Cloning") => {}
+            other => {
+                let text = format!("{uuid} of {name} is cloned, and stands in the record as {other:?}");
+                return Err(wrong("S1", text));
+            }
+        }
+        let there: BTreeSet<String> = self
+            .vcenter
+            .vms()
+            .iter()
+            .filter_map(|vm| member_of(vm).filter(|(owner, _)| *owner == uid).map(|(_, uuid)| uuid.to_owned()))
+            .collect();
+        let mut making = self.clones(uid);
+        making.extend(group.on_the_way.iter().cloned());
+        if !late.contains_key(uuid) && (there.contains(uuid) || making.contains(uuid)) {
+            let what = if there.contains(uuid) { "it exists" } else { "its clone is under way" };
+            return Err(wrong("S3", format!("{uuid} of {name} is cloned, and {what}")));
+        }
+        group.on_the_way.insert(uuid.to_owned());
+        let all: BTreeSet<&String> = there.iter().chain(&making).filter(|uuid| !late.contains_key(*uuid)).collect();
+        let (count, most) = (all.len() + usize::from(!late.contains_key(uuid)), group.wishes.most(now, self.terms.lag));
+        if count > most {
+            let text = format!(
+                "{uuid} of {name} is cloned as number {count} ({} there, {} being made), and never more than {most} were wished",
+                there.len(),
+                making.len()
+            );
+            return Err(wrong("S3", text));
+        }
+        Ok(())
+    }
+
+    fn may_harm(&self, state: &State, operator: u64, vm: &str, method: &str) -> Result<(), Violation> {
+        let read = state.reads.get(&(operator, vm.to_owned()));
+        let fresh = read.filter(|read| read.at.elapsed() <= self.terms.lag);
+        let Some(read) = fresh else {
+            return Err(wrong("S5", format!("{method} of {vm} without a fresh look at it")));
+        };
+        let Some((uid, uuid)) = &read.member else {
+            return Err(wrong("S2", format!("{method} of {vm}, which was no member when it was looked at")));
+        };
+        let state = self.object(uid).and_then(|object| Self::recorded(&object, uuid));
+        if state.as_deref() != Some("Leaving") {
+            let text = format!("{method} of {vm} ({uuid}), which stands in the record as {state:?}");
+            return Err(wrong("S5", text));
+        }
+        Ok(())
+    }
+
+    /// S6: a group goes after a listing that shows that nothing of it is left.
+    pub fn may_go(&self, uid: &str, name: &str) -> Result<(), Violation> {
+        match self.state().groups.get(uid) {
+            Some(group) if group.begun && !group.empty => {
+                Err(wrong("S6", format!("{name} went, and nobody had made sure that nothing is left of it")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Witness for Calls {
+    fn leaves(&self, operator: u64, envelope: &str) {
+        let asked = Asked::of(envelope);
+        let mut state = self.state();
+        if let Err(violation) = self.judge(&mut state, operator, &asked) {
+            state.violation.get_or_insert(violation);
+        }
+    }
+
+    fn served(&self, operator: u64, envelope: &str, well: bool) {
+        match Asked::of(envelope) {
+            Asked::Clone { uid, uuid } => {
+                if let Some(group) = self.state().groups.get_mut(uid) {
+                    group.on_the_way.remove(uuid);
+                }
+            }
+            Asked::ReadVm { vm } if well => {
+                let found = self.vcenter.vms().into_iter().find(|found| found.moref == vm);
+                let member = found.as_ref().and_then(member_of);
+                let member = member.map(|(uid, uuid)| (uid.to_owned(), uuid.to_owned()));
+                self.state().reads.insert((operator, vm.to_owned()), Read { at: Instant::now(), member });
+            }
+            Asked::ReadFolder { folder } if well => {
+                let empty = self.vcenter.folder_is_empty(folder).unwrap_or(true);
+                self.state().empty_folders.insert((operator, folder.to_owned()), empty);
+            }
+            Asked::Listing if well => {
+                let vms = self.vcenter.vms();
+                let left: BTreeSet<&str> = vms.iter().filter_map(|vm| member_of(vm).map(|(uid, _)| uid)).collect();
+                for (uid, group) in &mut self.state().groups {
+                    group.empty = !left.contains(uid.as_str());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn late(&self, _operator: u64, envelope: &str) {
+        if let Asked::Clone { uid, uuid } = Asked::of(envelope) {
+            let mut state = self.state();
+            state.late.insert(uuid.to_owned(), uid.to_owned());
+            if let Some(group) = state.groups.get_mut(uid) {
+                group.on_the_way.remove(uuid);
+            }
+        }
+    }
+}
