@@ -34,6 +34,9 @@ pub trait Witness: Send + Sync {
     /// vCenter is done with it, well or with an error, while its operator was
     /// still there to hear of it.
     fn served(&self, operator: u64, envelope: &str, well: bool);
+    /// Its operator waits for it no more: it has been answered, given up, or has died
+    /// with him.
+    fn ended(&self, operator: u64, envelope: &str);
     /// Whoever made it was paused on the way, or has given it up before it was
     /// carried out; it may take effect all the same.
     fn late(&self, operator: u64, envelope: &str);

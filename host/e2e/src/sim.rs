@@ -48,22 +48,46 @@ pub struct InProcess {
     operator: u64,
 }
 
-/// A call on its way through vCenter, as the witness hears of it.
-struct OnItsWay(Option<(Arc<dyn Witness>, u64, Bytes)>);
+/// A call of an operator, as the witness hears of it.
+#[derive(Clone)]
+struct Seen {
+    witness: Arc<dyn Witness>,
+    operator: u64,
+    envelope: Bytes,
+}
+
+impl Seen {
+    fn envelope(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.envelope)
+    }
+}
+
+/// Tells the witness when its operator is done with a call, even by dying.
+struct Waited(Option<Seen>);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        if let Some(seen) = &self.0 {
+            seen.witness.ended(seen.operator, &seen.envelope());
+        }
+    }
+}
+
+/// A call on its way through vCenter: if it is dropped there, it is late.
+struct OnItsWay(Option<Seen>);
 
 impl OnItsWay {
     fn served(mut self, well: bool) {
-        if let Some((witness, operator, envelope)) = self.0.take() {
-            witness.served(operator, &String::from_utf8_lossy(&envelope), well);
+        if let Some(seen) = self.0.take() {
+            seen.witness.served(seen.operator, &seen.envelope(), well);
         }
     }
 }
 
 impl Drop for OnItsWay {
-    /// Its caller does not wait for it any more.
     fn drop(&mut self) {
-        if let Some((witness, operator, envelope)) = self.0.take() {
-            witness.late(operator, &String::from_utf8_lossy(&envelope));
+        if let Some(seen) = &self.0 {
+            seen.witness.late(seen.operator, &seen.envelope());
         }
     }
 }
@@ -89,20 +113,24 @@ impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let (vcenter, service, sabotage) = (self.vcenter.clone(), self.service.clone(), self.sabotage.clone());
         let call = Call { operator: self.operator, side: Side::Vcenter, name: soap_call(request.body()) };
-        let (witness, operator, envelope) = (self.witness.clone(), self.operator, request.body().clone());
+        let seen = self.witness.clone().map(|witness| Seen {
+            witness,
+            operator: self.operator,
+            envelope: request.body().clone(),
+        });
         Box::pin(async move {
             let left_at = Instant::now();
-            if let Some(witness) = &witness {
-                witness.leaves(operator, &String::from_utf8_lossy(&envelope));
+            let _waited = Waited(seen.clone());
+            if let Some(seen) = &seen {
+                seen.witness.leaves(seen.operator, &seen.envelope());
             }
             let service = tower::service_fn(move |request: http::Request<Body>| {
-                let seen = witness.clone().map(|witness| (witness, operator, envelope.clone()));
-                let service = service.clone();
+                let (service, seen) = (service.clone(), seen.clone());
                 async move {
-                    if let Some((witness, operator, envelope)) = &seen
+                    if let Some(seen) = &seen
                         && left_at != Instant::now()
                     {
-                        witness.late(*operator, &String::from_utf8_lossy(envelope));
+                        seen.witness.late(seen.operator, &seen.envelope());
                     }
                     let on_its_way = OnItsWay(seen);
                     let response = service.oneshot(request).await;

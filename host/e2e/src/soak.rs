@@ -150,7 +150,7 @@ impl Stage {
         let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
-        let terms = Terms { lag: script.lag(), election: script.operators > 1 };
+        let terms = Terms { lag: script.lag(), election: script.operators > 1, limit: script.limit() };
         let calls = Calls::new(world.kube.clone(), world.vcenter.clone(), world.clock, terms);
         world.witness = Some(Arc::new(calls.clone()));
         let judge = Judge::new(calls.clone(), terms.lag);

@@ -86,8 +86,9 @@ impl Group {
 }
 
 impl Group {
-    fn take_record(&mut self, object: &Value) {
+    fn take_record(&mut self, object: &Value, calls: &Calls) {
         let members = object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.iter().filter_map(|member| member["task"].as_str()).for_each(|task| calls.recorded_task(task));
         self.record = members
             .iter()
             .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
@@ -234,7 +235,7 @@ impl Judge {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             there.insert(uid.to_owned());
             let Some(group) = self.groups.get_mut(uid) else { continue };
-            group.take_record(object);
+            group.take_record(object, &self.calls);
             let chosen: Vec<&String> = group
                 .record
                 .iter()

@@ -278,19 +278,24 @@ impl Script {
     /// they decided: hardly at all, but for the faults that hold them up.
     pub fn lag(&self) -> Duration {
         let held_up = |fault: &Fault| match fault {
-            // Watches are begun anew after a pause that grows to half a minute.
-            Fault::Watch | Fault::KubeErrors => 60,
-            // The longest outage besides.
-            Fault::KubeDown => 120,
-            // Several calls of a pass, each of which may take this long.
-            Fault::KubeSlow => 120,
+            // Watches are begun anew after a pause that grows to half a minute; the
+            // longest pause of a leader, and what was cut off in it.
+            Fault::Watch | Fault::KubeErrors | Fault::Leaders => 60,
+            // The longest outage besides; several calls of a pass, each of them slow.
+            Fault::KubeDown | Fault::KubeSlow => 120,
             // As long as a pass may take.
             Fault::VcSlow => 130,
-            // The longest pause, and what was cut off in it.
-            Fault::Leaders => 60,
             _ => 0,
         };
         Duration::from_secs(2 + self.faults.iter().map(held_up).sum::<u64>())
+    }
+
+    /// How many tasks in the record there may be at a time; nothing where an operator
+    /// that has just come begins with one group before it knows another's tasks.
+    pub fn limit(&self) -> Option<usize> {
+        let another = [Fault::Crash, Fault::Restart, Fault::Leaders];
+        let knows_all = self.workload != Workload::Many || !self.faults.iter().any(|fault| another.contains(fault));
+        knows_all.then_some(self.max_tasks)
     }
 
     /// The oracle of the saboteur.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use vmgroup_api::FINALIZER;
 use vmgroup_sim::clock::Clock;
 use vmgroup_sim::kube::KubeSim;
-use vmgroup_sim::vcenter::{TaskState, VcenterSim, VmView};
+use vmgroup_sim::vcenter::{TaskState, TaskView, VcenterSim, VmView};
 
 use super::judge::{Violation, Wishes, member_of};
 use crate::sabotage::Witness;
@@ -32,13 +32,16 @@ pub struct Terms {
     pub lag: Duration,
     /// Operators elect a leader.
     pub election: bool,
+    /// How many of the tasks that stand in the record there may be at a time; nothing
+    /// where an operator that has just come cannot know of all yet.
+    pub limit: Option<usize>,
 }
 
 /// A group, as far as calls are concerned.
 #[derive(Default)]
 struct Group {
     wishes: Wishes,
-    /// Clones that have left an operator and were not carried out yet.
+    /// Clones that have left an operator who waits for them.
     on_the_way: BTreeSet<String>,
     /// Something was asked of vCenter for it.
     begun: bool,
@@ -59,6 +62,8 @@ struct State {
     reads: HashMap<(u64, String), Read>,
     /// Folders that were empty when an operator read them, by operator and reference.
     empty_folders: HashMap<(u64, String), bool>,
+    /// The tasks that ever stood in a record.
+    tasks: BTreeSet<String>,
     /// Members whose clone may come at any time, whatever its caller does, each
     /// with its group.
     late: BTreeMap<String, String>,
@@ -94,7 +99,8 @@ enum Asked<'a> {
     RemoveFolder {
         folder: &'a str,
     },
-    OtherWrite,
+    MakeFolder,
+    OtherTask,
     ReadVm {
         vm: &'a str,
     },
@@ -141,8 +147,8 @@ impl<'a> Asked<'a> {
                     Self::Other
                 }
             }
-            "CreateFolder" => Self::OtherWrite,
-            method if method.ends_with("_Task") => Self::OtherWrite,
+            "CreateFolder" => Self::MakeFolder,
+            method if method.ends_with("_Task") => Self::OtherTask,
             _ => Self::Other,
         }
     }
@@ -159,6 +165,7 @@ impl Calls {
             groups: BTreeMap::new(),
             reads: HashMap::new(),
             empty_folders: HashMap::new(),
+            tasks: BTreeSet::new(),
             late: BTreeMap::new(),
             restarted: None,
             violation: None,
@@ -173,6 +180,11 @@ impl Calls {
     /// A user wishes so many members of a group from now on.
     pub fn wished(&self, uid: &str, replicas: usize) {
         self.state().groups.entry(uid.to_owned()).or_default().wishes.push(self.clock.since_epoch(), replicas);
+    }
+
+    /// A task stands in the record.
+    pub fn recorded_task(&self, task: &str) {
+        self.state().tasks.insert(task.to_owned());
     }
 
     /// What was seen first that must not be.
@@ -239,6 +251,10 @@ impl Calls {
             _ => {}
         }
         self.leads(operator)?;
+        // Folders take no slot.
+        if !matches!(asked, Asked::RemoveFolder { .. } | Asked::MakeFolder) {
+            self.within_limit(state)?;
+        }
         match asked {
             Asked::Clone { uid, uuid } => self.may_clone(state, uid, uuid),
             Asked::Harm { vm, method } => self.may_harm(state, operator, vm, method),
@@ -273,13 +289,25 @@ impl Calls {
         Err(wrong("S7", text))
     }
 
-    fn may_clone(&self, state: &mut State, uid: &str, uuid: &str) -> Result<(), Violation> {
+    /// One limit for all groups, over restarts.
+    fn within_limit(&self, state: &State) -> Result<(), Violation> {
+        let Some(limit) = self.terms.limit else { return Ok(()) };
+        let running = |task: &TaskView| task.state == TaskState::Running && state.tasks.contains(&task.moref);
+        let count = self.vcenter.tasks().iter().filter(|task| running(task)).count();
+        if count >= limit {
+            let text = format!("a task is begun while {count} in the record are at work, and {limit} are allowed");
+            return Err(wrong("limit", text));
+        }
+        Ok(())
+    }
+
+    fn may_clone(&self, state: &mut State, owner: &str, uuid: &str) -> Result<(), Violation> {
         let now = self.clock.since_epoch();
         let late = state.late.clone();
-        let group = state.groups.entry(uid.to_owned()).or_default();
+        let group = state.groups.entry(owner.to_owned()).or_default();
         group.begun = true;
-        let Some(object) = self.object(uid) else {
-            return Err(wrong("S1", format!("{uuid} is cloned for a group that is gone ({uid})")));
+        let Some(object) = self.object(owner) else {
+            return Err(wrong("S1", format!("{uuid} is cloned for a group that is gone ({owner})")));
         };
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let finalizers = object["metadata"]["finalizers"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -297,9 +325,9 @@ impl Calls {
             .vcenter
             .vms()
             .iter()
-            .filter_map(|vm| member_of(vm).filter(|(owner, _)| *owner == uid).map(|(_, uuid)| uuid.to_owned()))
+            .filter_map(|vm| member_of(vm).filter(|(of, _)| *of == owner).map(|(_, uuid)| uuid.to_owned()))
             .collect();
-        let mut making = self.clones(uid);
+        let mut making = self.clones(owner);
         making.extend(group.on_the_way.iter().cloned());
         if !late.contains_key(uuid) && (there.contains(uuid) || making.contains(uuid)) {
             let what = if there.contains(uuid) { "it exists" } else { "its clone is under way" };
@@ -325,10 +353,10 @@ impl Calls {
         let Some(read) = fresh else {
             return Err(wrong("S5", format!("{method} of {vm} without a fresh look at it")));
         };
-        let Some((uid, uuid)) = &read.member else {
+        let Some((owner, uuid)) = &read.member else {
             return Err(wrong("S2", format!("{method} of {vm}, which was no member when it was looked at")));
         };
-        let state = self.object(uid).and_then(|object| Self::recorded(&object, uuid));
+        let state = self.object(owner).and_then(|object| Self::recorded(&object, uuid));
         if state.as_deref() != Some("Leaving") {
             let text = format!("{method} of {vm} ({uuid}), which stands in the record as {state:?}");
             return Err(wrong("S5", text));
@@ -358,11 +386,6 @@ impl Witness for Calls {
 
     fn served(&self, operator: u64, envelope: &str, well: bool) {
         match Asked::of(envelope) {
-            Asked::Clone { uid, uuid } => {
-                if let Some(group) = self.state().groups.get_mut(uid) {
-                    group.on_the_way.remove(uuid);
-                }
-            }
             Asked::ReadVm { vm } if well => {
                 let found = self.vcenter.vms().into_iter().find(|found| found.moref == vm);
                 let member = found.as_ref().and_then(member_of);
@@ -384,13 +407,17 @@ impl Witness for Calls {
         }
     }
 
+    fn ended(&self, _operator: u64, envelope: &str) {
+        if let Asked::Clone { uid, uuid } = Asked::of(envelope)
+            && let Some(group) = self.state().groups.get_mut(uid)
+        {
+            group.on_the_way.remove(uuid);
+        }
+    }
+
     fn late(&self, _operator: u64, envelope: &str) {
         if let Asked::Clone { uid, uuid } = Asked::of(envelope) {
-            let mut state = self.state();
-            state.late.insert(uuid.to_owned(), uid.to_owned());
-            if let Some(group) = state.groups.get_mut(uid) {
-                group.on_the_way.remove(uuid);
-            }
+            self.state().late.insert(uuid.to_owned(), uid.to_owned());
         }
     }
 }
