@@ -272,6 +272,8 @@ impl SimWorld {
             metrics_addr: None,
             leader_election: lease.map(str::to_owned),
             instance: format!("operator-{number}"),
+            decisions: None,
+            socket: None,
         };
         let clock = Clock::starting_at(self.now());
         let metrics = Metrics::new(clock);

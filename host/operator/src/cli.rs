@@ -4,6 +4,7 @@
 //! the module that it calls.
 
 mod crd;
+mod decisions;
 mod policy;
 mod run_args;
 
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use crd::crd_yaml;
-pub use policy::{CheckArgs, Output};
+pub use decisions::{DecisionsCommand, ExplainArgs};
+pub use policy::{CheckArgs, KindArg, Output};
 pub use run_args::{ConfigError, RunArgs};
 
 /// The version of this binary.
@@ -52,6 +54,11 @@ enum Command {
     /// Writes, builds and tries policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Looks into the decisions of the running operator.
+    #[command(subcommand)]
+    Decisions(DecisionsCommand),
+    /// Says why a machine is called so, is there, and had to leave or not.
+    Explain(ExplainArgs),
     /// Prints the version.
     Version,
     /// Prints a completion script for a shell.
@@ -71,6 +78,8 @@ enum CliError {
     Logging(#[from] crate::logging::LoggingError),
     #[error(transparent)]
     Policy(#[from] policy::PolicyError),
+    #[error(transparent)]
+    Decisions(#[from] decisions::AskFailure),
     #[error("the CustomResourceDefinition could not be written as YAML")]
     Crd(#[from] crd::CrdError),
     #[error("the runtime could not be started")]
@@ -121,6 +130,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
+        Command::Decisions(command) => asking()?.block_on(decisions::run(command, &mut out))?,
+        Command::Explain(arguments) => asking()?.block_on(decisions::explain(arguments, &mut out))?,
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,
         Command::Completion { shell } => {
             // Into memory first: the generator panics on a closed pipe.
@@ -130,6 +141,11 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For a command that asks the running operator.
+fn asking() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
 }
 
 /// An error and its causes in one line.

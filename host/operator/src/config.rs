@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use vmgroup_vsphere::{Credentials, SiteSelection, Tls};
 
@@ -28,6 +29,10 @@ pub struct RunConfig {
     /// The pod's or the host's name: signs events. In a lease it needs a suffix
     /// of its own for each process, see [`crate::lease::Options::identity`].
     pub instance: String,
+    /// What is kept of decisions; none: nothing.
+    pub decisions: Option<vmgroup_records::Settings>,
+    /// The local socket on which they are shown; none: nowhere.
+    pub socket: Option<PathBuf>,
 }
 
 /// Where vCenter is and how to log in.

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vmgroup_api::OnFailure;
-use vmgroup_policy::{Decided, DecisionError, Kind, Policy, wit};
+use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
+use vmgroup_records::{Entry, Made, Recorder, Role};
 use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, PowerState, Usage, VmRef};
 
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::observe::{Observed, Seen, VmSeen};
 use crate::offload::Offload;
@@ -59,6 +61,10 @@ pub struct Decider {
     pub offload: Offload,
     /// Counts decisions.
     pub metrics: Metrics,
+    /// Keeps a record of each.
+    pub recorder: Recorder,
+    /// Says when each was made.
+    pub clock: Clock,
 }
 
 impl Decider {
@@ -79,9 +85,9 @@ impl Decider {
             taken_elsewhere: taken.elsewhere,
             max_length: NAME_LIMIT,
         };
-        let answer = self
-            .ask(Kind::Naming, serving, &serving.set.naming, &serving.builtin.naming, request, Policy::name)
-            .await?;
+        let (plugin, answer) =
+            self.ask(serving, &serving.set.naming, &serving.builtin.naming, Asked::Naming(request)).await?;
+        let Answer::Naming(answer) = answer else { return Err(beside_the_point(plugin)) };
         let newcomers = uuids
             .into_iter()
             .zip(answer.proposals)
@@ -112,9 +118,9 @@ impl Decider {
                 })
                 .collect(),
         };
-        let places = self
-            .ask(Kind::Placement, serving, &serving.set.placement, &serving.builtin.placement, request, Policy::place)
-            .await?;
+        let (plugin, answer) =
+            self.ask(serving, &serving.set.placement, &serving.builtin.placement, Asked::Placement(request)).await?;
+        let Answer::Placement(places) = answer else { return Err(beside_the_point(plugin)) };
         let capacity = question.capacity;
         let at = |index: Option<u32>| index.map(|index| index as usize);
         Ok(newcomers
@@ -151,9 +157,9 @@ impl Decider {
             members: table,
             inventory: inventory(question.capacity),
         };
-        let victims = self
-            .ask(Kind::Scaling, serving, &serving.set.scaling, &serving.builtin.scaling, request, Policy::choose)
-            .await?;
+        let (plugin, answer) =
+            self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, Asked::Scaling(request)).await?;
+        let Answer::Scaling(victims) = answer else { return Err(beside_the_point(plugin)) };
         Ok(victims
             .into_iter()
             .filter_map(|victim| {
@@ -162,55 +168,60 @@ impl Decider {
             .collect())
     }
 
-    async fn ask<Q, A>(
+    /// Asks, and where the policy file says so the built-in policy after it. Gives
+    /// the answer with the plugin whose it is.
+    async fn ask(
         &self,
-        kind: Kind,
         serving: &Serving,
         policy: &Arc<Policy>,
         builtin: &Arc<Policy>,
-        request: Q,
-        ask: fn(&Policy, &Q) -> Result<Decided<A>, DecisionError>,
-    ) -> Result<A, NoAnswer>
-    where
-        Q: Clone + Send + 'static,
-        A: Send + 'static,
-    {
-        let first = self.ask_one(kind, policy.clone(), request.clone(), ask).await;
-        match first {
+        question: Asked,
+    ) -> Result<(String, Answer), NoAnswer> {
+        let kind = question.kind();
+        let question = Arc::new(question);
+        match self.ask_one(kind, Role::InForce, policy, &question).await {
             Err(failed) if serving.on_failure(kind) == OnFailure::Builtin => {
                 tracing::warn!(plugin = %failed.plugin, error = %failed.error, "asking the built-in policy instead");
                 self.metrics.fallback(kind.as_str());
-                self.ask_one(kind, builtin.clone(), request, ask).await
+                self.ask_one(kind, Role::Fallback, builtin, &question).await
             }
             other => other,
         }
     }
 
-    async fn ask_one<Q, A>(
+    async fn ask_one(
         &self,
         kind: Kind,
-        policy: Arc<Policy>,
-        request: Q,
-        ask: fn(&Policy, &Q) -> Result<Decided<A>, DecisionError>,
-    ) -> Result<A, NoAnswer>
-    where
-        Q: Send + 'static,
-        A: Send + 'static,
-    {
-        let begin = Instant::now();
-        let asked = policy.clone();
-        let result = self.offload.run(move || ask(&asked, &request)).await;
+        role: Role,
+        policy: &Arc<Policy>,
+        question: &Arc<Asked>,
+    ) -> Result<(String, Answer), NoAnswer> {
+        let (begin, at) = (Instant::now(), self.clock.since_epoch());
+        let (asked, put) = (policy.clone(), question.clone());
+        let tried = self.offload.run(move || asked.answer(&put)).await;
         let took: Duration = begin.elapsed();
-        let (outcome, cost) = match &result {
-            Ok(decided) => ("answered", Some((decided.fuel, decided.memory))),
-            Err(error) => (error.reason(), None),
-        };
-        self.metrics.decision(kind.as_str(), outcome, took, cost);
+        let outcome = tried.outcome.as_ref().map_or_else(DecisionError::reason, |_| "answered");
+        self.metrics.decision(kind.as_str(), outcome, took, tried.fuel, tried.memory);
+        let result = tried.outcome.clone();
+        if self.recorder.is_on() {
+            let made = Made { at_ms: whole(at.as_millis()), role, micros: whole(took.as_micros()) };
+            self.recorder.record(Entry { policy: policy.clone(), question: question.clone(), tried, made });
+        }
+        let plugin = policy.plugin().to_owned();
         match result {
-            Ok(decided) => Ok(decided.answer),
-            Err(error) => Err(NoAnswer { plugin: policy.plugin().to_owned(), error }),
+            Ok(answer) => Ok((plugin, answer)),
+            Err(error) => Err(NoAnswer { plugin, error }),
         }
     }
+}
+
+fn whole(figure: u128) -> u64 {
+    u64::try_from(figure).unwrap_or(u64::MAX)
+}
+
+/// The policy host answers each question in kind; this is for the compiler.
+fn beside_the_point(plugin: String) -> NoAnswer {
+    NoAnswer { plugin, error: DecisionError::Host("it answered another question".to_owned()) }
 }
 
 /// Names that are not free.

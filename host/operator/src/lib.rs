@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod decide;
+pub mod decisions;
 pub mod engine;
 pub mod events;
 pub mod folder;

@@ -505,17 +505,15 @@ impl Metrics {
     /// A policy was asked. `kind` is `naming`, `placement` or `scaling`; `outcome`
     /// is `answered` or the condition reason (`PolicyTrapped`); `cost` is that of an
     /// answer, fuel and bytes of memory.
-    pub fn decision(&self, kind: &str, outcome: &str, took: Duration, cost: Option<(u64, usize)>) {
+    pub fn decision(&self, kind: &str, outcome: &str, took: Duration, fuel: u64, memory: usize) {
         let kind = kind.to_owned();
         self.0.decisions.get_or_create(&KindOutcome { kind: kind.clone(), outcome: outcome.to_owned() }).inc();
         let label = Kind { kind };
         self.0.decision_seconds.get_or_create(&label).observe(took.as_secs_f64());
-        if let Some((fuel, memory)) = cost {
-            #[allow(clippy::cast_precision_loss, reason = "a bucket's bound is nowhere near 2^52")]
-            let (fuel, memory) = (fuel as f64, memory as f64);
-            self.0.fuel.get_or_create(&label).observe(fuel);
-            self.0.memory.get_or_create(&label).observe(memory);
-        }
+        #[allow(clippy::cast_precision_loss, reason = "a bucket's bound is nowhere near 2^52")]
+        let (fuel, memory) = (fuel as f64, memory as f64);
+        self.0.fuel.get_or_create(&label).observe(fuel);
+        self.0.memory.get_or_create(&label).observe(memory);
     }
 
     /// The built-in policy is asked, because the chosen one gave no legal answer.
@@ -672,8 +670,8 @@ mod tests {
         m.kubernetes_call("PATCH", None, false, Duration::from_millis(4));
         m.vcenter_call("CloneVM_Task", "ok", Duration::from_millis(40));
         m.task("clone", "success", Duration::from_secs(7));
-        m.decision("scaling", "PolicyTrapped", Duration::from_micros(80), None);
-        m.decision("scaling", "answered", Duration::from_micros(80), Some((100_000, 131_072)));
+        m.decision("scaling", "PolicyTrapped", Duration::from_micros(80), 0, 0);
+        m.decision("scaling", "answered", Duration::from_micros(80), 100_000, 131_072);
         m.policy_swap("swapped");
         m.step(Step::Ask, Duration::from_millis(1));
         let text = m.encode();

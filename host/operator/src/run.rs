@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use vmgroup_records::Recorder;
 use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
 
 use crate::backlog::Backlog;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::RunConfig;
 use crate::controller;
 use crate::decide::Decider;
+use crate::decisions;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::folder::{Claims, ReservedNames};
@@ -56,6 +58,17 @@ pub enum RunError {
     /// A built-in policy does not pass its own check: a broken build.
     #[error("a built-in policy is broken; this is a bug of the operator")]
     Builtin(#[source] vmgroup_policy::CheckError),
+    /// Records of decisions cannot be kept.
+    #[error(transparent)]
+    Recorder(#[from] vmgroup_records::RecorderError),
+    /// The local socket cannot be had.
+    #[error("cannot listen on the socket `{}`: choose another --socket, in a folder that exists", path.display())]
+    Socket {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The port for metrics and health cannot be had.
     #[error("cannot listen on {addr}: choose another --metrics-addr")]
     Listen {
@@ -152,6 +165,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
+    let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let engine = Engine {
         kube: kube.clone(),
         link: link.clone(),
@@ -162,7 +176,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         memories: Memories::default(),
         population: Population::default(),
         fence: fence.clone(),
-        decider: Decider { offload, metrics: metrics.clone() },
+        decider: Decider { offload, metrics: metrics.clone(), recorder: recorder.clone(), clock },
         events: events.clone(),
         metrics: metrics.clone(),
         clock,
@@ -187,6 +201,11 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
                 tracing::error!(%error, "the metrics server ended");
             }
         });
+    }
+    if let Some(path) = config.socket.clone() {
+        let listener = decisions::listen(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
+        let router = decisions::router(recorder.clone(), offload);
+        background.spawn(decisions::serve(listener, path, router, stop.clone()));
     }
     background.spawn(watch_config_map(
         kube.clone(),
@@ -215,6 +234,9 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let ending = async { while background.join_next().await.is_some() {} };
     if tokio::time::timeout(Duration::from_secs(10), ending).await.is_err() {
         tracing::warn!("some parts did not stop in time");
+    }
+    if recorder.is_on() {
+        offload.run(move || recorder.flush(Duration::from_secs(5))).await;
     }
     Ok(())
 }

@@ -80,6 +80,15 @@ impl Question {
         }
     }
 
+    /// The same, to be changed.
+    pub const fn context_mut(&mut self) -> &mut Context {
+        match self {
+            Self::Naming(request) => &mut request.context,
+            Self::Placement(request) => &mut request.context,
+            Self::Scaling(request) => &mut request.context,
+        }
+    }
+
     /// How many members it is about, those that are to come included.
     pub fn members(&self) -> usize {
         match self {

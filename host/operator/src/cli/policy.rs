@@ -10,6 +10,7 @@ mod check;
 mod input;
 mod inspect;
 mod new;
+mod replay;
 mod request;
 mod text;
 
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 
 pub use check::CheckArgs;
+pub use input::KindArg;
 
 /// What can be done with a policy.
 #[derive(Debug, Subcommand)]
@@ -33,6 +35,8 @@ pub(super) enum PolicyCommand {
     Inspect(inspect::InspectArgs),
     /// Asks a plugin one question, and shows the answer and what it cost.
     Run(ask::AskArgs),
+    /// Puts recorded decisions to another policy, and shows what would differ.
+    Replay(replay::ReplayArgs),
     /// Prints a question to try a plugin on.
     Request(request::RequestArgs),
 }
@@ -57,6 +61,8 @@ pub(super) enum PolicyError {
     New(#[from] new::NewError),
     #[error(transparent)]
     Build(#[from] build::BuildError),
+    #[error(transparent)]
+    Replay(#[from] replay::ReplayError),
     #[error("the output could not be written")]
     Output(#[from] std::io::Error),
 }
@@ -70,12 +76,13 @@ pub(super) fn run(command: &PolicyCommand, out: &mut impl Write) -> Result<ExitC
         PolicyCommand::Check(arguments) => check::run(arguments, out),
         PolicyCommand::Inspect(arguments) => inspect::run(arguments, out),
         PolicyCommand::Run(arguments) => ask::run(arguments, out),
+        PolicyCommand::Replay(arguments) => replay::run(arguments, out),
         PolicyCommand::Request(arguments) => request::run(arguments, out),
     }
 }
 
 /// Writes a result for programs.
-fn json(out: &mut impl Write, value: &impl serde::Serialize) -> std::io::Result<()> {
+pub(super) fn json(out: &mut impl Write, value: &impl serde::Serialize) -> std::io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
     writeln!(out)
 }

@@ -3,10 +3,11 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::Args;
+use vmgroup_records::{FileSettings, Settings};
 use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
 
 use crate::config::{RunConfig, VcenterConfig};
@@ -110,6 +111,22 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080", value_parser = address, help_heading = "Diagnosis")]
     metrics_addr: Address,
 
+    /// Memory for records of the latest decisions, in MiB (compressed); `0` for none
+    #[arg(long, value_name = "MIB", default_value = "8", help_heading = "Decisions")]
+    decision_memory: usize,
+
+    /// Write records of decisions to files in this folder, too
+    #[arg(long, env = "VMGROUP_DECISION_FOLDER", value_name = "FOLDER", help_heading = "Decisions")]
+    decision_folder: Option<PathBuf>,
+
+    /// How much space those files may take, in MiB: the oldest go first
+    #[arg(long, value_name = "MIB", default_value = "256", requires = "decision_folder", help_heading = "Decisions")]
+    decision_space: NonZeroU32,
+
+    /// A local socket for `vmgroup decisions` and `vmgroup explain` [default: none]
+    #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", help_heading = "Decisions")]
+    socket: Option<PathBuf>,
+
     /// How log lines look
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Diagnosis")]
     pub(super) log_format: LogFormat,
@@ -190,6 +207,10 @@ impl RunArgs {
             lease_name,
             instance,
             metrics_addr,
+            decision_memory,
+            decision_folder,
+            decision_space,
+            socket,
             log_format: _,
             log_level: _,
         } = self;
@@ -202,9 +223,20 @@ impl RunArgs {
             policy_config_map,
             metrics_addr: metrics_addr.0,
             leader_election: leader_elect.then_some(lease_name),
+            decisions: decisions(decision_memory, decision_folder, decision_space),
+            socket,
             instance: given(instance).or_else(host_name).unwrap_or_else(|| "vmgroup".to_owned()),
         })
     }
+}
+
+/// Files of a record folder: enough that the oldest to go is little of the whole.
+const DECISION_FILES: u32 = 8;
+
+fn decisions(memory_mib: usize, folder: Option<PathBuf>, space_mib: NonZeroU32) -> Option<Settings> {
+    let file_bytes = (u64::from(space_mib.get()) << 20) / u64::from(DECISION_FILES);
+    let files = folder.map(|folder| FileSettings { folder, file_bytes, files: DECISION_FILES as usize });
+    (memory_mib > 0 || files.is_some()).then_some(Settings { memory: memory_mib << 20, files })
 }
 
 /// An empty variable is one that is not set: manifests leave them behind.

@@ -164,7 +164,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, InputError> {
     std::fs::read(path).map_err(|source| InputError::Read { path: path.to_owned(), source })
 }
 
-fn config(text: &str) -> Result<Value, InputError> {
+/// A configuration as `--config` gives it: an object as JSON, or `@FILE`.
+pub fn config(text: &str) -> Result<Value, InputError> {
     let read_text;
     let json = if let Some(file) = text.strip_prefix('@') {
         read_text = read(file.as_ref())?;
