@@ -15,9 +15,9 @@ use crate::xml::Element;
 /// So many ended tasks may stay in the view before it is told for their sake
 /// alone; otherwise they leave with the next batch of new ones.
 const MAX_STALE: usize = 256;
-/// New tasks gather this long, so that a burst of them is one call. What ends
-/// sooner is heard of that much later.
-const GATHER: Duration = Duration::from_millis(250);
+/// New tasks gather this long, so that those of many groups are one call, and one
+/// answer. What ends sooner is heard of that much later: nobody clones in less.
+const GATHER: Duration = Duration::from_millis(500);
 /// So long a task with a [`Goal`] is left to the inventory alone. Then the view
 /// is told of it too, for an inventory shows no failure.
 const PATIENCE: Duration = Duration::from_secs(2);
