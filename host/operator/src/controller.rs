@@ -41,6 +41,10 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 /// First pause after a pass that could not be finished.
 const ERROR_BACKOFF: Duration = Duration::from_secs(1);
 
+/// Groups in one answer of the API server. All at once would leave the process
+/// large for good.
+const PAGE: u32 = 100;
+
 type Guarded = DeserializeGuard<VmGroup>;
 
 /// Why a pass gave nothing.
@@ -93,8 +97,10 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
 
     let (reader, writer) = reflector::store();
     let (seen, all, asked, gone) = (backlog.clone(), backlog.clone(), backlog.clone(), backlog);
-    let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+    let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()
+        // The largest part of an object at rest, and nothing that a pass looks at.
+        .modify(|group| group.meta_mut().managed_fields = None)
         .reflect(writer)
         .applied_objects()
         .predicate_filter(
@@ -203,12 +209,9 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
         if leading.wait_for(|leading| *leading).await.is_err() {
             return;
         }
-        let api: Api<Guarded> = Api::all(client.clone());
-        match bounded(api.list(&ListParams::default())).await {
-            Ok(groups) => {
-                let groups: Vec<VmGroup> = groups.items.into_iter().filter_map(|guard| guard.0.ok()).collect();
+        match claim_known(context, client).await {
+            Ok(()) => {
                 context.engine.memories.clear();
-                context.engine.claim_known(&groups);
                 context.open.store(true, Ordering::SeqCst);
                 opened.send_modify(|count| *count += 1);
             }
@@ -226,6 +229,21 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
         context.open.store(false, Ordering::SeqCst);
         // Whoever leads now tells how they are.
         context.engine.population.clear();
+    }
+}
+
+/// Claims what the groups have, page by page.
+async fn claim_known(context: &Context, client: &Client) -> Result<(), crate::status::StatusError> {
+    let api: Api<Guarded> = Api::all(client.clone());
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let groups = bounded(api.list(&page)).await?;
+        let decoded: Vec<VmGroup> = groups.items.into_iter().filter_map(|guard| guard.0.ok()).collect();
+        context.engine.claim_known(&decoded);
+        match groups.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(()),
+        }
     }
 }
 

@@ -355,7 +355,7 @@ struct Bridge {
 
 impl Bridge {
     fn wake_owner(&self, vm: &vmgroup_vsphere::Vm) {
-        if let Some(group) = vm.extra.get(mark::GROUP).and_then(|text| GroupRef::parse(text)) {
+        if let Some(group) = vm.extra.get(mark::GROUP).and_then(GroupRef::parse) {
             self.wake.wake(&group);
         }
     }

@@ -68,7 +68,9 @@ impl VmSeen {
             attributes: vm
                 .extra
                 .iter()
-                .filter_map(|(key, value)| Some((key.strip_prefix(mark::ATTRIBUTE_PREFIX)?.to_owned(), value.clone())))
+                .filter_map(|(key, value)| {
+                    Some((key.strip_prefix(mark::ATTRIBUTE_PREFIX)?.to_owned(), value.to_owned()))
+                })
                 .collect(),
         }
     }

@@ -4,7 +4,9 @@
 //! One limit for the whole vCenter, shared fairly: a free slot goes to the
 //! waiting group with the fewest tasks of its own, the longest waiting first
 //! among equals. Nobody waits inside a pass: a group that gets fewer slots than
-//! it wants does what it can, and is woken when it is its turn.
+//! it wants does what it can, and is woken when it is its turn. A task that has
+//! a sequel leaves its slot to that one, so that a member is finished before others
+//! are begun, and what began together goes on together.
 //!
 //! Must not call vCenter and must not know what a task is good for.
 
@@ -49,6 +51,12 @@ impl TaskKind {
             Self::PowerOff => "power-off",
             Self::Destroy => "destroy",
         }
+    }
+
+    /// Whether another task follows on the same member: the one that powers on or
+    /// destroys it.
+    fn has_sequel(self) -> bool {
+        matches!(self, Self::Clone | Self::PowerOff)
     }
 }
 
@@ -217,6 +225,10 @@ impl TaskBook {
         inner.over.push_back(task.clone());
         if let Some(group) = inner.groups.get_mut(&flight.uid) {
             group.running = group.running.saturating_sub(1);
+            if flight.kind.has_sequel() && matches!(ending, Ending::Success) {
+                group.reserved += 1;
+                group.reserved_at = Some(Instant::now());
+            }
             group.ended.push(Ended { member: flight.member, kind: flight.kind, ending, took: flight.since.elapsed() });
             self.wake.wake(&group.name);
         }
@@ -412,6 +424,33 @@ mod tests {
         finish(&book, 1);
         start(&book, "a", 1);
         assert!(book.in_flight("a").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_leaves_its_slot_to_the_power_on() {
+        let success = |task: u32| TaskInfo {
+            id: TaskRef::new(format!("task-{task}")),
+            state: TaskState::Success { result: None },
+            entity: None,
+            description_id: String::new(),
+            progress: None,
+            cancelled: false,
+            queued_at: None,
+            user: None,
+        };
+        let book = TaskBook::new(1, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 2), 1);
+        start(&book, "a", 1);
+        book.settle("a");
+        assert_eq!(book.request("b", &name("b"), 1), 0);
+        book.update(&success(1));
+        assert_eq!(book.request("b", &name("b"), 1), 0);
+        assert_eq!(book.request("a", &name("a"), 2), 1);
+        let power_on = TaskRef::new("task-2");
+        book.started("a", &name("a"), "m1", TaskKind::PowerOn, power_on);
+        book.settle("a");
+        book.update(&success(2));
+        assert_eq!(book.request("b", &name("b"), 1), 1, "a member is finished, and others have their turn");
     }
 
     #[tokio::test(start_paused = true)]

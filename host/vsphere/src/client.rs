@@ -35,7 +35,7 @@ pub struct Options {
     /// The call's deadline is this plus `call_timeout`.
     pub long_poll: Duration,
     /// How long the watch lets changes gather before it acts on the first of a
-    /// burst, and before it asks for the next.
+    /// burst, and twice as long before it asks again after the rest.
     pub settle: Duration,
     /// The most objects per page of a bulk read or an update.
     pub page_size: u32,
@@ -56,8 +56,10 @@ impl Options {
             call_timeout: Duration::from_mins(1),
             keepalive: Duration::from_mins(5),
             long_poll: Duration::from_mins(5),
-            settle: Duration::from_millis(20),
-            page_size: 500,
+            settle: Duration::from_millis(30),
+            // A page is read into a tree before it is understood, and that takes a
+            // hundred times the room of what is kept.
+            page_size: 100,
             extra_prefix: String::new(),
             index_key: String::new(),
         }

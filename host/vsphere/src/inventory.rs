@@ -1,7 +1,7 @@
 //! The inventory cache: what the watch has seen, under the indexes that its
 //! readers need. It calls nobody; the watch alone writes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -40,9 +40,11 @@ impl std::fmt::Debug for Inventory {
 struct Tables {
     // Ordered, so that a run with the same seed is the same run.
     vms: BTreeMap<VmRef, Arc<Vm>>,
-    by_uuid: HashMap<String, BTreeSet<VmRef>>,
-    by_value: HashMap<String, BTreeSet<VmRef>>,
-    by_folder: HashMap<FolderRef, BTreeSet<VmRef>>,
+    // The references of an entry are in order too. Most entries have one: a set's
+    // first node alone would take more room than the rest of the machine's index.
+    by_uuid: HashMap<String, Vec<VmRef>>,
+    by_value: HashMap<String, Vec<VmRef>>,
+    by_folder: HashMap<FolderRef, Vec<VmRef>>,
     folders: BTreeMap<FolderRef, Arc<Folder>>,
     by_name: HashMap<(FolderRef, String), FolderRef>,
     synced: bool,
@@ -181,7 +183,7 @@ impl Inventory {
 }
 
 impl Tables {
-    fn all(&self, refs: Option<&BTreeSet<VmRef>>) -> Vec<Arc<Vm>> {
+    fn all(&self, refs: Option<&Vec<VmRef>>) -> Vec<Arc<Vm>> {
         refs.into_iter().flatten().filter_map(|vm| self.vms.get(vm).cloned()).collect()
     }
 
@@ -190,7 +192,7 @@ impl Tables {
             add(&mut self.by_uuid, vm.instance_uuid.clone(), &vm.id);
         }
         if let Some(value) = vm.extra.get(index_key) {
-            add(&mut self.by_value, value.clone(), &vm.id);
+            add(&mut self.by_value, value.to_owned(), &vm.id);
         }
         if let Some(parent) = &vm.parent {
             add(&mut self.by_folder, parent.clone(), &vm.id);
@@ -223,17 +225,22 @@ impl Tables {
     }
 }
 
-fn add<K: Hash + Eq>(index: &mut HashMap<K, BTreeSet<VmRef>>, key: K, vm: &VmRef) {
-    index.entry(key).or_default().insert(vm.clone());
+fn add<K: Hash + Eq>(index: &mut HashMap<K, Vec<VmRef>>, key: K, vm: &VmRef) {
+    let refs = index.entry(key).or_insert_with(|| Vec::with_capacity(1));
+    if let Err(at) = refs.binary_search(vm) {
+        refs.insert(at, vm.clone());
+    }
 }
 
-fn drop_from<K, Q>(index: &mut HashMap<K, BTreeSet<VmRef>>, key: &Q, vm: &VmRef)
+fn drop_from<K, Q>(index: &mut HashMap<K, Vec<VmRef>>, key: &Q, vm: &VmRef)
 where
     K: Hash + Eq + std::borrow::Borrow<Q>,
     Q: Hash + Eq + ?Sized,
 {
     if let Some(refs) = index.get_mut(key) {
-        refs.remove(vm);
+        if let Ok(at) = refs.binary_search(vm) {
+            refs.remove(at);
+        }
         if refs.is_empty() {
             index.remove(key);
         }
@@ -249,7 +256,7 @@ mod tests {
         vm.name = format!("name-{id}");
         vm.parent = Some(FolderRef::new(folder));
         vm.instance_uuid = uuid.to_owned();
-        vm.extra.insert("mark".to_owned(), mark.to_owned());
+        vm.extra = [("mark", mark)].into_iter().collect();
         Arc::new(vm)
     }
 

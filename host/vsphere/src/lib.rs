@@ -33,7 +33,7 @@ pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, U
 pub use client::{CallHook, Options, Outcome, Vcenter};
 pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};
-pub use model::{About, Child, ConnectionState, PowerState, Template, Vm};
+pub use model::{About, Child, ConnectionState, Extra, PowerState, Template, Vm};
 pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef,
 };

@@ -105,9 +105,36 @@ pub struct Vm {
     pub connection: ConnectionState,
     /// Those `config.extraConfig` entries whose key starts with
     /// [`Options::extra_prefix`](crate::Options::extra_prefix).
-    pub extra: BTreeMap<String, String>,
+    pub extra: Extra,
     /// When it was made (`config.createDate`; vSphere 6.7 and later).
     pub created: Option<jiff::Timestamp>,
+}
+
+/// Entries of an `extraConfig`, each key once. There is one of these for each
+/// machine in the inventory, so it takes no more room than it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extra(Box<[(Box<str>, Box<str>)]>);
+
+impl Extra {
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let at = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| &**value)
+    }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Extra {
+    /// Of several values of a key the last one counts.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let by_key: BTreeMap<String, String> =
+            entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Self(by_key.into_iter().map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str())).collect())
+    }
 }
 
 /// What a folder holds.

@@ -1,11 +1,9 @@
 //! Fresh reads of virtual machines and folders: what has to be known for sure
 //! before something is done. The [`Inventory`](crate::Inventory) is for the rest.
 
-use std::collections::BTreeMap;
-
 use crate::client::{This, Vcenter};
 use crate::error::Error;
-use crate::model::{Child, ConnectionState, PowerState, Vm, escape_name, unescape_name};
+use crate::model::{Child, ConnectionState, Extra, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
 use crate::site::Site;
@@ -61,7 +59,7 @@ impl Vm {
             memory_mib: 0,
             template: false,
             connection: ConnectionState::Unknown,
-            extra: BTreeMap::new(),
+            extra: Extra::default(),
             created: None,
         }
     }
@@ -92,7 +90,7 @@ impl Vm {
             "config.hardware.memoryMB" => self.memory_mib = text.parse().unwrap_or(0),
             "config.template" => self.template = value.is_some_and(Element::is_true),
             "config.extraConfig" => {
-                self.extra = value.map_or_else(BTreeMap::new, |all| extra_of(all, extra_prefix));
+                self.extra = value.map_or_else(Extra::default, |all| extra_of(all, extra_prefix));
             }
             CREATED => self.created = text.parse().ok(),
             "runtime.powerState" => self.power = PowerState::parse(text),
@@ -112,11 +110,11 @@ impl Vm {
     }
 }
 
-fn extra_of(all: &Element, prefix: &str) -> BTreeMap<String, String> {
+fn extra_of(all: &Element, prefix: &str) -> Extra {
     all.children
         .iter()
         .filter(|option| option.text_of("key").starts_with(prefix))
-        .map(|option| (option.text_of("key").to_owned(), option.text_of("value").to_owned()))
+        .map(|option| (option.text_of("key"), option.text_of("value")))
         .collect()
 }
 

@@ -272,7 +272,7 @@ impl Watcher {
             }
             self.follow(updates).await?;
             if !begins && !more {
-                sleep(settle).await;
+                sleep(settle * 2).await;
             }
         }
     }

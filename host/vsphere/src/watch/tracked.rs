@@ -15,35 +15,31 @@ use crate::xml::Element;
 /// So many ended tasks may stay in the view before it is told for their sake
 /// alone; otherwise they leave with the next batch of new ones.
 const MAX_STALE: usize = 256;
-/// New tasks gather this long, so that a burst of them is one call. What ends
-/// sooner is heard of that much later.
-const GATHER: Duration = Duration::from_millis(250);
+/// New tasks gather this long, so that those of many groups are one call, and one
+/// answer. What ends sooner is heard of that much later: nobody clones in less.
+const GATHER: Duration = Duration::from_millis(500);
 /// So long a task with a [`Goal`] is left to the inventory alone. Then the view
 /// is told of it too, for an inventory shows no failure.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a task is to bring about, where the inventory can show it. It is seen
-/// there at no cost, while following a task itself costs two calls.
+/// there at no cost, while following a task itself costs two calls. A destruction
+/// is none: what leaves the inventory may only have been moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
     /// The machine is on.
     On(VmRef),
-    /// The machine is gone.
-    Gone(VmRef),
 }
 
 impl Goal {
     fn vm(&self) -> &VmRef {
-        match self {
-            Self::On(vm) | Self::Gone(vm) => vm,
-        }
+        let Self::On(vm) = self;
+        vm
     }
 
     fn is_reached(&self, vm: Option<&Vm>) -> bool {
-        match self {
-            Self::On(_) => vm.is_some_and(|vm| vm.power == PowerState::On),
-            Self::Gone(_) => vm.is_none(),
-        }
+        let Self::On(_) = self;
+        vm.is_some_and(|vm| vm.power == PowerState::On)
     }
 }
 
@@ -269,16 +265,17 @@ mod tests {
         let vm = |power| Arc::new(Vm { power, ..Vm::blank("vm-1".into()) });
         let mut tracked = Tracked::default();
         tracked.track("t-1".into(), Some(Goal::On("vm-1".into())), now);
-        tracked.track("t-2".into(), Some(Goal::Gone("vm-1".into())), now);
+        tracked.track("t-2".into(), Some(Goal::On("vm-2".into())), now);
         assert!(tracked.reached(|_| Some(vm(PowerState::Off))).is_empty());
         assert_eq!(tracked.next_batch(now + GATHER), None);
-        let reached = tracked.reached(|_| Some(vm(PowerState::On)));
+        let reached = tracked.reached(|id| (id.as_str() == "vm-1").then(|| vm(PowerState::On)));
         assert_eq!(reached.iter().map(|info| info.id.as_str()).collect::<Vec<_>>(), ["t-1"]);
         assert!(reached[0].state.is_ended());
         // It takes long, and may have failed.
         let batch = tracked.next_batch(now + PATIENCE).unwrap();
         assert_eq!(batch, Batch { add: vec!["t-2".into()], remove: vec![] });
-        assert_eq!(tracked.reached(|_| None).len(), 1);
+        assert!(tracked.reached(|_| None).is_empty(), "a machine that is not seen is not known to be on");
+        assert_eq!(tracked.reached(|_| Some(vm(PowerState::On))).len(), 1);
         assert!(saw(&mut tracked, "t-2", "success").is_none(), "told already");
     }
 

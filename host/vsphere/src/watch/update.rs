@@ -218,8 +218,7 @@ mod tests {
         assert_eq!(vm.name, "a/b");
         assert_eq!(vm.instance_uuid, "abc");
         assert_eq!(vm.pool, None);
-        assert_eq!(vm.extra.len(), 1);
-        assert_eq!(vm.extra["vg.uid"], "u");
+        assert_eq!(vm.extra.iter().collect::<Vec<_>>(), [("vg.uid", "u")]);
 
         let changed = updates(
             "<objectSet><kind>modify</kind><obj type=\"VirtualMachine\">vm-1</obj>\
@@ -234,7 +233,7 @@ mod tests {
         let mut following = changed.objects.into_iter();
         snapshot.take(following.next().unwrap(), "vg.");
         assert_eq!(snapshot.vms[&id].power, PowerState::On);
-        assert!(snapshot.vms[&id].extra.is_empty());
+        assert!(snapshot.vms[&id].extra.iter().next().is_none());
         assert!(snapshot.unclear.is_empty());
         snapshot.take(following.next().unwrap(), "vg.");
         assert_eq!(snapshot.unclear, std::slice::from_ref(&id));
