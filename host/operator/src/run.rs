@@ -11,7 +11,7 @@ use rand_core::SeedableRng;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vmgroup_records::Recorder;
-use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
+use vmgroup_vsphere::{Agent, HttpTransport, Options, Transport, Vcenter};
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
@@ -155,6 +155,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let options = Options {
         extra_prefix: mark::PREFIX.to_owned(),
         index_key: mark::GROUP_UID.to_owned(),
+        agent: Agent { instance: config.instance.clone(), process: seed },
         ..Options::new(config.vcenter.endpoint.clone(), config.vcenter.credentials.clone())
     };
     let vcenter = Vcenter::new(options, transport);

@@ -219,6 +219,11 @@ impl VcenterSim {
         self.0.change(|state| state.sessions.len())
     }
 
+    /// As what the client of each open session introduced itself (`User-Agent`).
+    pub fn session_agents(&self) -> Vec<String> {
+        self.0.change(|state| state.agents())
+    }
+
     /// How many logins have succeeded since the start.
     pub fn logins(&self) -> u64 {
         self.0.change(|state| state.logins)
