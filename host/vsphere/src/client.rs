@@ -202,16 +202,14 @@ impl Vcenter {
     /// Takes other credentials, from within a tokio runtime: a session that is
     /// in use stays so until vCenter has accepted them, and is then logged out in
     /// the background; without one the next call logs in. The same credentials
-    /// again change nothing.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        session::change_credentials(&self.inner, Purpose::Write, credentials);
+    /// again change nothing. True if they are others.
+    pub fn set_credentials(&self, credentials: Credentials) -> bool {
+        session::change_credentials(&self.inner, Purpose::Write, credentials)
     }
 
     /// The same for the account that only reads, if there is one.
-    pub fn set_reader(&self, credentials: Credentials) {
-        if self.inner.reader.is_some() {
-            session::change_credentials(&self.inner, Purpose::Read, credentials);
-        }
+    pub fn set_reader(&self, credentials: Credentials) -> bool {
+        self.inner.reader.is_some() && session::change_credentials(&self.inner, Purpose::Read, credentials)
     }
 
     /// How many sessions there are at vCenter, over all accounts.

@@ -196,6 +196,12 @@ impl Account {
         self.until(|state| !state.is_current(session)).await;
     }
 
+    /// Returns once there are other credentials than now.
+    pub(crate) async fn credentials_changed(&self) {
+        let epoch = self.lock().epoch;
+        self.until(|state| state.epoch != epoch).await;
+    }
+
     /// Returns once vCenter has no session that we could still end.
     async fn ended(&self) {
         self.until(|state| state.seats.count(Instant::now()).open == 0).await;
@@ -314,13 +320,11 @@ impl Account {
         state.closed || state.epoch != epoch
     }
 
-    /// Takes other credentials, to be tried at once. True if a session of the
-    /// old ones is in use, which stays so until there is a new one, and somebody
-    /// has to see to that.
-    fn change(&self, credentials: Credentials) -> bool {
+    /// Takes other credentials, to be tried at once.
+    fn change(&self, credentials: Credentials) -> Changed {
         let mut state = self.lock();
         if state.credentials == credentials || state.closed {
-            return false;
+            return Changed::Not;
         }
         state.credentials = credentials;
         state.epoch += 1;
@@ -330,7 +334,7 @@ impl Account {
         state.changing |= needed;
         drop(state);
         self.changed.notify_waiters();
-        needed
+        if needed { Changed::InUse } else { Changed::Noted }
     }
 
     /// Ends it for good; gives the session to log out.
@@ -377,6 +381,17 @@ impl State {
     fn is_current(&self, session: &Session) -> bool {
         self.current.as_ref().is_some_and(|current| current.generation == session.generation)
     }
+}
+
+/// What other credentials were met with.
+enum Changed {
+    /// They are the same.
+    Not,
+    /// Whoever needs a session logs in with them.
+    Noted,
+    /// A session of the old ones is in use, which stays so until there is a new
+    /// one, and somebody has to see to that.
+    InUse,
 }
 
 enum Step {
@@ -428,11 +443,17 @@ async fn log_out(inner: &Inner, session: &Session) {
     inner.account(session.purpose).logged_out(session, surely);
 }
 
-/// Takes other credentials. With a session of the old ones in use there is no
-/// gap: it serves until vCenter has accepted the new ones, and is logged out then.
-pub(crate) fn change_credentials(inner: &Arc<Inner>, purpose: Purpose, credentials: Credentials) {
-    if inner.account(purpose).change(credentials) {
-        tokio::spawn(change_over(Arc::downgrade(inner), purpose));
+/// Takes other credentials; true if they are. With a session of the old ones in
+/// use there is no gap: it serves until vCenter has accepted the new ones, and is
+/// logged out then.
+pub(crate) fn change_credentials(inner: &Arc<Inner>, purpose: Purpose, credentials: Credentials) -> bool {
+    match inner.account(purpose).change(credentials) {
+        Changed::Not => false,
+        Changed::Noted => true,
+        Changed::InUse => {
+            tokio::spawn(change_over(Arc::downgrade(inner), purpose));
+            true
+        }
     }
 }
 
@@ -517,7 +538,7 @@ async fn sweep(inner: &Arc<Inner>, session: &Session) {
     match result {
         Ok(Swept::Clean) => {}
         Ok(Swept::NotAllowed) => {
-            tracing::debug!("sessions of ours cannot be looked for: privilege Sessions.TerminateSession")
+            tracing::debug!("sessions of ours cannot be looked for: privilege Sessions.TerminateSession");
         }
         Err(error) => tracing::debug!(%error, "sessions of ours could not be looked for"),
     }

@@ -63,9 +63,9 @@ pub(super) async fn sweep(vcenter: &Vcenter, session: &Session) -> Result<Swept,
     let own = listed.iter().find(|other| session.key.as_ref() == Some(&other.key) && other.agent == session.agent);
     let Some(own) = own else { return Ok(Swept::NotAllowed) };
     let leftovers = listed.iter().filter(|other| {
-        let lost = other.agent == session.agent;
+        let unanswered = other.agent == session.agent;
         let abandoned = vcenter.inner.options.agent.is_predecessor(&other.agent) && idle(other, own);
-        other.key != own.key && (lost || abandoned)
+        other.key != own.key && (unanswered || abandoned)
     });
     for leftover in leftovers.take(AT_ONCE) {
         let manager = This::Object(session.content.session_manager.clone());

@@ -108,7 +108,7 @@ mod tests {
         }
         let now = start + Duration::from_mins(5);
         assert_eq!(seats.count(now), SessionCount { open: 0, in_doubt: 4 });
-        assert_eq!(seats.take(5, now), Err(FORGOTTEN_AFTER - Duration::from_mins(4)));
+        assert_eq!(seats.take(5, now), Err(Duration::from_mins(27)));
         // vCenter has ended the first of them by now.
         seats.take(5, start + Duration::from_mins(1) + FORGOTTEN_AFTER).unwrap();
         assert_eq!(seats.in_doubt(), [2, 3, 4]);

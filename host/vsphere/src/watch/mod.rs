@@ -212,6 +212,7 @@ impl Watcher {
             }
             tokio::select! {
                 () = sleep(pause(attempt, &self.root)) => {}
+                () = self.vcenter.inner.account(Purpose::Read).credentials_changed() => {}
                 _ = stopped.changed() => break,
             }
             attempt += 1;
