@@ -25,7 +25,7 @@ use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
-use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
+use vmgroup_vsphere::{Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind};
 
 use crate::sabotage::{Call, Sabotage, Side, Witness};
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
@@ -338,6 +338,14 @@ impl SimWorld {
         if let Some(task) = usize::try_from(operator).ok().and_then(|at| self.operators.get(at)) {
             task.abort();
         }
+    }
+}
+
+/// L10 at the end of every story: no operator had more sessions than it may have.
+impl Drop for SimWorld {
+    fn drop(&mut self) {
+        let most = self.vcenter.most_sessions();
+        assert!(std::thread::panicking() || most <= MAX_SESSIONS, "L10: {most} sessions of one operator");
     }
 }
 

@@ -161,6 +161,41 @@ async fn l8_some_clones_fail() {
     assert!(events.iter().any(|event| event.starts_with("NoCapacity")), "{events:#?}");
 }
 
+/// L8: each kind of failure is told by its own reason, while the others are ready,
+/// and is mended when its time has come.
+#[tokio::test(start_paused = true)]
+async fn l8_each_kind_of_failure_is_told_by_its_own_reason() {
+    use vmgroup_sim::faults::{Fault, Rule};
+    for (fault, reason) in [
+        ("SystemError", "VCenterTransient"),
+        ("NoDiskSpace", "NoCapacity"),
+        ("InvalidDatastore", "Configuration"),
+        ("NoPermission", "NoPermission"),
+        ("ManagedObjectNotFound", "Gone"),
+    ] {
+        let mut world = SimWorld::make(Options::default()).await.unwrap();
+        let rule = Rule { on: "CloneVM_Task".into(), skip: 1, times: 1, fault: Fault::FailTask(fault.into()) };
+        world.vcenter.faults().add(rule);
+        world.start_operator().await.unwrap();
+        let user = User::of(&world);
+        user.group("shop", "web", 3).await;
+        let told = async || {
+            let status = user.groups("shop").get("web").await.map_err(|error| error.to_string())?.status;
+            let status = status.unwrap_or_default();
+            let why = status.conditions.iter().find(|condition| condition.type_ == "Ready").map(|it| it.reason.clone());
+            let so = status.ready_replicas == Some(2) && why.as_deref() == Some(reason);
+            if so { Ok(()) } else { Err(format!("{why:?} {:?}", status.last_message)) }
+        };
+        // "Gone" is tried again within a second; its event stays.
+        if reason != "Gone" {
+            eventually(&format!("two are ready, and {fault} is told as {reason}"), SOON, told).await;
+        }
+        user.ready("shop", "web", 3, SOON).await;
+        let events = user.events("shop", "web").await;
+        assert!(events.iter().any(|event| event.starts_with(reason)), "{fault}: {events:#?}");
+    }
+}
+
 /// L12: the leader dies and the standby goes on; two operators never make too many.
 #[tokio::test(start_paused = true)]
 async fn l12_the_standby_takes_over() {

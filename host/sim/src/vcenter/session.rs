@@ -47,6 +47,9 @@ impl State {
         };
         let cookie = session.cookie.clone();
         self.sessions.insert(id, session);
+        let open = self.sessions.values().filter(|session| session.agent == agent).count();
+        let most = self.most_sessions.entry(agent.to_owned()).or_default();
+        *most = open.max(*most);
         Ok((id, cookie))
     }
 
