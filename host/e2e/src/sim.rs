@@ -17,6 +17,7 @@ use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::config::{RunConfig, VcenterConfig};
+use vmgroup_operator::logins;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
 use vmgroup_operator::rest::CountCalls;
@@ -24,7 +25,7 @@ use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
-use vmgroup_vsphere::{Credentials, SiteSelection, Tls, Transport, TransportError, TransportKind};
+use vmgroup_vsphere::{Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind};
 
 use crate::sabotage::{Call, Sabotage, Side, Witness};
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
@@ -32,8 +33,10 @@ use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, Wo
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
 pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 
-const USER: &str = "operator@vsphere.local";
-const PASSWORD: &str = "a password that must never be seen";
+/// Who may do everything in the simulated vCenter.
+pub const USER: &str = "operator@vsphere.local";
+/// His password, until somebody changes it.
+pub const PASSWORD: &str = "a password that must never be seen";
 
 /// Compiled policies are kept in here for all stories of the process.
 static SANDBOX: LazyLock<vmgroup_policy::Host> =
@@ -256,13 +259,19 @@ impl SimWorld {
     /// Starts an operator that takes part in leader election if `lease` says so.
     pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
         let number = self.operators.len() as u64;
+        let credentials = match &self.options.login_dir {
+            Some(folder) => logins::read(folder).expect("a login").writer,
+            None => Credentials {
+                user: USER.into(),
+                password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
+            },
+        };
         let config = RunConfig {
             vcenter: VcenterConfig {
                 endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
-                credentials: Credentials {
-                    user: USER.into(),
-                    password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
-                },
+                credentials,
+                reader: None,
+                login_dir: self.options.login_dir.clone(),
                 tls: Tls::System,
             },
             site: SiteSelection::default(),
@@ -329,6 +338,14 @@ impl SimWorld {
         if let Some(task) = usize::try_from(operator).ok().and_then(|at| self.operators.get(at)) {
             task.abort();
         }
+    }
+}
+
+/// L10 at the end of every story: no operator had more sessions than it may have.
+impl Drop for SimWorld {
+    fn drop(&mut self) {
+        let most = self.vcenter.most_sessions();
+        assert!(std::thread::panicking() || most <= MAX_SESSIONS, "L10: {most} sessions of one operator");
     }
 }
 

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_sim::vcenter::VmView;
+use vmgroup_vsphere::MAX_SESSIONS;
 
 use crate::sabotage::{Call, Listener, Sabotage};
 use crate::sim::{SimWorld, everything};
@@ -264,6 +265,10 @@ impl Stage {
             let objects = self.world.kube.list("vmgroups", None);
             self.write_down(&objects);
             self.judge.objects(&objects, now)?;
+        }
+        let sessions = self.world.vcenter.most_sessions();
+        if sessions > MAX_SESSIONS {
+            return violation("L10", format!("{sessions} sessions of one operator at the same time"));
         }
         self.judge.machines(&self.machines(), now)
     }

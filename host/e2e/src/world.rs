@@ -3,6 +3,7 @@
 //! started and killed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -101,6 +102,8 @@ pub struct Options {
     pub max_tasks: usize,
     /// The password that the operator is given; nothing: the right one.
     pub password: Option<String>,
+    /// The folder that the operator reads its login from, and reads again.
+    pub login_dir: Option<PathBuf>,
     /// Whether the CRD is installed from the start.
     pub crd: bool,
     /// Datacenters.
@@ -109,7 +112,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clone_takes: Duration::from_millis(500), max_tasks: 8, password: None, crd: true, datacenters: 1 }
+        Self {
+            clone_takes: Duration::from_millis(500),
+            max_tasks: 8,
+            password: None,
+            login_dir: None,
+            crd: true,
+            datacenters: 1,
+        }
     }
 }
 

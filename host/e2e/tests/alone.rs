@@ -161,6 +161,41 @@ async fn l8_some_clones_fail() {
     assert!(events.iter().any(|event| event.starts_with("NoCapacity")), "{events:#?}");
 }
 
+/// L8: each kind of failure is told by its own reason, while the others are ready,
+/// and is mended when its time has come.
+#[tokio::test(start_paused = true)]
+async fn l8_each_kind_of_failure_is_told_by_its_own_reason() {
+    use vmgroup_sim::faults::{Fault, Rule};
+    for (fault, reason) in [
+        ("SystemError", "VCenterTransient"),
+        ("NoDiskSpace", "NoCapacity"),
+        ("InvalidDatastore", "Configuration"),
+        ("NoPermission", "NoPermission"),
+        ("ManagedObjectNotFound", "Gone"),
+    ] {
+        let mut world = SimWorld::make(Options::default()).await.unwrap();
+        let rule = Rule { on: "CloneVM_Task".into(), skip: 1, times: 1, fault: Fault::FailTask(fault.into()) };
+        world.vcenter.faults().add(rule);
+        world.start_operator().await.unwrap();
+        let user = User::of(&world);
+        user.group("shop", "web", 3).await;
+        let told = async || {
+            let status = user.groups("shop").get("web").await.map_err(|error| error.to_string())?.status;
+            let status = status.unwrap_or_default();
+            let why = status.conditions.iter().find(|condition| condition.type_ == "Ready").map(|it| it.reason.clone());
+            let so = status.ready_replicas == Some(2) && why.as_deref() == Some(reason);
+            if so { Ok(()) } else { Err(format!("{why:?} {:?}", status.last_message)) }
+        };
+        // "Gone" is tried again within a second; its event stays.
+        if reason != "Gone" {
+            eventually(&format!("two are ready, and {fault} is told as {reason}"), SOON, told).await;
+        }
+        user.ready("shop", "web", 3, SOON).await;
+        let events = user.events("shop", "web").await;
+        assert!(events.iter().any(|event| event.starts_with(reason)), "{fault}: {events:#?}");
+    }
+}
+
 /// L12: the leader dies and the standby goes on; two operators never make too many.
 #[tokio::test(start_paused = true)]
 async fn l12_the_standby_takes_over() {
@@ -237,4 +272,103 @@ async fn no_vcenter_at_the_start() {
     user.told("shop", "web", "Reconciling", "vCenter is not available", SOON).await;
     world.deed(Deed::Up).await.unwrap();
     user.ready("shop", "web", 1, SOON).await;
+}
+
+/// A folder like a mounted Secret, gone with the test.
+struct Secret(std::path::PathBuf);
+
+impl Secret {
+    fn new(name: &str, user: &str, password: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("vmgroup-secret-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let secret = Self(folder);
+        secret.update(user, password);
+        secret
+    }
+
+    /// As the kubelet does it: a new folder, and one link that is swapped.
+    fn update(&self, user: &str, password: &str) {
+        let count = std::fs::read_dir(&self.0).unwrap().count();
+        let version = format!("..version_{count}");
+        let files = self.0.join(&version);
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("VC_USER"), user).unwrap();
+        std::fs::write(files.join("VC_PASS"), password).unwrap();
+        let link = self.0.join("..data_tmp");
+        std::os::unix::fs::symlink(&version, &link).unwrap();
+        std::fs::rename(link, self.0.join("..data")).unwrap();
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// L10: the Secret is rotated while groups are in motion, three times, with
+/// vCenter sometimes changed first and sometimes last. Nothing is lost, nothing
+/// is made twice, no session is left behind, and the old password is worth nothing.
+#[tokio::test(start_paused = true)]
+async fn l10_the_secret_is_rotated_while_groups_are_in_motion() {
+    use vmgroup_e2e::sim::{PASSWORD, USER};
+    let secret = Secret::new("rotated", USER, PASSWORD);
+    let clones = Options { clone_takes: Duration::from_secs(60), max_tasks: 3, ..Options::default() };
+    let mut world = SimWorld::make(Options { login_dir: Some(secret.0.clone()), ..clones }).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    for name in ["web", "db", "cache"] {
+        user.group("shop", name, 6).await;
+    }
+    for (round, vcenter_first) in [(1, true), (2, false), (3, true)] {
+        eventually("some more are made", Duration::from_secs(300), async || {
+            let count = world.vms().await.unwrap().len();
+            if count >= 3 * round { Ok(()) } else { Err(format!("{count}")) }
+        })
+        .await;
+        let password = format!("password number {round}");
+        if vcenter_first {
+            world.vcenter.set_password(&password);
+        }
+        secret.update(USER, &password);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        if !vcenter_first {
+            world.vcenter.set_password(&password);
+            // Refused once; the old session serves until it is tried again.
+            tokio::time::sleep(Duration::from_secs(240)).await;
+        }
+        assert_eq!(world.vcenter.logins(), round as u64 + 1, "round {round}");
+        assert_eq!(world.vcenter.sessions(), 1, "round {round}");
+    }
+    for name in ["web", "db", "cache"] {
+        user.ready("shop", name, 6, Duration::from_secs(600)).await;
+    }
+    assert_eq!(world.vms().await.unwrap().len(), 18);
+    assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 18);
+    // An old password is worth nothing any more.
+    secret.update(USER, "password number 2");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    world.vcenter.terminate_sessions();
+    user.told("shop", "web", "Stalled", "login", SOON).await;
+    assert_eq!(world.vcenter.sessions(), 0);
+    secret.update(USER, "password number 3");
+    user.ready("shop", "web", 6, SOON).await;
+    assert_eq!((world.vcenter.sessions(), world.vcenter.logins()), (1, 5));
+}
+
+/// A login that is wrong from the start is mended without a restart, and at once.
+#[tokio::test(start_paused = true)]
+async fn l10_a_corrected_secret_is_tried_at_once() {
+    use vmgroup_e2e::sim::{PASSWORD, USER};
+    let secret = Secret::new("corrected", USER, "mistyped");
+    let mut world = SimWorld::make(Options { login_dir: Some(secret.0.clone()), ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    let message = user.told("shop", "web", "Stalled", "login", SOON).await;
+    assert!(message.contains("without a restart"), "{message}");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    secret.update(USER, PASSWORD);
+    user.ready("shop", "web", 2, Duration::from_secs(20)).await;
+    assert_eq!((world.vcenter.logins(), world.calls().await.unwrap()["Login"]), (1, 2));
 }

@@ -42,6 +42,11 @@ pub struct VcenterConfig {
     pub endpoint: http::Uri,
     /// User and password.
     pub credentials: Credentials,
+    /// Those for what only reads; none: the same.
+    pub reader: Option<Credentials>,
+    /// The folder that they were read from, and that is read again; see
+    /// [`crate::logins`].
+    pub login_dir: Option<PathBuf>,
     /// Whose certificates are trusted.
     pub tls: Tls,
 }

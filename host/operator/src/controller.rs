@@ -27,7 +27,7 @@ use crate::backlog::Backlog;
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
-use crate::memory::backoff;
+use crate::memory::{Patience, backoff};
 use crate::metrics::PassResult;
 use crate::status::bounded;
 use crate::wake::{GroupRef, Wake};
@@ -38,8 +38,8 @@ const CONCURRENCY: u16 = 32;
 /// The longest a pass may take before it is cut off and begun afresh.
 const PASS_DEADLINE: Duration = Duration::from_secs(120);
 
-/// First pause after a pass that could not be finished.
-const ERROR_BACKOFF: Duration = Duration::from_secs(1);
+/// How soon a pass that could not be finished is repeated.
+const ERROR_PATIENCE: Patience = Patience::seconds(1, 300);
 
 /// Groups in one answer of the API server. All at once would leave the process
 /// large for good.
@@ -336,7 +336,7 @@ fn on_error(object: Arc<Guarded>, failure: &Arc<Failure>, context: Arc<Context>)
         error = %chain(failure.as_ref()),
         "pass failed"
     );
-    let pause = backoff(ERROR_BACKOFF, attempts, context.engine.random());
+    let pause = backoff(ERROR_PATIENCE, attempts, context.engine.random());
     context.backlog.add_after(name, pause);
     Action::requeue(pause)
 }

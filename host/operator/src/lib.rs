@@ -17,6 +17,7 @@ pub mod http;
 pub mod lease;
 pub mod link;
 pub mod logging;
+pub mod logins;
 pub mod memory;
 pub mod metrics;
 pub mod observe;

@@ -41,8 +41,26 @@ pub struct Problem {
     pub stalled: bool,
 }
 
+/// How a login that vCenter refuses is mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginRemedy {
+    /// It came from the environment.
+    Restart,
+    /// It lies in a folder that is read anew.
+    Secret,
+}
+
+impl LoginRemedy {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Restart => "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
+            Self::Secret => "; correct VC_USER and VC_PASS in the Secret vc-creds: that is noticed without a restart",
+        }
+    }
+}
+
 impl Problem {
-    fn of(error: &Error) -> Self {
+    fn of(error: &Error, login: LoginRemedy) -> Self {
         let (reason, stalled) = match error.category() {
             Category::Credentials => ("VCenterLoginRefused", true),
             Category::Configuration => ("VCenterConfiguration", true),
@@ -52,10 +70,7 @@ impl Problem {
             }
         };
         let (what, remedy) = match error.category() {
-            Category::Credentials => (
-                "vCenter refused the login",
-                "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
-            ),
+            Category::Credentials => ("vCenter refused the login", login.text()),
             Category::Configuration => ("vCenter cannot be used as configured", setting(error)),
             Category::Permission => {
                 ("vCenter does not allow what is needed", "; give the operator's user this privilege")
@@ -193,11 +208,13 @@ fn begin_loss(lost_at: &mut Option<Instant>) -> bool {
 struct Shared {
     vcenter: Vcenter,
     selection: SiteSelection,
+    login: LoginRemedy,
     current: ArcSwapOption<Connected>,
     problem: ArcSwap<Problem>,
     lost_at: Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
     site_gone: Notify,
+    retry: Notify,
 }
 
 /// The link. Cheap to clone; all clones are the same link.
@@ -206,16 +223,18 @@ pub struct Link(Arc<Shared>);
 
 impl Link {
     /// A link that is not up yet.
-    pub fn new(vcenter: Vcenter, selection: SiteSelection) -> Self {
+    pub fn new(vcenter: Vcenter, selection: SiteSelection, login: LoginRemedy) -> Self {
         let connecting = Problem { reason: "Connecting", message: "connecting to vCenter".into(), stalled: false };
         Self(Arc::new(Shared {
             vcenter,
             selection,
+            login,
             current: ArcSwapOption::empty(),
             problem: ArcSwap::from_pointee(connecting),
             lost_at: Mutex::new(None),
             changed: watch::Sender::new(0),
             site_gone: Notify::new(),
+            retry: Notify::new(),
         }))
     }
 
@@ -243,6 +262,11 @@ impl Link {
         self.0.changed.subscribe()
     }
 
+    /// What stood in the way may be mended: connects at once if it is not up.
+    pub fn retry(&self) {
+        self.0.retry.notify_one();
+    }
+
     fn lost_for_long(&self) -> bool {
         self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() >= GRACE)
     }
@@ -253,7 +277,7 @@ impl Link {
 
     fn lost(&self, error: &Error) {
         let first = begin_loss(&mut self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner));
-        self.0.problem.store(Arc::new(Problem::of(error)));
+        self.0.problem.store(Arc::new(Problem::of(error, self.0.login)));
         if error.category() == Category::Gone {
             self.0.site_gone.notify_one();
         }
@@ -296,7 +320,7 @@ impl Link {
                     }
                 }
                 Err(error) => {
-                    let problem = Problem::of(&error);
+                    let problem = Problem::of(&error, self.0.login);
                     tracing::error!(reason = problem.reason, error = %problem.message, "no link to vCenter");
                     self.0.problem.store(Arc::new(problem));
                     if attempt == 0 {
@@ -307,6 +331,7 @@ impl Link {
                     attempt += 1;
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
+                        () = self.0.retry.notified() => attempt = 0,
                         () = stop.cancelled() => break,
                     }
                 }

@@ -48,12 +48,28 @@ pub struct Failure {
     pub stalled: bool,
 }
 
+/// How long to wait before something that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// After the first failure.
+    pub first: Duration,
+    /// After however many.
+    pub most: Duration,
+}
+
+impl Patience {
+    /// From so many seconds to so many.
+    pub const fn seconds(first: u64, most: u64) -> Self {
+        Self { first: Duration::from_secs(first), most: Duration::from_secs(most) }
+    }
+}
+
 /// How long to wait after the n-th failure in a row (1 is the first): doubling
-/// from `base` up to five minutes, then spread by up to a fifth so that many
+/// from the first pause to the longest, then spread by up to a fifth so that many
 /// groups do not come back at once. `random` is any number.
-pub fn backoff(base: Duration, attempts: u32, random: u64) -> Duration {
-    let doubled = base.saturating_mul(1 << attempts.saturating_sub(1).min(12));
-    let capped = doubled.min(Duration::from_secs(300));
+pub fn backoff(patience: Patience, attempts: u32, random: u64) -> Duration {
+    let doubled = patience.first.saturating_mul(1 << attempts.saturating_sub(1).min(12));
+    let capped = doubled.min(patience.most);
     let spread = u64::try_from(capped.as_millis() / 5).unwrap_or(u64::MAX).max(1);
     capped + Duration::from_millis(random % spread)
 }
@@ -97,9 +113,11 @@ pub struct GroupMemory {
 
 impl GroupMemory {
     /// Notes a failure; the next try is not before its backoff is over.
-    pub fn fail(&mut self, topic: Topic, now: Timestamp, base: Duration, random: u64, why: Why) {
-        let attempts = self.failures.get(&topic).map_or(0, |failure| failure.attempts) + 1;
-        let until = now + backoff(base, attempts, random);
+    /// What fails for another reason than before is tried as soon as the first time.
+    pub fn fail(&mut self, topic: Topic, now: Timestamp, random: u64, why: Why) {
+        let before = self.failures.get(&topic).filter(|failure| failure.reason == why.reason);
+        let attempts = before.map_or(0, |failure| failure.attempts) + 1;
+        let until = now + backoff(why.patience, attempts, random);
         self.failures
             .insert(topic, Failure { attempts, until, reason: why.reason, message: why.message, stalled: why.stalled });
     }
@@ -136,6 +154,8 @@ pub struct Why {
     pub message: String,
     /// It will not go away by itself.
     pub stalled: bool,
+    /// How soon it is tried again.
+    pub patience: Patience,
 }
 
 /// How the groups are, for the metrics: members by state, and what their status
@@ -273,8 +293,30 @@ mod tests {
     }
 
     #[test]
+    fn each_object_has_its_own_pause_and_another_reason_begins_anew() {
+        let (mut memory, now) = (GroupMemory::default(), Timestamp::UNIX_EPOCH);
+        let why = |reason: &str| Why {
+            reason: reason.to_owned(),
+            message: String::new(),
+            stalled: false,
+            patience: Patience::seconds(10, 60),
+        };
+        let held =
+            |memory: &GroupMemory, topic: &Topic, seconds| memory.held(topic, now + Duration::from_secs(seconds));
+        let (one, other) = (Topic::Member("one".into()), Topic::Member("other".into()));
+        for _ in 0..3 {
+            memory.fail(one.clone(), now, 0, why("NoCapacity"));
+        }
+        memory.fail(other.clone(), now, 0, why("NoCapacity"));
+        assert!(held(&memory, &one, 39) && !held(&memory, &one, 40));
+        assert!(held(&memory, &other, 9) && !held(&memory, &other, 10));
+        memory.fail(one.clone(), now, 0, why("Conflict"));
+        assert!(!held(&memory, &one, 10));
+    }
+
+    #[test]
     fn backoff_doubles_to_a_cap_and_is_spread() {
-        let base = Duration::from_secs(2);
+        let base = Patience::seconds(2, 300);
         assert_eq!(backoff(base, 1, 0), Duration::from_secs(2));
         assert_eq!(backoff(base, 3, 0), Duration::from_secs(8));
         assert_eq!(backoff(base, 40, 0), Duration::from_secs(300));

@@ -11,7 +11,7 @@ use rand_core::SeedableRng;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vmgroup_records::Recorder;
-use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
+use vmgroup_vsphere::{Agent, HttpTransport, Options, Transport, Vcenter};
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
@@ -24,7 +24,8 @@ use crate::events::Events;
 use crate::folder::{Claims, ReservedNames};
 use crate::http::{self, Health};
 use crate::lease::{self, Fence};
-use crate::link::Link;
+use crate::link::{Link, LoginRemedy};
+use crate::logins;
 use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::observe::mark;
@@ -155,13 +156,17 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let options = Options {
         extra_prefix: mark::PREFIX.to_owned(),
         index_key: mark::GROUP_UID.to_owned(),
+        reader: config.vcenter.reader.clone(),
+        agent: Agent { instance: config.instance.clone(), process: seed },
         ..Options::new(config.vcenter.endpoint.clone(), config.vcenter.credentials.clone())
     };
     let vcenter = Vcenter::new(options, transport);
     let counted = metrics.clone();
     vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
     let wake = Wake::default();
-    let link = Link::new(vcenter, config.site.clone());
+    let login_dir = config.vcenter.login_dir.clone();
+    let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
+    let link = Link::new(vcenter, config.site.clone(), remedy);
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
@@ -225,6 +230,9 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
     background.spawn(heartbeat(health.clone(), stop.clone()));
+    if let Some(folder) = login_dir {
+        background.spawn(logins::follow(folder, link.clone(), stop.clone()));
+    }
     let (tasks, woken, claims, until) = (engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
     background.spawn(async move { link.run(tasks, woken, claims, until).await });
 

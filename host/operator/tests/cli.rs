@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 fn vmgroup(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmgroup"));
-    for variable in ["VC_HOST", "VC_USER", "VC_PASS", "VC_CA_FILE", "RUST_LOG", "KUBECONFIG"] {
+    for variable in ["VC_HOST", "VC_USER", "VC_PASS", "VC_LOGIN_DIR", "VC_CA_FILE", "RUST_LOG", "KUBECONFIG"] {
         command.env_remove(variable);
     }
     command.args(arguments).output().unwrap()

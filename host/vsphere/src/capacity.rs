@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::client::Vcenter;
+use crate::client::{Purpose, Vcenter};
 use crate::error::Error;
 use crate::property::{Object, Paths, Query, Start, Step};
 use crate::refs::{ClusterRef, DatastoreRef, HostRef, PoolRef, VmRef};
@@ -102,7 +102,7 @@ pub struct Usage {
 impl Vcenter {
     /// The room of a site, in one bulk read (and one more per page).
     pub async fn capacity(&self, site: &Site) -> Result<Capacity, Error> {
-        let session = self.session("RetrievePropertiesEx").await?;
+        let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
         let query = capacity_query(site, session.content.custom_fields.clone());
         let objects = self.retrieve(&query).await?;
         Ok(Capacity::read(site, &objects))

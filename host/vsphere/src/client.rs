@@ -2,7 +2,6 @@
 //! session, its count. It knows no method's meaning.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::error::Error;
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
 use crate::secret::Credentials;
-use crate::session::{self, Session, Sessions};
+use crate::session::{self, Account, Agent, Session, SessionCount};
 use crate::soap;
 use crate::transport::{Transport, TransportKind};
 use crate::xml::{Element, Writer};
@@ -26,6 +25,10 @@ pub struct Options {
     pub endpoint: http::Uri,
     /// Who logs in.
     pub credentials: Credentials,
+    /// Who logs in for what only reads, the watch included; none: the same.
+    pub reader: Option<Credentials>,
+    /// As whom our sessions are listed at vCenter.
+    pub agent: Agent,
     /// The deadline of every call but the long poll.
     pub call_timeout: Duration,
     /// An idle session is touched this often (`CurrentTime`). vCenter ends one
@@ -53,6 +56,8 @@ impl Options {
         Self {
             endpoint,
             credentials,
+            reader: None,
+            agent: Agent::default(),
             call_timeout: Duration::from_mins(1),
             keepalive: Duration::from_mins(5),
             long_poll: Duration::from_mins(5),
@@ -115,7 +120,21 @@ impl Outcome {
 /// Told of every exchange with vCenter: method, outcome, duration.
 pub type CallHook = Arc<dyn Fn(&'static str, Outcome, Duration) + Send + Sync>;
 
-/// A client of one vCenter. Clones share one session.
+/// What a call is good for, which decides whose session carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Read,
+    Write,
+}
+
+/// As whom a call is made.
+pub(crate) struct Caller<'a> {
+    pub(crate) agent: &'a str,
+    pub(crate) cookie: Option<&'a str>,
+}
+
+/// A client of one vCenter. Clones share one session, or two if reads have an
+/// account of their own.
 #[derive(Clone)]
 pub struct Vcenter {
     pub(crate) inner: Arc<Inner>,
@@ -130,10 +149,10 @@ impl std::fmt::Debug for Vcenter {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     transport: Arc<dyn Transport>,
-    pub(crate) sessions: Sessions,
+    writer: Account,
+    reader: Option<Account>,
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
-    polling: AtomicUsize,
 }
 
 /// What came back on the wire.
@@ -153,15 +172,17 @@ pub(crate) enum This {
 impl Vcenter {
     /// A client that has not called yet.
     pub fn new(options: Options, transport: Arc<dyn Transport>) -> Self {
-        let sessions = Sessions::new(options.credentials.clone());
+        let label = if options.reader.is_some() { "write" } else { "all" };
+        let writer = Account::new(Purpose::Write, &options.agent, label, options.credentials.clone());
+        let reader = options.reader.clone().map(|reader| Account::new(Purpose::Read, &options.agent, "read", reader));
         Self {
             inner: Arc::new(Inner {
                 options,
                 transport,
-                sessions,
+                writer,
+                reader,
                 counts: Mutex::default(),
                 hook: RwLock::default(),
-                polling: AtomicUsize::new(0),
             }),
         }
     }
@@ -169,29 +190,37 @@ impl Vcenter {
     /// Logs in if need be, and says whom to (`RetrieveServiceContent`, `Login`).
     /// Every other call does this by itself; here its errors come unwrapped.
     pub async fn connect(&self) -> Result<About, Error> {
-        let session = session::session(&self.inner).await?;
+        let session = session::session(&self.inner, Purpose::Write).await?;
+        session::session(&self.inner, Purpose::Read).await?;
         Ok(session.about.clone())
     }
 
-    /// Ends the session, best effort and bounded to a few seconds. A later call
-    /// logs in anew, so stop those who call first.
+    /// Ends the sessions, bounded to a few seconds, and for good: whoever calls
+    /// later is told [`Error::Closed`].
     pub async fn logout(&self) {
-        if let Some(session) = self.inner.sessions.take() {
-            session::logout(&self.inner, &session).await;
-        }
+        session::end(&self.inner).await;
     }
 
-    /// Takes rotated credentials: the old session is logged out in the
-    /// background, the next call logs in anew. The same credentials again
-    /// change nothing.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        let Some(old) = self.inner.sessions.replace(credentials) else {
-            return;
-        };
-        let inner = Arc::clone(&self.inner);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { session::logout(&inner, &old).await });
-        }
+    /// Takes other credentials, from within a tokio runtime: a session that is
+    /// in use stays so until vCenter has accepted them, and is then logged out in
+    /// the background; without one the next call logs in. The same credentials
+    /// again change nothing. True if they are others.
+    pub fn set_credentials(&self, credentials: Credentials) -> bool {
+        session::change_credentials(&self.inner, Purpose::Write, credentials)
+    }
+
+    /// The same for the account that only reads, if there is one.
+    pub fn set_reader(&self, credentials: Credentials) -> bool {
+        self.inner.reader.is_some() && session::change_credentials(&self.inner, Purpose::Read, credentials)
+    }
+
+    /// How many sessions there are at vCenter, over all accounts.
+    pub fn sessions(&self) -> SessionCount {
+        let counts = self.inner.accounts().map(Account::count);
+        counts.fold(SessionCount::default(), |sum, one| SessionCount {
+            open: sum.open + one.open,
+            in_doubt: sum.in_doubt + one.in_doubt,
+        })
     }
 
     /// How many exchanges there were, by method and outcome, logins included.
@@ -215,15 +244,16 @@ impl Vcenter {
     /// writes too.
     pub(crate) async fn call(
         &self,
+        purpose: Purpose,
         method: &'static str,
         this: This,
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
-        let session = self.session(method).await?;
+        let session = self.session(purpose, method).await?;
         let first = self.call_in(&session, method, &this, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
-                let session = self.session(method).await?;
+                let session = self.session(purpose, method).await?;
                 self.call_in(&session, method, &this, &arguments).await
             }
             other => other,
@@ -231,8 +261,8 @@ impl Vcenter {
     }
 
     /// The session for a call of this name.
-    pub(crate) async fn session(&self, method: &'static str) -> Result<Arc<Session>, Error> {
-        session::session(&self.inner).await.map_err(|error| Error::Session { method, source: Arc::new(error) })
+    pub(crate) async fn session(&self, purpose: Purpose, method: &'static str) -> Result<Arc<Session>, Error> {
+        session::session(&self.inner, purpose).await.map_err(|error| Error::Session { method, source: Arc::new(error) })
     }
 
     /// A call in just this session: for what lives and dies with one.
@@ -264,12 +294,12 @@ impl Vcenter {
         };
         let envelope = soap::envelope(method, this, arguments);
         session.touch();
-        let result = self.inner.exchange(method, session.cookie.as_deref(), envelope, deadline).await;
+        let result = self.inner.exchange(method, session.caller(), envelope, deadline).await;
         match result {
             Ok(reply) => Ok(reply.element),
             Err(error) => {
                 if error.is_session_lost() {
-                    self.inner.sessions.invalidate(session);
+                    self.inner.invalidate(session);
                 }
                 Err(error)
             }
@@ -278,19 +308,36 @@ impl Vcenter {
 }
 
 impl Inner {
+    /// Whose session carries calls of this purpose.
+    pub(crate) fn account(&self, purpose: Purpose) -> &Account {
+        match (purpose, &self.reader) {
+            (Purpose::Read, Some(reader)) => reader,
+            _ => &self.writer,
+        }
+    }
+
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        std::iter::once(&self.writer).chain(&self.reader)
+    }
+
+    /// Forgets a session that vCenter does not know.
+    pub(crate) fn invalidate(&self, session: &Session) {
+        self.account(session.purpose).invalidate(session);
+    }
+
     /// One exchange: sent once, bounded, counted. The envelope is not logged,
     /// ever: one of them holds the password.
     pub(crate) async fn exchange(
         &self,
         method: &'static str,
-        cookie: Option<&str>,
+        caller: Caller<'_>,
         envelope: String,
         deadline: Duration,
     ) -> Result<Reply, Error> {
         let span = tracing::debug_span!("vcenter", method);
         let began = Instant::now();
         let result = async {
-            match tokio::time::timeout(deadline, self.send(method, cookie, envelope)).await {
+            match tokio::time::timeout(deadline, self.send(method, caller, envelope)).await {
                 Ok(result) => result,
                 Err(_) => Err(Error::Timeout { method, after: deadline }),
             }
@@ -310,13 +357,14 @@ impl Inner {
         result
     }
 
-    async fn send(&self, method: &'static str, cookie: Option<&str>, envelope: String) -> Result<Reply, Error> {
+    async fn send(&self, method: &'static str, caller: Caller<'_>, envelope: String) -> Result<Reply, Error> {
         let mut request = http::Request::post(self.options.endpoint.clone())
             .header(http::header::CONTENT_TYPE, "text/xml; charset=utf-8")
             // vim25's version is negotiated by this header; 6.7 is old enough
             // for every server that has what we ask for.
-            .header("SOAPAction", "\"urn:vim25/6.7\"");
-        if let Some(cookie) = cookie {
+            .header("SOAPAction", "\"urn:vim25/6.7\"")
+            .header(http::header::USER_AGENT, caller.agent);
+        if let Some(cookie) = caller.cookie {
             request = request.header(http::header::COOKIE, cookie);
         }
         let request = request
@@ -326,23 +374,5 @@ impl Inner {
         let cookie = session::cookie_of(response.headers());
         let element = soap::answer(method, response.status().as_u16(), response.body())?;
         Ok(Reply { element, cookie })
-    }
-
-    pub(crate) fn is_polling(&self) -> bool {
-        self.polling.load(Ordering::Relaxed) > 0
-    }
-
-    /// Marks a long poll under way for as long as the guard lives.
-    pub(crate) fn polling(self: &Arc<Self>) -> Polling {
-        self.polling.fetch_add(1, Ordering::Relaxed);
-        Polling(Arc::clone(self))
-    }
-}
-
-pub(crate) struct Polling(Arc<Inner>);
-
-impl Drop for Polling {
-    fn drop(&mut self) {
-        self.0.polling.fetch_sub(1, Ordering::Relaxed);
     }
 }

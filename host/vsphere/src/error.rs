@@ -61,6 +61,21 @@ pub enum Error {
         /// Why there was no session.
         source: Arc<Error>,
     },
+    /// So many sessions may be open at vCenter that no further one is begun.
+    #[error(
+        "{most} sessions of ours may be open at vCenter, as answers to logins and logouts were lost; \
+         the next login is in {} s at the latest",
+        .wait.as_secs()
+    )]
+    TooManySessions {
+        /// How many those are.
+        most: usize,
+        /// When one of them is surely gone.
+        wait: Duration,
+    },
+    /// The client was closed: it makes no calls any more.
+    #[error("the client has logged out for good")]
+    Closed,
     /// The one thing asked for is several.
     #[error("there are several {what}s{}: {}", named(.name.as_ref()), list(.candidates))]
     Ambiguous {
@@ -335,7 +350,9 @@ impl Error {
                 300..=399 | 404 | 405 => Category::Configuration,
                 _ => Category::Transient,
             },
-            Self::Timeout { .. } | Self::Protocol { .. } => Category::Transient,
+            Self::Timeout { .. } | Self::Protocol { .. } | Self::TooManySessions { .. } | Self::Closed => {
+                Category::Transient
+            }
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
             Self::Session { source, .. } => source.category(),
@@ -363,6 +380,8 @@ impl Error {
             }
             Self::Login { .. }
             | Self::Session { .. }
+            | Self::TooManySessions { .. }
+            | Self::Closed
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }
             | Self::Config(_) => false,

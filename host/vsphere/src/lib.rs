@@ -38,6 +38,7 @@ pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef,
 };
 pub use secret::{Credentials, Password};
+pub use session::{Agent, MAX_SESSIONS, SessionCount};
 pub use site::{Named, Site, SiteCluster, SiteSelection};
 pub use task::{TaskInfo, TaskState};
 pub use transport::{HttpTransport, Tls, Transport, TransportError, TransportKind, endpoint};

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
-use crate::client::{This, Vcenter};
+use crate::client::{Purpose, This, Vcenter};
 use crate::error::{Error, FaultKind};
 use crate::refs::ManagedObjectRef;
+use crate::session::Session;
 use crate::soap::{localized_fault, reference_of};
 use crate::xml::{Element, Writer};
 
@@ -190,12 +191,17 @@ impl Vcenter {
     }
 
     async fn retrieve_once(&self, query: &Query) -> Result<Vec<Object>, Error> {
+        let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
+        self.retrieve_in(&session, query).await
+    }
+
+    /// The same in just this session.
+    pub(crate) async fn retrieve_in(&self, session: &Session, query: &Query) -> Result<Vec<Object>, Error> {
         let method = "RetrievePropertiesEx";
         let this = This::PropertyCollector;
-        let session = self.session(method).await?;
         let page_size = self.inner.options.page_size;
         let mut answer = self
-            .call_in(&session, method, &this, |w| {
+            .call_in(session, method, &this, |w| {
                 query.write(w, "specSet");
                 w.node("options", |w| {
                     w.value("maxObjects", page_size);
@@ -210,7 +216,7 @@ impl Vcenter {
             };
             for content in page.children_named("objects") {
                 if content.children_named("missingSet").any(session_lost_in) {
-                    self.inner.sessions.invalidate(&session);
+                    self.inner.invalidate(session);
                     return Err(Error::from_fault(method, FaultKind::NotAuthenticated));
                 }
                 objects.extend(Object::read(content));
@@ -220,7 +226,7 @@ impl Vcenter {
                 return Ok(objects);
             }
             answer = self
-                .call_in(&session, "ContinueRetrievePropertiesEx", &this, |w| {
+                .call_in(session, "ContinueRetrievePropertiesEx", &this, |w| {
                     w.text("token", &token);
                 })
                 .await?;

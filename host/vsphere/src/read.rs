@@ -1,7 +1,7 @@
 //! Fresh reads of virtual machines and folders: what has to be known for sure
 //! before something is done. The [`Inventory`](crate::Inventory) is for the rest.
 
-use crate::client::{This, Vcenter};
+use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
 use crate::model::{Child, ConnectionState, Extra, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
@@ -120,7 +120,7 @@ fn extra_of(all: &Element, prefix: &str) -> Extra {
 
 impl Vcenter {
     async fn vm_paths(&self) -> Result<Paths, Error> {
-        let session = self.session("RetrievePropertiesEx").await?;
+        let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
         Ok(vm_paths(session.has_create_date()))
     }
 
@@ -143,7 +143,7 @@ impl Vcenter {
     /// (`SearchIndex.FindAllByUuid`). More than one is possible.
     pub async fn find_by_uuid(&self, instance_uuid: &str) -> Result<Vec<Vm>, Error> {
         let found = self
-            .call("FindAllByUuid", This::SearchIndex, |w| {
+            .call(Purpose::Read, "FindAllByUuid", This::SearchIndex, |w| {
                 w.text("uuid", instance_uuid);
                 w.value("vmSearch", true);
                 w.value("instanceUuid", true);
@@ -177,7 +177,7 @@ impl Vcenter {
     ) -> Result<Option<ManagedObjectRef>, Error> {
         let escaped = escape_name(name);
         let found = self
-            .call("FindChild", This::SearchIndex, |w| {
+            .call(Purpose::Read, "FindChild", This::SearchIndex, |w| {
                 w.reference("entity", FOLDER, folder.as_str());
                 w.text("name", &escaped);
             })

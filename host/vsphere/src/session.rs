@@ -1,9 +1,16 @@
-//! One session per vCenter and credential: a single login in flight however
-//! many ask for one, no hammering with a refused password, a keepalive, and a
-//! logout on rotation and at the end.
+//! One session per account: a single login in flight however many ask for one,
+//! no hammering with a refused password, a keepalive, a change of credentials
+//! without a gap, and a logout that is the end. Never more sessions than there
+//! are seats, whatever gets lost.
+
+mod agent;
+mod leftovers;
+mod login;
+mod seats;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -11,19 +18,29 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::client::Inner;
-use crate::error::{Error, FaultKind};
+pub use agent::Agent;
+pub(crate) use login::cookie_of;
+pub use seats::{MAX_SESSIONS, SessionCount};
+
+use crate::client::{Caller, Inner, Purpose, Vcenter};
+use crate::error::Error;
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
 use crate::secret::Credentials;
+use crate::session::leftovers::Swept;
+use crate::session::login::{Attempt, Failed};
+use crate::session::seats::Seats;
 use crate::soap;
-use crate::xml::Element;
 
-/// After a refused login, how long the same credentials are not tried again:
-/// vCenter locks an account after a handful of wrong passwords.
-const REFUSED_FOR: Duration = Duration::from_secs(30);
-/// How long a logout may take; nobody waits for it with pleasure.
-const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a refused login the same credentials are not tried again for this long,
+/// and twice as long after each further one. vCenter locks an account by default
+/// after five failed logins within three minutes, and there may be two of us.
+const REFUSED_FOR: Duration = Duration::from_secs(200);
+const REFUSED_AT_MOST: Duration = Duration::from_mins(15);
+/// Between attempts to log in with changed credentials while the old session serves.
+const CHANGE_AGAIN: Duration = Duration::from_secs(10);
+/// How long the end may take: logouts, and a login that is still under way.
+const END: Duration = Duration::from_secs(6);
 const COOKIE: &str = "vmware_soap_session";
 
 /// The managed objects that every call starts from (`ServiceContent`).
@@ -42,9 +59,16 @@ pub(crate) struct ServiceContent {
 /// A live session, as far as we know.
 #[derive(Debug)]
 pub(crate) struct Session {
+    pub(crate) purpose: Purpose,
+    /// As what it is listed at vCenter.
+    agent: String,
+    /// The credentials that it was opened with.
+    epoch: u64,
     /// Tells this session from the one before and after it.
     pub(crate) generation: u64,
-    pub(crate) cookie: Option<String>,
+    cookie: Option<String>,
+    /// `UserSession.key`.
+    key: Option<String>,
     pub(crate) content: ServiceContent,
     pub(crate) about: About,
     used: Mutex<Instant>,
@@ -60,6 +84,11 @@ impl Session {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
+    /// As whom a call on it is made.
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        Caller { agent: &self.agent, cookie: self.cookie.as_deref() }
+    }
+
     /// `config.createDate` came with vSphere 6.7; asking an older server for it
     /// fails the whole read.
     pub(crate) fn has_create_date(&self) -> bool {
@@ -73,25 +102,52 @@ impl Session {
 
 type Login = Shared<BoxFuture<'static, Result<Arc<Session>, Error>>>;
 
-/// Who we are at vCenter. The lock is never held over an await.
-pub(crate) struct Sessions {
+/// An account of ours at vCenter. The lock is never held over an await.
+pub(crate) struct Account {
+    purpose: Purpose,
+    /// As what its sessions are listed at vCenter.
+    agent: String,
     state: Mutex<State>,
     changed: Notify,
+    polling: AtomicUsize,
 }
 
 struct State {
     credentials: Credentials,
-    /// Counts credentials and logouts: a login of an older epoch is void.
+    /// Counts credentials: a login of an older epoch is void.
     epoch: u64,
     generation: u64,
     current: Option<Arc<Session>>,
     pending: Option<Login>,
-    refused: Option<(Instant, Error)>,
+    refused: Option<Refusal>,
+    seats: Seats,
+    sweep: Sweep,
+    /// Somebody sees to it that a session of older credentials is replaced.
+    changing: bool,
+    /// Nobody logs in any more.
+    closed: bool,
 }
 
-impl Sessions {
-    pub(crate) fn new(credentials: Credentials) -> Self {
+struct Refusal {
+    until: Instant,
+    pause: Duration,
+    error: Error,
+}
+
+/// Whether to look for sessions of ours that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sweep {
+    Due,
+    Done,
+    /// vCenter does not let us, at least not this session.
+    NotAllowed,
+}
+
+impl Account {
+    pub(crate) fn new(purpose: Purpose, agent: &Agent, label: &str, credentials: Credentials) -> Self {
         Self {
+            purpose,
+            agent: agent.header(label),
             state: Mutex::new(State {
                 credentials,
                 epoch: 0,
@@ -99,39 +155,64 @@ impl Sessions {
                 current: None,
                 pending: None,
                 refused: None,
+                seats: Seats::default(),
+                // A process of our name may have been here before.
+                sweep: Sweep::Due,
+                changing: false,
+                closed: false,
             }),
             changed: Notify::new(),
+            polling: AtomicUsize::new(0),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session if there is one, without asking for it.
-    pub(crate) fn current(&self) -> Option<Arc<Session>> {
-        self.lock().current.clone()
+    fn is_current(&self, session: &Session) -> bool {
+        self.lock().is_current(session)
+    }
+
+    /// How many sessions there are at vCenter.
+    pub(crate) fn count(&self) -> SessionCount {
+        self.lock().seats.count(Instant::now())
     }
 
     /// Forgets a session that vCenter no longer knows. A newer one stays.
     pub(crate) fn invalidate(&self, session: &Session) {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|current| current.generation == session.generation) {
+        if state.is_current(session) {
             tracing::debug!(generation = session.generation, "session lost");
             state.current = None;
         }
+        state.seats.free(session.generation);
         drop(state);
         self.changed.notify_waiters();
     }
 
     /// Returns once this session is no longer the one in use.
     pub(crate) async fn replaced(&self, session: &Session) {
+        self.until(|state| !state.is_current(session)).await;
+    }
+
+    /// Returns once there are other credentials than now.
+    pub(crate) async fn credentials_changed(&self) {
+        let epoch = self.lock().epoch;
+        self.until(|state| state.epoch != epoch).await;
+    }
+
+    /// Returns once vCenter has no session that we could still end.
+    async fn ended(&self) {
+        self.until(|state| state.seats.count(Instant::now()).open == 0).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&State) -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
             // Listening before looking, so that no change falls between.
             changed.as_mut().enable();
-            let current = self.current().map(|current| current.generation);
-            if current != Some(session.generation) {
+            if holds(&self.lock()) {
                 return;
             }
             changed.await;
@@ -140,23 +221,38 @@ impl Sessions {
 
     fn joinable(&self, inner: &Arc<Inner>) -> Result<Step, Error> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
         if let Some(session) = &state.current {
             return Ok(Step::Have(Arc::clone(session)));
         }
-        if let Some((until, error)) = &state.refused {
-            if Instant::now() < *until {
-                return Err(error.clone());
-            }
-            state.refused = None;
-        }
         let epoch = state.epoch;
+        Ok(Step::Join(self.login(&mut state, inner)?, epoch))
+    }
+
+    /// The login that is under way, or a new one.
+    fn login(&self, state: &mut State, inner: &Arc<Inner>) -> Result<Login, Error> {
         if let Some(pending) = &state.pending {
-            return Ok(Step::Join(pending.clone(), epoch));
+            return Ok(pending.clone());
         }
-        state.generation += 1;
-        let task = tokio::spawn(login_and_keep(Arc::clone(inner), state.credentials.clone(), epoch, state.generation));
+        let now = Instant::now();
+        if let Some(refusal) = state.refused.as_ref().filter(|refusal| now < refusal.until) {
+            return Err(refusal.error.clone());
+        }
+        let generation = state.generation + 1;
+        state.seats.take(generation, now).map_err(|wait| Error::TooManySessions { most: MAX_SESSIONS, wait })?;
+        state.generation = generation;
+        let attempt = Attempt {
+            purpose: self.purpose,
+            agent: self.agent.clone(),
+            credentials: state.credentials.clone(),
+            epoch: state.epoch,
+            generation,
+        };
         // A task of its own: the login ends, and is accounted for, even if all
         // who wait for it give up.
+        let task = tokio::spawn(log_in_and_keep(Arc::clone(inner), attempt));
         let pending: Login = task
             .map(|joined| {
                 joined.unwrap_or_else(|_| {
@@ -166,58 +262,136 @@ impl Sessions {
             .boxed()
             .shared();
         state.pending = Some(pending.clone());
-        Ok(Step::Join(pending, epoch))
+        Ok(pending)
     }
 
-    /// True if it was still wanted and is now the session in force.
-    fn settle(&self, epoch: u64, result: &Result<Arc<Session>, Error>) -> bool {
+    /// Takes note of a login's end; gives the session that nobody needs any more.
+    fn settle(&self, epoch: u64, generation: u64, result: &Result<Arc<Session>, Failed>) -> Option<Arc<Session>> {
         let mut state = self.lock();
-        if state.epoch != epoch {
-            return false;
+        let wanted = state.epoch == epoch && !state.closed;
+        if state.epoch == epoch {
+            state.pending = None;
         }
-        state.pending = None;
-        match result {
-            Ok(session) => state.current = Some(Arc::clone(session)),
-            Err(error @ Error::Login { .. }) => {
-                state.refused = Some((Instant::now() + REFUSED_FOR, error.clone()));
+        let now = Instant::now();
+        let superfluous = match result {
+            Ok(session) if wanted => {
+                state.refused = None;
+                if state.sweep == Sweep::NotAllowed {
+                    state.sweep = Sweep::Due;
+                }
+                state.current.replace(Arc::clone(session))
             }
-            Err(_) => {}
+            Ok(session) => Some(Arc::clone(session)),
+            Err(Failed { error, in_doubt }) => {
+                if *in_doubt {
+                    state.seats.doubt(generation, now);
+                    state.sweep = Sweep::Due;
+                } else {
+                    state.seats.free(generation);
+                }
+                if wanted && matches!(error, Error::Login { .. }) {
+                    let before = state.refused.as_ref().map(|refusal| refusal.pause);
+                    let pause = before.map_or(REFUSED_FOR, |pause| (pause * 2).min(REFUSED_AT_MOST));
+                    state.refused = Some(Refusal { until: now + pause, pause, error: error.clone() });
+                }
+                None
+            }
+        };
+        drop(state);
+        self.changed.notify_waiters();
+        superfluous
+    }
+
+    /// A logout has ended.
+    fn logged_out(&self, session: &Session, surely: bool) {
+        let mut state = self.lock();
+        if surely {
+            state.seats.free(session.generation);
+        } else {
+            state.seats.doubt(session.generation, Instant::now());
+            state.sweep = Sweep::Due;
         }
-        true
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     fn is_void(&self, epoch: u64) -> bool {
-        self.lock().epoch != epoch
+        let state = self.lock();
+        state.closed || state.epoch != epoch
     }
 
-    /// Takes new credentials; gives back the session of the old ones.
-    pub(crate) fn replace(&self, credentials: Credentials) -> Option<Arc<Session>> {
+    /// Takes other credentials, to be tried at once.
+    fn change(&self, credentials: Credentials) -> Changed {
         let mut state = self.lock();
-        if state.credentials == credentials {
-            return None;
+        if state.credentials == credentials || state.closed {
+            return Changed::Not;
         }
         state.credentials = credentials;
-        let old = state.end_epoch();
+        state.epoch += 1;
+        state.pending = None;
+        state.refused = None;
+        let needed = state.current.is_some() && !state.changing;
+        state.changing |= needed;
         drop(state);
         self.changed.notify_waiters();
-        old
+        if needed { Changed::InUse } else { Changed::Noted }
     }
 
-    /// Ends what there is; a later call logs in anew.
-    pub(crate) fn take(&self) -> Option<Arc<Session>> {
-        let old = self.lock().end_epoch();
+    /// Ends it for good; gives the session to log out.
+    fn close(&self) -> Option<Arc<Session>> {
+        let mut state = self.lock();
+        state.closed = true;
+        let session = state.current.take();
+        drop(state);
         self.changed.notify_waiters();
-        old
+        session
+    }
+
+    /// Whether to look for leftovers now, and the sessions in doubt, if so.
+    fn begin_sweep(&self, session: &Session) -> Option<Vec<u64>> {
+        let mut state = self.lock();
+        // The session of a login that is under way would be taken for a leftover.
+        let now = state.sweep == Sweep::Due && state.pending.is_none() && state.is_current(session);
+        if !now {
+            return None;
+        }
+        state.sweep = Sweep::Done;
+        Some(state.seats.in_doubt())
+    }
+
+    fn swept(&self, in_doubt: &[u64], result: &Result<Swept, Error>) {
+        let mut state = self.lock();
+        match result {
+            Ok(Swept::Clean) => {
+                for generation in in_doubt {
+                    state.seats.free(*generation);
+                }
+            }
+            Ok(Swept::NotAllowed) => state.sweep = Sweep::NotAllowed,
+            Err(_) => state.sweep = Sweep::Due,
+        }
+    }
+
+    fn is_polling(&self) -> bool {
+        self.polling.load(Ordering::Relaxed) > 0
     }
 }
 
 impl State {
-    fn end_epoch(&mut self) -> Option<Arc<Session>> {
-        self.epoch += 1;
-        self.pending = None;
-        self.refused = None;
-        self.current.take()
+    fn is_current(&self, session: &Session) -> bool {
+        self.current.as_ref().is_some_and(|current| current.generation == session.generation)
     }
+}
+
+/// What other credentials were met with.
+enum Changed {
+    /// They are the same.
+    Not,
+    /// Whoever needs a session logs in with them.
+    Noted,
+    /// A session of the old ones is in use, which stays so until there is a new
+    /// one, and somebody has to see to that.
+    InUse,
 }
 
 enum Step {
@@ -225,91 +399,99 @@ enum Step {
     Join(Login, u64),
 }
 
-/// The session, by logging in if there is none. Everybody who asks meanwhile
-/// waits for the same login.
-pub(crate) async fn session(inner: &Arc<Inner>) -> Result<Arc<Session>, Error> {
-    loop {
-        match inner.sessions.joinable(inner)? {
-            Step::Have(session) => return Ok(session),
-            Step::Join(login, epoch) => {
-                let result = login.await;
-                if !inner.sessions.is_void(epoch) {
-                    return result;
+/// The session for this, by logging in if there is none. Everybody who asks
+/// meanwhile waits for the same login, each for as long as a call may take; the
+/// login itself goes on, so that a slow vCenter is not asked for another one.
+pub(crate) async fn session(inner: &Arc<Inner>, purpose: Purpose) -> Result<Arc<Session>, Error> {
+    let account = inner.account(purpose);
+    let had = async {
+        loop {
+            match account.joinable(inner)? {
+                Step::Have(session) => return Ok(session),
+                Step::Join(login, epoch) => {
+                    let result = login.await;
+                    if !account.is_void(epoch) {
+                        return result;
+                    }
                 }
             }
         }
-    }
-}
-
-async fn login_and_keep(
-    inner: Arc<Inner>,
-    credentials: Credentials,
-    epoch: u64,
-    generation: u64,
-) -> Result<Arc<Session>, Error> {
-    let result = login(&inner, credentials, generation).await;
-    let wanted = inner.sessions.settle(epoch, &result);
-    if let Ok(session) = &result {
-        if wanted {
-            tokio::spawn(keep_alive(Arc::downgrade(&inner), Arc::clone(session), inner.options.keepalive));
-        } else {
-            logout(&inner, session).await;
-        }
-    }
-    result
-}
-
-async fn login(inner: &Inner, credentials: Credentials, generation: u64) -> Result<Arc<Session>, Error> {
-    let instance = ManagedObjectRef::new("ServiceInstance", "ServiceInstance");
-    let deadline = inner.options.call_timeout;
-    let method = "RetrieveServiceContent";
-    let envelope = soap::envelope(method, &instance, |_| {});
-    let reply = inner.exchange(method, None, envelope, deadline).await?;
-    let content =
-        reply.element.child("returnval").ok_or(Error::Protocol { method, detail: "it has no content".to_owned() })?;
-    let about = about_of(content);
-    let content = service_content(content)?;
-    let early_cookie = reply.cookie;
-
-    let method = "Login";
-    let envelope = soap::envelope(method, &content.session_manager, |w| {
-        w.text("userName", &credentials.user);
-        w.text("password", credentials.password.expose());
-    });
-    let session = |cookie| {
-        Arc::new(Session {
-            generation,
-            cookie,
-            content: content.clone(),
-            about: about.clone(),
-            used: Mutex::new(Instant::now()),
-        })
     };
-    match inner.exchange(method, early_cookie.as_deref(), envelope, deadline).await {
-        Ok(reply) => {
-            tracing::debug!(generation, user = %credentials.user, "logged in");
-            Ok(session(reply.cookie.or(early_cookie)))
-        }
-        Err(Error::Fault { fault, .. }) if fault.kind == FaultKind::InvalidLogin => {
-            Err(Error::Login { user: credentials.user, fault })
-        }
-        Err(error) => {
-            // If the login took effect although its answer is lost, the
-            // session goes by the cookie that vCenter may have given before.
-            if error.outcome_unknown() && early_cookie.is_some() {
-                logout(inner, &session(early_cookie)).await;
-            }
-            Err(error)
+    let after = inner.options.call_timeout;
+    tokio::time::timeout(after, had).await.unwrap_or(Err(Error::Timeout { method: "Login", after }))
+}
+
+async fn log_in_and_keep(inner: Arc<Inner>, attempt: Attempt) -> Result<Arc<Session>, Error> {
+    let account = inner.account(attempt.purpose);
+    let (epoch, generation) = (attempt.epoch, attempt.generation);
+    let result = login::log_in(&inner, attempt).await;
+    let superfluous = account.settle(epoch, generation, &result);
+    if let Ok(session) = &result
+        && account.is_current(session)
+    {
+        tokio::spawn(keep_alive(Arc::downgrade(&inner), Arc::clone(session), inner.options.keepalive));
+    }
+    if let Some(session) = superfluous {
+        let inner = Arc::clone(&inner);
+        tokio::spawn(async move { log_out(&inner, &session).await });
+    }
+    result.map_err(|failed| failed.error)
+}
+
+async fn log_out(inner: &Inner, session: &Session) {
+    let surely = login::log_out(inner, session).await;
+    inner.account(session.purpose).logged_out(session, surely);
+}
+
+/// Takes other credentials; true if they are. With a session of the old ones in
+/// use there is no gap: it serves until vCenter has accepted the new ones, and is
+/// logged out then.
+pub(crate) fn change_credentials(inner: &Arc<Inner>, purpose: Purpose, credentials: Credentials) -> bool {
+    match inner.account(purpose).change(credentials) {
+        Changed::Not => false,
+        Changed::Noted => true,
+        Changed::InUse => {
+            tokio::spawn(change_over(Arc::downgrade(inner), purpose));
+            true
         }
     }
 }
 
-/// Best effort, bounded.
-pub(crate) async fn logout(inner: &Inner, session: &Session) {
-    let envelope = soap::envelope("Logout", &session.content.session_manager, |_| {});
-    let result = inner.exchange("Logout", session.cookie.as_deref(), envelope, LOGOUT_TIMEOUT).await;
-    if let Err(error) = result {
-        tracing::debug!(generation = session.generation, %error, "logout failed");
+/// Logs in with changed credentials until that has been done, or the session of
+/// the old ones is lost: then whoever needs one logs in.
+async fn change_over(inner: Weak<Inner>, purpose: Purpose) {
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let account = inner.account(purpose);
+        let login = {
+            let mut state = account.lock();
+            let epoch = state.epoch;
+            if state.closed || state.current.as_ref().is_none_or(|session| session.epoch == epoch) {
+                state.changing = false;
+                return;
+            }
+            account.login(&mut state, &inner)
+        };
+        drop(inner);
+        if let Ok(login) = login
+            && let Err(error) = login.await
+        {
+            tracing::error!(%error, "no session with the changed login yet; the old session serves on");
+        }
+        tokio::time::sleep(CHANGE_AGAIN).await;
+    }
+}
+
+/// Logs out of all accounts for good.
+pub(crate) async fn end(inner: &Inner) {
+    let ends = inner.accounts().map(|account| async {
+        if let Some(session) = account.close() {
+            log_out(inner, &session).await;
+        }
+        account.ended().await;
+    });
+    if tokio::time::timeout(END, futures::future::join_all(ends)).await.is_err() {
+        tracing::warn!("vCenter did not confirm that all sessions have ended");
     }
 }
 
@@ -318,13 +500,17 @@ pub(crate) async fn logout(inner: &Inner, session: &Session) {
 async fn keep_alive(inner: Weak<Inner>, session: Arc<Session>, every: Duration) {
     let instance = ManagedObjectRef::new("ServiceInstance", "ServiceInstance");
     loop {
+        {
+            let Some(inner) = inner.upgrade() else { return };
+            sweep(&inner, &session).await;
+        }
         tokio::time::sleep(every.saturating_sub(session.idle()).max(every / 8)).await;
         let Some(inner) = inner.upgrade() else { return };
-        let in_use = inner.sessions.current().is_some_and(|current| current.generation == session.generation);
-        if !in_use {
+        let account = inner.account(session.purpose);
+        if !account.is_current(&session) {
             return;
         }
-        if inner.is_polling() {
+        if account.is_polling() {
             session.touch();
             continue;
         }
@@ -332,67 +518,44 @@ async fn keep_alive(inner: Weak<Inner>, session: Arc<Session>, every: Duration) 
             continue;
         }
         let envelope = soap::envelope("CurrentTime", &instance, |_| {});
-        let result =
-            inner.exchange("CurrentTime", session.cookie.as_deref(), envelope, inner.options.call_timeout).await;
+        let result = inner.exchange("CurrentTime", session.caller(), envelope, inner.options.call_timeout).await;
         session.touch();
         if let Err(error) = result
             && error.is_session_lost()
         {
-            inner.sessions.invalidate(&session);
+            account.invalidate(&session);
             return;
         }
     }
 }
 
-/// The session cookie out of `Set-Cookie`, as it is to be sent back.
-pub(crate) fn cookie_of(headers: &http::HeaderMap) -> Option<String> {
-    headers
-        .get_all(http::header::SET_COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .filter_map(|value| value.split(';').next())
-        .map(str::trim)
-        .find(|pair| pair.split_once('=').is_some_and(|(name, value)| name == COOKIE && !value.is_empty()))
-        .map(str::to_owned)
-}
-
-fn about_of(content: &Element) -> About {
-    let text = |name: &str| content.at(&["about", name]).map_or_else(String::new, |element| element.text.clone());
-    About {
-        full_name: text("fullName"),
-        version: text("version"),
-        api_version: text("apiVersion"),
-        instance_uuid: text("instanceUuid"),
+/// Ends what was left behind, if there is reason to look for it.
+async fn sweep(inner: &Arc<Inner>, session: &Session) {
+    let account = inner.account(session.purpose);
+    let Some(in_doubt) = account.begin_sweep(session) else { return };
+    let result = leftovers::sweep(&Vcenter { inner: Arc::clone(inner) }, session).await;
+    account.swept(&in_doubt, &result);
+    match result {
+        Ok(Swept::Clean) => {}
+        Ok(Swept::NotAllowed) => {
+            tracing::debug!("sessions of ours cannot be looked for: privilege Sessions.TerminateSession");
+        }
+        Err(error) => tracing::debug!(%error, "sessions of ours could not be looked for"),
     }
 }
 
-fn service_content(content: &Element) -> Result<ServiceContent, Error> {
-    let optional = |name: &str| content.child(name).and_then(soap::reference_of);
-    let needed = |name: &'static str| {
-        optional(name)
-            .ok_or_else(|| Error::Protocol { method: "RetrieveServiceContent", detail: format!("it has no {name}") })
-    };
-    Ok(ServiceContent {
-        root_folder: needed("rootFolder")?,
-        property_collector: needed("propertyCollector")?,
-        view_manager: needed("viewManager")?,
-        search_index: needed("searchIndex")?,
-        task_manager: needed("taskManager")?,
-        session_manager: needed("sessionManager")?,
-        custom_fields: optional("customFieldsManager"),
-    })
+/// Marks a long poll under way on a session for as long as it lives.
+pub(crate) struct Polling(Arc<Inner>, Purpose);
+
+impl Polling {
+    pub(crate) fn on(inner: &Arc<Inner>, session: &Session) -> Self {
+        inner.account(session.purpose).polling.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(inner), session.purpose)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cookie_is_taken_as_it_is_quotes_and_all() {
-        let mut headers = http::HeaderMap::new();
-        headers.append("set-cookie", "other=1; Path=/".parse().unwrap());
-        headers.append("set-cookie", "vmware_soap_session=\"52ab-cd\"; Path=/; HttpOnly; Secure".parse().unwrap());
-        assert_eq!(cookie_of(&headers).as_deref(), Some("vmware_soap_session=\"52ab-cd\""));
-        assert_eq!(cookie_of(&http::HeaderMap::new()), None);
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.0.account(self.1).polling.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::Vcenter;
+use crate::client::{Purpose, Vcenter};
 use crate::error::Error;
 use crate::model::{Template, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step};
@@ -153,7 +153,7 @@ impl Vcenter {
     }
 
     async fn datacenters(&self) -> Result<Vec<Datacenter>, Error> {
-        let session = self.session("RetrievePropertiesEx").await?;
+        let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
         let query = Query {
             paths: vec![Paths::new(DATACENTER, &["name", "parent", "vmFolder", "hostFolder"]), folder_paths()],
             starts: vec![Start::from(session.content.root_folder.clone(), vec![folders(&[])])],

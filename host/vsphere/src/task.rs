@@ -1,7 +1,7 @@
 //! vCenter's tasks. Nothing here waits for one: the [`Watch`](crate::Watch)
 //! tells when it ends.
 
-use crate::client::Vcenter;
+use crate::client::{Purpose, Vcenter};
 use crate::error::{Error, Fault};
 use crate::property::{Paths, Query, Start, Step};
 use crate::refs::{ManagedObjectRef, TaskRef};
@@ -111,7 +111,7 @@ impl Vcenter {
     /// The tasks that vCenter remembers: those under way and those that ended
     /// within some ten minutes, everybody's (`TaskManager.recentTask`).
     pub async fn recent_tasks(&self) -> Result<Vec<TaskInfo>, Error> {
-        let session = self.session("RetrievePropertiesEx").await?;
+        let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
         let manager = session.content.task_manager.clone();
         let query = Query {
             paths: vec![Paths::new(TASK, &["info"])],

@@ -1,7 +1,7 @@
 //! What changes vCenter. Each call is sent once; whether a failed one may have
 //! taken effect says [`Error::outcome_unknown`](crate::Error::outcome_unknown).
 
-use crate::client::{This, Vcenter};
+use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
 use crate::model::escape_name;
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef};
@@ -74,7 +74,7 @@ impl Vcenter {
         let method = "CreateFolder";
         let this = This::Object(parent.managed_object());
         let answer = self
-            .call(method, this, |w| {
+            .call(Purpose::Write, method, this, |w| {
                 w.text("name", &escape_name(name));
             })
             .await?;
@@ -119,7 +119,7 @@ impl Vcenter {
         object: ManagedObjectRef,
         arguments: impl Fn(&mut Writer),
     ) -> Result<TaskRef, Error> {
-        let answer = self.call(method, This::Object(object), arguments).await?;
+        let answer = self.call(Purpose::Write, method, This::Object(object), arguments).await?;
         Ok(TaskRef::new(returned(method, &answer)?.id))
     }
 }

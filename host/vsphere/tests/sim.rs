@@ -4,75 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
+mod simulated;
+mod stories;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{KEY, PREFIX, Seen, clone_spec, follow, selection};
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use http_body_util::BodyExt as _;
-use tower::ServiceExt as _;
-use vmgroup_sim::clock::Clock;
+use common::{KEY, Seen, clone_spec, follow, selection, until};
+use simulated::{client, credentials, simulated};
 use vmgroup_sim::faults::{Fault, Rule};
-use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig, VcenterService, VcenterSim};
-use vmgroup_vsphere::{
-    Category, Credentials, Error, Event, FaultKind, Options, PowerState, TaskState, Template, Transport,
-    TransportError, TransportKind, Vcenter, endpoint,
-};
+use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig};
+use vmgroup_vsphere::{Category, Error, Event, FaultKind, PowerState, TaskState, Template, Vcenter};
 
 const TEMPLATE: &str = "vm-operator-template";
 const ROOT: &str = "/DC0/vm/vm-operator";
 const UUID: &str = "5035aa10-0000-4000-8000-0000000000bb";
-
-/// The simulator as a transport.
-struct InProcess(VcenterService);
-
-impl Transport for InProcess {
-    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
-        let service = self.0.clone();
-        async move {
-            let response = service
-                .oneshot(request.map(axum::body::Body::from))
-                .await
-                .map_err(|cut| TransportError::new(TransportKind::Broken, cut))?;
-            let (head, body) = response.into_parts();
-            let body = body.collect().await.map_err(|error| TransportError::new(TransportKind::Broken, error))?;
-            Ok(http::Response::from_parts(head, body.to_bytes()))
-        }
-        .boxed()
-    }
-}
-
-fn credentials(password: &str) -> Credentials {
-    Credentials { user: "user".to_owned(), password: password.into() }
-}
-
-fn simulated(config: VcenterConfig) -> (VcenterSim, Vcenter) {
-    let sim = VcenterSim::new(config, Clock::starting_at(Duration::from_secs(1_700_000_000)));
-    let vcenter = client(&sim, |_| {});
-    (sim, vcenter)
-}
-
-fn client(sim: &VcenterSim, change: impl FnOnce(&mut Options)) -> Vcenter {
-    let mut options = Options::new(endpoint("vc.example").unwrap(), credentials("pass"));
-    PREFIX.clone_into(&mut options.extra_prefix);
-    KEY.clone_into(&mut options.index_key);
-    change(&mut options);
-    Vcenter::new(options, Arc::new(InProcess(sim.service())))
-}
-
-/// Waits until the world is so; time is paused, so this costs none.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never so: {what}");
-}
 
 async fn template(vcenter: &Vcenter, site: &vmgroup_vsphere::Site) -> Template {
     vcenter.find_template(site, TEMPLATE).await.unwrap()
@@ -85,7 +31,7 @@ fn lost(seen: &Seen) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_machine_lives() {
     let (sim, vcenter) = simulated(VcenterConfig::default());
-    common::life_of_a_machine(&vcenter, TEMPLATE, "ns-100%/web", "web/0").await;
+    stories::life_of_a_machine(&vcenter, TEMPLATE, "ns-100%/web", "web/0").await;
     vcenter.logout().await;
     assert_eq!(sim.sessions(), 0);
 }
@@ -93,7 +39,7 @@ async fn a_machine_lives() {
 #[tokio::test(start_paused = true)]
 async fn a_site_that_is_none_is_told() {
     let (_sim, vcenter) = simulated(VcenterConfig::default());
-    common::sites_that_are_not(&vcenter, TEMPLATE).await;
+    stories::sites_that_are_not(&vcenter, TEMPLATE).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,29 +95,6 @@ async fn capacity_tells_of_maintenance_and_attributes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_ask_there_is_one_login() {
-    let (sim, vcenter) = simulated(VcenterConfig::default());
-    let asking = (0..50).map(|_| vcenter.connect());
-    for answer in futures::future::join_all(asking).await {
-        answer.unwrap();
-    }
-    assert_eq!((sim.logins(), sim.sessions()), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn l10_an_idle_session_is_kept_alive() {
-    let (sim, vcenter) = simulated(VcenterConfig::default());
-    vcenter.connect().await.unwrap();
-    for _ in 0..8 {
-        tokio::time::sleep(Duration::from_mins(30)).await;
-    }
-    vcenter.resolve_site(&selection()).await.unwrap();
-    assert_eq!(sim.logins(), 1);
-    let kept = sim.faults().calls()["CurrentTime"];
-    assert!((40..=60).contains(&kept), "{kept} in four hours");
-}
-
-#[tokio::test(start_paused = true)]
 async fn l2_at_rest_there_is_only_the_long_poll() {
     let (sim, vcenter) = simulated(VcenterConfig::default());
     let site = vcenter.resolve_site(&selection()).await.unwrap();
@@ -185,31 +108,6 @@ async fn l2_at_rest_there_is_only_the_long_poll() {
     assert_eq!(calls.keys().collect::<Vec<_>>(), ["WaitForUpdatesEx"]);
     assert!(calls["WaitForUpdatesEx"] <= 48, "{calls:?}");
     assert_eq!(sim.logins(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn l10_a_session_lost_in_any_of_the_three_ways_is_had_again() {
-    let (sim, vcenter) = simulated(VcenterConfig::default());
-    let site = vcenter.resolve_site(&selection()).await.unwrap();
-    let seen = Seen::new();
-    let watch = vcenter.start_watch(&site, seen.clone());
-    seen.synced().await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-
-    // A fault, for reads, writes and the poll alike.
-    sim.terminate_sessions();
-    vcenter.create_folder(&site.root_folder, "one").await.unwrap();
-    // A fault per property, with HTTP 200.
-    sim.faults().add(Rule::next("RetrievePropertiesEx", Fault::Error("missingSet:NotAuthenticated".to_owned())));
-    vcenter.resolve_site(&selection()).await.unwrap();
-    // Our own collector and views are unknown.
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    sim.restart(true);
-    sim.add_vm(ROOT, "late", &[(KEY, "uid-1")]).unwrap();
-    seen.vm("what came after all that", |vm| vm.name == "late").await;
-    assert_eq!(watch.inventory().indexed("uid-1").len(), 1);
-    assert!(sim.sessions() <= 1, "{} sessions", sim.sessions());
-    assert_eq!(lost(&seen), 0, "what is mended at once is not told");
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,24 +156,6 @@ async fn a_call_that_never_went_out_has_no_unknown_outcome() {
     assert_eq!(error.category(), Category::Transient);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_refused_password_is_not_hammered_and_a_new_one_is_taken_at_once() {
-    let (sim, _) = simulated(VcenterConfig::default());
-    let vcenter = client(&sim, |options| options.credentials = credentials("wrong"));
-    for _ in 0..20 {
-        let error = vcenter.connect().await.unwrap_err();
-        assert!(matches!(error, Error::Login { .. }), "{error:?}");
-        assert_eq!(error.category(), Category::Credentials);
-        assert!(!format!("{error} {error:?}").contains("wrong"));
-    }
-    assert_eq!(sim.faults().calls()["Login"], 1);
-    tokio::time::sleep(Duration::from_secs(31)).await;
-    vcenter.connect().await.unwrap_err();
-    assert_eq!(sim.faults().calls()["Login"], 2);
-    vcenter.set_credentials(credentials("pass"));
-    vcenter.connect().await.unwrap();
-}
-
 /// Everything that is logged in this thread, however fine.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
@@ -312,22 +192,6 @@ async fn s9_no_secret_in_the_log() {
     for secret in ["hunter", "vmware_soap_session"] {
         assert!(!text.contains(secret), "{text}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn l10_a_rotated_password_leaves_no_session_behind() {
-    let (sim, vcenter) = simulated(VcenterConfig::default());
-    let site = vcenter.resolve_site(&selection()).await.unwrap();
-    let seen = Seen::new();
-    let _watch = vcenter.start_watch(&site, seen.clone());
-    seen.synced().await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    sim.set_password("new");
-    vcenter.set_credentials(credentials("new"));
-    until("the old session is gone and a new one there", || sim.sessions() == 1 && sim.logins() == 2).await;
-    sim.add_vm(ROOT, "late", &[]).unwrap();
-    seen.vm("what came after the rotation", |vm| vm.name == "late").await;
-    assert_eq!((sim.sessions(), lost(&seen)), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vmgroup_records::{FileSettings, Settings};
@@ -12,6 +12,7 @@ use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
 
 use crate::config::{RunConfig, VcenterConfig};
 use crate::logging::LogFormat;
+use crate::logins::{self, LoginError};
 
 /// Where a pod's service account says which namespace it is in.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -31,6 +32,18 @@ pub struct VcenterArgs {
     /// The password. Give it by the environment: flags are seen in the process list
     #[arg(long = "vc-pass", env = "VC_PASS", value_name = "PASSWORD", hide_env_values = true, value_parser = password, help_heading = "vCenter")]
     vc_pass: Option<Password>,
+
+    /// The user for what only reads, if that shall be another one
+    #[arg(long = "vc-read-user", env = "VC_READ_USER", value_name = "USER", help_heading = "vCenter")]
+    vc_read_user: Option<String>,
+
+    /// That user's password
+    #[arg(long = "vc-read-pass", env = "VC_READ_PASS", value_name = "PASSWORD", hide_env_values = true, value_parser = password, help_heading = "vCenter")]
+    vc_read_pass: Option<Password>,
+
+    /// A folder with all these as files named like the variables, such as a mounted Secret, instead of them. A change takes no restart
+    #[arg(long = "vc-login-dir", env = "VC_LOGIN_DIR", value_name = "FOLDER", help_heading = "vCenter")]
+    vc_login_dir: Option<PathBuf>,
 
     /// A PEM file with the certificate authority that signed vCenter's certificate
     #[arg(
@@ -141,7 +154,18 @@ pub struct RunArgs {
 pub enum ConfigError {
     /// Something has no default and was not given.
     #[error("{}", missing(.0))]
-    Missing(Vec<(&'static str, &'static str, &'static str)>),
+    Missing(Vec<Wanted>),
+    /// The folder with the login cannot be used.
+    #[error(
+        "the folder of VC_LOGIN_DIR cannot be used: it needs the files VC_USER and VC_PASS, as a mounted Secret has them"
+    )]
+    Login(#[source] LoginError),
+    /// Two logins, and no way to tell which one is meant.
+    #[error("both VC_LOGIN_DIR and {variable} are set: the login comes from one of them")]
+    TwoLogins {
+        /// The one that is too much.
+        variable: &'static str,
+    },
     /// `VC_HOST` is no host and no URL.
     #[error(
         "VC_HOST `{host}` is not understood: give a host name (vcenter.example.com), host:port or https://host/sdk"
@@ -154,8 +178,67 @@ pub enum ConfigError {
     },
 }
 
-fn missing(what: &[(&str, &str, &str)]) -> String {
-    let line = |(variable, meaning, example): &(&str, &str, &str)| {
+/// What flags and environment say of the login.
+struct GivenLogin {
+    host: Option<String>,
+    user: Option<String>,
+    password: Option<Password>,
+    read_user: Option<String>,
+    read_password: Option<Password>,
+}
+
+type Login = (String, Credentials, Option<Credentials>);
+
+const HOST: Wanted = ("VC_HOST", "the name of your vCenter", "vcenter.example.com");
+
+impl GivenLogin {
+    /// Nothing but these.
+    fn complete(self) -> Result<Login, ConfigError> {
+        let reader = match (self.read_user, self.read_password) {
+            (Some(user), Some(password)) => Some(Credentials { user, password }),
+            (None, None) => None,
+            (user, _) => {
+                let user_wanted = ("VC_READ_USER", "who logs in for reads", "viewer@vsphere.local");
+                let wanted =
+                    if user.is_none() { user_wanted } else { ("VC_READ_PASS", "the reader's password", "'…'") };
+                return Err(ConfigError::Missing(vec![wanted]));
+            }
+        };
+        match (self.host, self.user, self.password) {
+            (Some(host), Some(user), Some(password)) => Ok((host, Credentials { user, password }, reader)),
+            (host, user, password) => {
+                let all = [
+                    (host.is_none(), HOST),
+                    (user.is_none(), ("VC_USER", "who logs in to it", "operator@vsphere.local")),
+                    (password.is_none(), ("VC_PASS", "that user's password", "'…'")),
+                ];
+                Err(ConfigError::Missing(all.into_iter().filter(|(gone, _)| *gone).map(|(_, what)| what).collect()))
+            }
+        }
+    }
+
+    /// Users and passwords from the folder, and the host too unless it is given.
+    fn with_those_in(self, folder: &Path) -> Result<Login, ConfigError> {
+        let twice = [
+            ("VC_USER", self.user.is_some()),
+            ("VC_PASS", self.password.is_some()),
+            ("VC_READ_USER", self.read_user.is_some()),
+            ("VC_READ_PASS", self.read_password.is_some()),
+        ];
+        if let Some((variable, _)) = twice.into_iter().find(|(_, given)| *given) {
+            return Err(ConfigError::TwoLogins { variable });
+        }
+        let logins = logins::read(folder).map_err(ConfigError::Login)?;
+        let host = self.host.or_else(|| given(logins.host)).ok_or_else(|| ConfigError::Missing(vec![HOST]))?;
+        Ok((host, logins.writer, logins.reader))
+    }
+}
+
+/// A variable, what it means, and an example.
+type Wanted = (&'static str, &'static str, &'static str);
+
+fn missing(what: &[Wanted]) -> String {
+    let line = |(variable, meaning, example): &Wanted| {
         format!("  {variable} is not set: {meaning}, for instance  export {variable}={example}")
     };
     let lines = what.iter().map(line).collect::<Vec<_>>().join("\n");
@@ -165,19 +248,31 @@ fn missing(what: &[(&str, &str, &str)]) -> String {
 impl VcenterArgs {
     /// Where vCenter is, how to log in, and what to use of it.
     pub(super) fn into_config(self) -> Result<(VcenterConfig, SiteSelection), ConfigError> {
-        let Self { vc_host, vc_user, vc_pass, vc_ca_file, insecure, datacenter, pool, datastore, root_folder } = self;
-        let (host, user, password) = match (given(vc_host), given(vc_user), vc_pass) {
-            (Some(host), Some(user), Some(password)) => (host, user, password),
-            (host, user, password) => {
-                let all = [
-                    (host.is_none(), ("VC_HOST", "the name of your vCenter", "vcenter.example.com")),
-                    (user.is_none(), ("VC_USER", "who logs in to it", "operator@vsphere.local")),
-                    (password.is_none(), ("VC_PASS", "that user's password", "'…'")),
-                ];
-                return Err(ConfigError::Missing(
-                    all.into_iter().filter(|(gone, _)| *gone).map(|(_, what)| what).collect(),
-                ));
-            }
+        let Self {
+            vc_host,
+            vc_user,
+            vc_pass,
+            vc_read_user,
+            vc_read_pass,
+            vc_login_dir,
+            vc_ca_file,
+            insecure,
+            datacenter,
+            pool,
+            datastore,
+            root_folder,
+        } = self;
+        let login_dir = vc_login_dir.filter(|folder| !folder.as_os_str().is_empty());
+        let login = GivenLogin {
+            host: given(vc_host),
+            user: given(vc_user),
+            password: vc_pass,
+            read_user: given(vc_read_user),
+            read_password: vc_read_pass,
+        };
+        let (host, credentials, reader) = match &login_dir {
+            Some(folder) => login.with_those_in(folder)?,
+            None => login.complete()?,
         };
         let endpoint = vmgroup_vsphere::endpoint(&host).map_err(|source| ConfigError::Endpoint { host, source })?;
         let tls = match (insecure, vc_ca_file) {
@@ -191,7 +286,7 @@ impl VcenterArgs {
             datastore: given(datastore),
             root_folder: given(root_folder),
         };
-        Ok((VcenterConfig { endpoint, credentials: Credentials { user, password }, tls }, site))
+        Ok((VcenterConfig { endpoint, credentials, reader, login_dir, tls }, site))
     }
 }
 
@@ -347,6 +442,24 @@ mod tests {
         for variable in ["VC_HOST", "VC_USER", "VC_PASS"] {
             assert!(message.contains(&format!("export {variable}=")), "{message}");
         }
+    }
+
+    #[test]
+    fn a_reader_is_whole_or_none() {
+        let reader = config(&["--vc-read-user", "viewer", "--vc-read-pass", "hunter3"]).vcenter.reader;
+        assert_eq!(reader.unwrap().user, "viewer");
+        let half = parse(&[&LOGIN[..], &["--vc-read-user", "viewer"]].concat()).into_config().unwrap_err().to_string();
+        assert!(half.contains("VC_READ_PASS") && !half.contains("VC_READ_USER is not set"), "{half}");
+    }
+
+    #[test]
+    fn the_login_comes_from_one_place() {
+        let both = parse(&[&LOGIN[..], &["--vc-login-dir", "/nowhere"]].concat()).into_config().unwrap_err();
+        assert!(matches!(both, ConfigError::TwoLogins { variable: "VC_USER" }), "{both}");
+        let mut nowhere = parse(&["--vc-host", "vc.example", "--vc-login-dir", "/nowhere"]);
+        (nowhere.vcenter.vc_user, nowhere.vcenter.vc_pass) = (Some(String::new()), None);
+        let error = nowhere.into_config().unwrap_err();
+        assert!(matches!(error, ConfigError::Login(_)), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Template, VmRef};
 
-use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, POLICY_BACKOFF, Pass, why};
+use super::{NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::decide::{NoAnswer, Question, Taken};
 use crate::link::{Connected, chain};
 use crate::memory::{Topic, Why};
@@ -100,7 +100,7 @@ impl Pass<'_> {
                     }
                     _ => {}
                 }
-                self.fail(Topic::Template, MEMBER_BACKOFF, why);
+                self.fail(Topic::Template, why);
                 None
             }
         }
@@ -250,7 +250,7 @@ impl Pass<'_> {
 
     fn no_answer(&mut self, topic: Topic, consequence: &str, failed: &NoAnswer) {
         let message = format!("policy {}: {}; {consequence}", failed.plugin, failed.error);
-        let why = Why { reason: failed.error.reason().to_owned(), message, stalled: true };
-        self.fail(topic, POLICY_BACKOFF, why);
+        let reason = failed.error.reason().to_owned();
+        self.fail(topic, Why { reason, message, stalled: true, patience: POLICY_PATIENCE });
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, PowerState, Vm};
 
-use super::{MEMBER_BACKOFF, NAMING_ATTEMPTS, Note, POLICY_BACKOFF, Pass, SETTLING, SOON, why};
+use super::{NAMING_ATTEMPTS, Note, POLICY_PATIENCE, Pass, SETTLING, SOON, why};
 use crate::apply::FOLDER;
 use crate::events::EventType;
 use crate::folder;
@@ -83,7 +83,7 @@ impl Pass<'_> {
                             self.memory.placement_attempts += 1;
                         }
                         let why = why(fault.kind.category(), format!("{} failed: {fault}", ended.kind.as_str()));
-                        self.fail(topic, MEMBER_BACKOFF, why);
+                        self.fail(topic, why);
                     }
                 },
             }
@@ -241,7 +241,8 @@ impl Pass<'_> {
             let message = format!(
                 "the naming policy gave {NAMING_ATTEMPTS} names in a row that belong to others, the last one {name}: change its pattern in the policy file, or rename or remove those virtual machines"
             );
-            self.fail(Topic::Naming, POLICY_BACKOFF, Why { reason: "NamesTaken".into(), message, stalled: true });
+            let why = Why { reason: "NamesTaken".into(), message, stalled: true, patience: POLICY_PATIENCE };
+            self.fail(Topic::Naming, why);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::events::{EventType, Events};
 use crate::folder::{Claims, ReservedNames};
 use crate::lease::Fence;
 use crate::link::{Link, chain};
-use crate::memory::{GroupMemory, Memories, Population, Topic, Why};
+use crate::memory::{GroupMemory, Memories, Patience, Population, Topic, Why};
 use crate::metrics::{Metrics, Step};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
@@ -45,11 +45,11 @@ const SOON: Duration = Duration::from_secs(2);
 /// How long the inventory may lag behind the end of a task.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// First pause after a failure at a member or in vCenter.
-const MEMBER_BACKOFF: Duration = Duration::from_secs(3);
+/// How soon a policy that gave no legal answer is asked again.
+const POLICY_PATIENCE: Patience = Patience::seconds(5, 300);
 
-/// First pause after a policy gave no legal answer.
-const POLICY_BACKOFF: Duration = Duration::from_secs(5);
+/// How soon a member that is not ours any more is looked at again.
+const NOT_OURS_PATIENCE: Patience = Patience::seconds(3, 300);
 
 /// How often in a row a name may turn out to be taken before a hand is needed.
 const NAMING_ATTEMPTS: u32 = 10;
@@ -322,7 +322,7 @@ impl Pass<'_> {
         self.again = Some(self.again.map_or(after, |other| other.min(after)));
     }
 
-    fn fail(&mut self, topic: Topic, base: Duration, why: Why) {
+    fn fail(&mut self, topic: Topic, why: Why) {
         self.notes.push(Note {
             kind: EventType::Warning,
             reason: why.reason.clone(),
@@ -330,25 +330,54 @@ impl Pass<'_> {
             text: why.message.clone(),
         });
         let random = self.engine.random();
-        self.memory.fail(topic, self.now, base, random, why);
+        self.memory.fail(topic, self.now, random, why);
     }
 
     fn fail_vc(&mut self, topic: Topic, error: &VcError) {
         let why = why(error.category(), chain(error));
-        self.fail(topic, MEMBER_BACKOFF, why);
+        self.fail(topic, why);
     }
 }
 
-/// The reason of a condition and event, by the kind of error.
+/// The reason of a condition and event, and how soon it is tried again, by the
+/// kind of error: what somebody has to mend or what has run out is not asked for
+/// as often as what passes by itself.
 fn why(category: Category, message: String) -> Why {
-    let (reason, stalled) = match category {
-        Category::Transient => ("VCenterTransient", false),
-        Category::Capacity => ("NoCapacity", false),
-        Category::Configuration => ("Configuration", true),
-        Category::Permission => ("NoPermission", true),
-        Category::Gone => ("Gone", false),
-        Category::Credentials => ("VCenterLoginRefused", true),
-        Category::Conflict => ("Conflict", false),
+    let (reason, stalled, patience) = match category {
+        Category::Transient => ("VCenterTransient", false, Patience::seconds(2, 120)),
+        Category::Capacity => ("NoCapacity", false, Patience::seconds(10, 300)),
+        Category::Configuration => ("Configuration", true, Patience::seconds(8, 300)),
+        Category::Permission => ("NoPermission", true, Patience::seconds(15, 300)),
+        Category::Gone => ("Gone", false, Patience::seconds(1, 60)),
+        // The login itself has its own pauses, see the client's sessions.
+        Category::Credentials => ("VCenterLoginRefused", true, Patience::seconds(5, 60)),
+        Category::Conflict => ("Conflict", false, Patience::seconds(3, 120)),
     };
-    Why { reason: reason.to_owned(), message, stalled }
+    Why { reason: reason.to_owned(), message, stalled, patience }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l8_each_kind_of_failure_has_its_own_reason_and_pause() {
+        let kinds = [
+            Category::Transient,
+            Category::Capacity,
+            Category::Configuration,
+            Category::Permission,
+            Category::Gone,
+            Category::Credentials,
+            Category::Conflict,
+        ];
+        let told: Vec<Why> = kinds.into_iter().map(|kind| why(kind, String::new())).collect();
+        for (index, one) in told.iter().enumerate() {
+            assert!(one.patience.first < one.patience.most && one.patience.most <= Duration::from_mins(5), "{one:?}");
+            for other in &told[..index] {
+                assert_ne!(one.reason, other.reason);
+                assert_ne!(one.patience, other.patience, "{one:?} {other:?}");
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, Policy
 use vmgroup_policy::Policy;
 use vmgroup_vsphere::{Error as VcError, FaultKind};
 
-use super::{EVENTS_LIMIT, MEMBER_BACKOFF, Note, Pass, SOON};
+use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
 use crate::apply::Effect;
 use crate::clock::k8s_time;
 use crate::events::EventType;
@@ -119,11 +119,8 @@ impl Pass<'_> {
                     let message = format!(
                         "virtual machine {uuid} has lost its owner mark and is left alone: remove it by hand, or put the mark back"
                     );
-                    self.fail(
-                        Topic::Member(uuid),
-                        MEMBER_BACKOFF,
-                        Why { reason: "NotOurs".into(), message, stalled: true },
-                    );
+                    let why = Why { reason: "NotOurs".into(), message, stalled: true, patience: NOT_OURS_PATIENCE };
+                    self.fail(Topic::Member(uuid), why);
                 }
                 Effect::Finished(left) => {
                     finished = true;

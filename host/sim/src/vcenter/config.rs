@@ -11,10 +11,15 @@ use std::time::Duration;
 /// Not `Debug`: it holds a password.
 #[derive(Clone)]
 pub struct VcenterConfig {
-    /// The one account.
+    /// The account that may do everything.
     pub user: String,
     /// Its password.
     pub password: String,
+    /// Accounts that may only look, with their passwords.
+    pub readers: BTreeMap<String, String>,
+    /// Whether users have the privilege `Sessions.TerminateSession`, which
+    /// `sessionList` takes too.
+    pub session_privilege: bool,
     /// Decides all that is random: UUIDs, MAC addresses.
     pub seed: u64,
     /// Datacenters: `DC0`, `DC1`, …
@@ -63,6 +68,8 @@ impl Default for VcenterConfig {
         Self {
             user: "user".to_owned(),
             password: "pass".to_owned(),
+            readers: BTreeMap::new(),
+            session_privilege: true,
             seed: 0,
             datacenters: 1,
             clusters: 1,

@@ -67,6 +67,9 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
     if !state.exists(call.this, Some(call.session)) {
         return Err(VimFault::not_found(call.this));
     }
+    if changes_the_inventory(&call.node.name) && !state.may_write(call.session) {
+        return Err(VimFault::scripted("NoPermission", Some(call.this)));
+    }
     match call.node.name.as_str() {
         "CurrentTime" => Ok(returned(&Val::Time(state.now))),
         "Logout" => {
@@ -160,7 +163,15 @@ pub(super) fn unknown_method(name: &str) -> VimFault {
     VimFault::new("InvalidRequest", format!("Unable to resolve WSDL method name {name}"))
 }
 
+/// Whether a method takes more than the role "read-only".
+fn changes_the_inventory(method: &str) -> bool {
+    method.ends_with("_Task") || matches!(method, "CreateFolder" | "ShutdownGuest" | "MarkAsTemplate" | "UpdateOptions")
+}
+
 fn terminate(state: &mut State, call: &Call<'_>) -> Answer {
+    if !state.config.session_privilege {
+        return Err(VimFault::scripted("NoPermission", Some(call.this)));
+    }
     let mut ids = Vec::new();
     for key in call.node.all("sessionId") {
         let id = state

@@ -219,6 +219,17 @@ impl VcenterSim {
         self.0.change(|state| state.sessions.len())
     }
 
+    /// As what the client of each open session introduced itself (`User-Agent`).
+    pub fn session_agents(&self) -> Vec<String> {
+        self.0.change(|state| state.agents())
+    }
+
+    /// The most sessions that any one client, by its `User-Agent`, ever had open at
+    /// the same time.
+    pub fn most_sessions(&self) -> usize {
+        self.0.change(|state| state.most_sessions.values().copied().max().unwrap_or(0))
+    }
+
     /// How many logins have succeeded since the start.
     pub fn logins(&self) -> u64 {
         self.0.change(|state| state.logins)

@@ -29,7 +29,8 @@ pub(super) struct Session {
 impl State {
     /// Opens a session; the caller hands the cookie to the client.
     pub(super) fn login(&mut self, user: &str, password: &str, agent: &str) -> Result<(SessionId, String), VimFault> {
-        if user != self.config.user || password != self.config.password {
+        let everything = user == self.config.user && password == self.config.password;
+        if !everything && self.config.readers.get(user).is_none_or(|known| known != password) {
             return Err(invalid_login());
         }
         self.logins += 1;
@@ -46,6 +47,9 @@ impl State {
         };
         let cookie = session.cookie.clone();
         self.sessions.insert(id, session);
+        let open = self.sessions.values().filter(|session| session.agent == agent).count();
+        let most = self.most_sessions.entry(agent.to_owned()).or_default();
+        *most = open.max(*most);
         Ok((id, cookie))
     }
 
@@ -106,6 +110,16 @@ impl State {
         }
     }
 
+    /// Whether a session's user may do more than look.
+    pub(super) fn may_write(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|session| session.user == self.config.user)
+    }
+
+    /// As what the client of each session introduced itself.
+    pub(super) fn agents(&self) -> Vec<String> {
+        self.sessions.values().map(|session| session.agent.clone()).collect()
+    }
+
     /// The user behind a session, as task reasons name him.
     pub(super) fn user_of(&self, id: SessionId) -> String {
         self.sessions.get(&id).map(|session| session.user.clone()).unwrap_or_default()
@@ -135,6 +149,7 @@ impl State {
     /// A property of the `SessionManager`.
     pub(super) fn session_manager(&self, name: &str, session: Option<SessionId>) -> Option<Val> {
         Some(match name {
+            "sessionList" if !self.config.session_privilege => return None,
             "sessionList" => Val::List("UserSession", self.sessions.keys().map(|id| self.user_session(*id)).collect()),
             "currentSession" => session.map_or(Val::Unset, |id| self.user_session(id)),
             "message" => Val::Unset,

@@ -111,6 +111,8 @@ pub(super) struct State {
     last_event: u64,
     pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) logins: u64,
+    /// The most sessions that were ever open at the same time, by user agent.
+    pub(super) most_sessions: BTreeMap<String, usize>,
     pub(super) views: BTreeMap<Moref, View>,
     pub(super) collectors: BTreeMap<(SessionId, Moref), Collector>,
     /// Rises when connections break: a call that sees it change is cut off.
@@ -142,6 +144,7 @@ impl State {
             last_event: 0,
             sessions: BTreeMap::new(),
             logins: 0,
+            most_sessions: BTreeMap::new(),
             views: BTreeMap::new(),
             collectors: BTreeMap::new(),
             epoch: 0,

@@ -17,14 +17,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::client::{This, Vcenter};
+use crate::client::{Purpose, This, Vcenter};
 use crate::error::{Error, FaultKind};
 use crate::inventory::{Folder, Inventory};
 use crate::model::Vm;
 use crate::property::{Paths, Query, Start, Step};
 use crate::read::{FOLDER, VM, folder_paths, vm_paths};
 use crate::refs::{FolderRef, ManagedObjectRef, TaskRef, VmRef};
-use crate::session::Session;
+use crate::session::{Polling, Session};
 use crate::site::Site;
 use crate::soap::reference_of;
 use crate::task::{TASK, TaskInfo, WATCHED};
@@ -212,6 +212,7 @@ impl Watcher {
             }
             tokio::select! {
                 () = sleep(pause(attempt, &self.root)) => {}
+                () = self.vcenter.inner.account(Purpose::Read).credentials_changed() => {}
                 _ = stopped.changed() => break,
             }
             attempt += 1;
@@ -236,7 +237,7 @@ impl Watcher {
                 if error.is_session_lost()
                     && let Some(round) = made
                 {
-                    self.vcenter.inner.sessions.invalidate(&round.session);
+                    self.vcenter.inner.invalidate(&round.session);
                 }
                 error
             }
@@ -244,7 +245,7 @@ impl Watcher {
     }
 
     async fn try_round(&mut self, made: &mut Option<Round>) -> Result<std::convert::Infallible, Error> {
-        let session = self.vcenter.session(METHOD).await?;
+        let session = self.vcenter.session(Purpose::Read, METHOD).await?;
         if let Some(old) = made.take()
             && old.session.generation == session.generation
         {
@@ -405,7 +406,7 @@ impl Watcher {
     /// if the session is no longer the one in use.
     async fn next(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
         let mut poll = pin!(self.poll(round, version));
-        let mut replaced = pin!(self.vcenter.inner.sessions.replaced(&round.session));
+        let mut replaced = pin!(self.vcenter.inner.account(Purpose::Read).replaced(&round.session));
         loop {
             let due = self.shared.tracked().due(Instant::now());
             tokio::select! {
@@ -423,7 +424,7 @@ impl Watcher {
             return Err(protocol("there is no collector"));
         };
         let options = &self.vcenter.inner.options;
-        let _polling = self.vcenter.inner.polling();
+        let _polling = Polling::on(&self.vcenter.inner, &round.session);
         let answer = self
             .vcenter
             .call_within(
