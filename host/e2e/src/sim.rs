@@ -184,7 +184,6 @@ impl SimWorld {
             .with_test_writer()
             .try_init();
         let clock = vmgroup_sim::clock::Clock::starting_at(EPOCH);
-        let kube = KubeSim::new(clock, seed);
         let vcenter = VcenterSim::new(
             SimConfig {
                 user: USER.into(),
@@ -197,6 +196,23 @@ impl SimWorld {
             },
             clock,
         );
+        Self::on(vcenter, clock, options, seed)
+    }
+
+    /// A second cluster, with a Kubernetes API and operators of its own, on the
+    /// same vCenter.
+    pub fn neighbour(&self) -> Result<Self, WorldError> {
+        Self::on(self.vcenter.clone(), self.clock, self.options.clone(), self.seed + 1)
+    }
+
+    /// A cluster on a vCenter.
+    fn on(
+        vcenter: VcenterSim,
+        clock: vmgroup_sim::clock::Clock,
+        options: Options,
+        seed: u64,
+    ) -> Result<Self, WorldError> {
+        let kube = KubeSim::new(clock, seed);
         kube.create_namespace(OPERATOR_NAMESPACE).map_err(|error| format!("{error:?}"))?;
         if options.crd {
             kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;

@@ -12,7 +12,8 @@ use vmgroup_vsphere::{
 
 use crate::lease::Fence;
 use crate::link::Connected;
-use crate::observe::{is_member, mark};
+use crate::observe::VmSeen;
+use crate::ownership::Owner;
 use crate::plan::{Place, Plan, Step};
 use crate::tasks::{TaskBook, TaskKind};
 use crate::validate::Desired;
@@ -89,10 +90,14 @@ pub struct Applier<'a> {
     pub fence: &'a Fence,
     /// The group.
     pub desired: &'a Desired,
+    /// The group as marks name it.
+    pub owner: &'a Owner,
     /// The template, if the plan clones.
     pub template: Option<&'a Template>,
     /// The folder, if it exists.
     pub folder: Option<FolderRef>,
+    /// A folder of the group's name may be of our own making.
+    pub folder_asked_for: bool,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -120,6 +125,7 @@ impl Applier<'_> {
             Step::CreateFolder { .. } => return None,
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
+            Step::Mark { uuid, vm } => self.mark(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         })
@@ -158,8 +164,11 @@ impl Applier<'_> {
         match self.vcenter.create_folder(root, name).await {
             Ok(folder) => Effect::Folder(folder),
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
+                if !self.folder_asked_for {
+                    return Effect::FolderTaken;
+                }
                 match self.vcenter.find_child(root, name).await {
-                    Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, &self.desired.uid) => {
+                    Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, self.owner) => {
                         Effect::Folder(folder)
                     }
                     Ok(_) => Effect::FolderTaken,
@@ -188,12 +197,7 @@ impl Applier<'_> {
             cpus: self.desired.cpus,
             memory_mib: self.desired.memory_mib,
             instance_uuid: uuid.to_owned(),
-            extra: vec![
-                (mark::GROUP_UID.to_owned(), self.desired.uid.clone()),
-                (mark::GROUP.to_owned(), self.desired.group.to_string()),
-                (mark::MEMBER.to_owned(), uuid.to_owned()),
-                (mark::CREATED.to_owned(), self.now.to_string()),
-            ],
+            extra: self.owner.marks(uuid, self.now),
             // A task of its own, so that no task of vCenter's own making is at
             // work that nobody watches.
             power_on: false,
@@ -214,16 +218,37 @@ impl Applier<'_> {
         self.submitted(uuid, TaskKind::PowerOn, Some(goal), self.vcenter.power_on(vm).await)
     }
 
+    /// Brings the marks of a member up to date.
+    async fn mark(&self, uuid: &str, vm: &VmRef) -> Effect {
+        let fresh = match self.fresh(uuid, vm).await {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
+        };
+        let seen = VmSeen::of(&fresh, self.owner);
+        let marks = self.owner.marks(uuid, seen.created_at.unwrap_or(self.now));
+        if !self.fence.holds() {
+            return Effect::Fenced;
+        }
+        self.submitted(uuid, TaskKind::Mark, None, self.vcenter.set_extra(vm, &marks).await)
+    }
+
+    /// The member as vCenter knows it now; an effect if it is not to be touched.
+    async fn fresh(&self, uuid: &str, vm: &VmRef) -> Result<Vm, Effect> {
+        let uuid = uuid.to_owned();
+        match self.vcenter.read_vm(vm).await {
+            Ok(None) => Err(Effect::Gone { uuid }),
+            Ok(Some(fresh)) if self.owner.owns(&fresh) && fresh.instance_uuid.eq_ignore_ascii_case(&uuid) => Ok(fresh),
+            Ok(Some(_)) => Err(Effect::NotOurs { uuid }),
+            Err(error) => Err(Effect::Failed { uuid: Some(uuid), kind: None, error }),
+        }
+    }
+
     /// Powers a leaving member off, or destroys it if it is off.
     async fn remove(&self, uuid: &str, vm: &VmRef) -> Effect {
-        let fresh: Vm = match self.vcenter.read_vm(vm).await {
-            Ok(Some(fresh)) => fresh,
-            Ok(None) => return Effect::Gone { uuid: uuid.to_owned() },
-            Err(error) => return Effect::Failed { uuid: Some(uuid.to_owned()), kind: None, error },
+        let fresh = match self.fresh(uuid, vm).await {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
         };
-        if !is_member(&fresh, &self.desired.uid) || !fresh.instance_uuid.eq_ignore_ascii_case(uuid) {
-            return Effect::NotOurs { uuid: uuid.to_owned() };
-        }
         if !self.fence.holds() {
             return Effect::Fenced;
         }
@@ -244,7 +269,7 @@ impl Applier<'_> {
             Ok(left) => left,
             Err(error) => return failed(error),
         };
-        if left.iter().any(|vm| is_member(vm, &self.desired.uid)) {
+        if left.iter().any(|vm| self.owner.owns(vm)) {
             return Effect::NotFinished;
         }
         let Some(folder) = self.folder.as_ref() else { return Effect::Finished(None) };

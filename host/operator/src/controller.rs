@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use vmgroup_api::VmGroup;
 
 use crate::backlog::Backlog;
+use crate::cluster;
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
@@ -74,6 +75,9 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
     engine.metrics.workers(CONCURRENCY);
     let client = engine.kube.clone();
     if !wait_for_crd(&client, &health, &stop).await {
+        return;
+    }
+    if !cluster::identify(&client, &engine.cluster, &health, &stop).await {
         return;
     }
     let context = Arc::new(Context {

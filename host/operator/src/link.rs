@@ -17,9 +17,9 @@ use vmgroup_vsphere::{
 };
 
 use crate::folder::Claims;
-use crate::observe::mark;
+use crate::ownership::{Owner, mark, marked_group};
 use crate::tasks::TaskBook;
-use crate::wake::{GroupRef, Wake};
+use crate::wake::Wake;
 
 /// How long capacity that was read may be used for further decisions.
 const CAPACITY_AGE: Duration = Duration::from_secs(10);
@@ -124,10 +124,15 @@ impl Connected {
         self.watch.inventory()
     }
 
-    /// Whether no member of a group other than the one with this uid lies in a folder.
-    pub fn free_of_others(&self, folder: &FolderRef, uid: &str) -> bool {
+    /// Whether no member of another group lies in a folder.
+    pub fn free_of_others(&self, folder: &FolderRef, owner: &Owner) -> bool {
         let vms = self.inventory().in_folder(folder);
-        vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|owner| owner == uid))
+        vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|uid| *uid == owner.uid))
+    }
+
+    /// Whether a member of this group lies in a folder.
+    pub fn holds_member(&self, folder: &FolderRef, owner: &Owner) -> bool {
+        self.inventory().in_folder(folder).iter().any(|vm| owner.owns(vm))
     }
 
     /// Has a task's end reported, or that its goal is reached.
@@ -355,7 +360,7 @@ struct Bridge {
 
 impl Bridge {
     fn wake_owner(&self, vm: &vmgroup_vsphere::Vm) {
-        if let Some(group) = vm.extra.get(mark::GROUP).and_then(|text| GroupRef::parse(text)) {
+        if let Some(group) = marked_group(vm) {
             self.wake.wake(&group);
         }
     }

@@ -163,6 +163,13 @@ pub enum Step {
         /// Where to.
         place: Place,
     },
+    /// Bring the marks of a member up to date.
+    Mark {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
     /// Power a member on.
     PowerOn {
         /// Its instance UUID.
@@ -194,6 +201,7 @@ impl Step {
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {
             Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
+            Self::Mark { uuid, .. } => Some((uuid, TaskKind::Mark)),
             Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
             Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
@@ -291,7 +299,8 @@ fn steps(
     for uuid in &demand.start {
         let chosen = decisions.victims.iter().any(|victim| victim.uuid == *uuid);
         if let (Some(vm), false) = (vm_of(uuid), chosen) {
-            tasks.push(Step::PowerOn { uuid: uuid.clone(), vm: vm.id.clone() });
+            let (uuid, id) = (uuid.clone(), vm.id.clone());
+            tasks.push(if vm.outdated { Step::Mark { uuid, vm: id } } else { Step::PowerOn { uuid, vm: id } });
         }
     }
     let to_clone = demand

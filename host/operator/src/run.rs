@@ -15,6 +15,7 @@ use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
+use crate::cluster;
 use crate::config::RunConfig;
 use crate::controller;
 use crate::decide::Decider;
@@ -27,8 +28,8 @@ use crate::lease::{self, Fence};
 use crate::link::Link;
 use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
-use crate::observe::mark;
 use crate::offload::Offload;
+use crate::ownership::{Cluster, mark};
 use crate::policy_source::{PolicyBook, watch_config_map};
 use crate::rest::CountCalls;
 use crate::tasks::TaskBook;
@@ -151,7 +152,7 @@ async fn terminated() {
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { kube, transport, clock, metrics, seed, offload, sandbox } = parts;
-    let health = Health::new(&["crd", "policies"], STALL);
+    let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
     let options = Options {
         extra_prefix: mark::PREFIX.to_owned(),
         index_key: mark::GROUP_UID.to_owned(),
@@ -168,6 +169,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let engine = Engine {
         kube: kube.clone(),
+        cluster: Cluster::default(),
         link: link.clone(),
         policies: policies.clone(),
         tasks: TaskBook::new(config.max_tasks.get(), wake.clone()),

@@ -48,6 +48,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             datastore: None,
             created_at: None,
             attributes: BTreeMap::new(),
+            outdated: false,
         }),
         bound_for: None,
         flight: None,
@@ -318,7 +319,7 @@ fn obey(world: &mut Observed, plan: &Plan) {
         let Some(now) = world.members.iter_mut().find(|member| member.uuid == uuid) else { continue };
         let vm = |power| member(0, None, Some(power)).vm;
         now.vm = match kind {
-            TaskKind::Clone | TaskKind::PowerOff => vm(PowerState::Off),
+            TaskKind::Clone | TaskKind::Mark | TaskKind::PowerOff => vm(PowerState::Off),
             TaskKind::PowerOn => vm(PowerState::On),
             TaskKind::Destroy => None,
         };

@@ -47,7 +47,8 @@ pub(crate) fn folder_paths() -> Paths {
 }
 
 impl Vm {
-    pub(crate) fn blank(id: VmRef) -> Self {
+    /// A machine of which nothing is known but that it is there.
+    pub fn blank(id: VmRef) -> Self {
         Self {
             id,
             name: String::new(),

@@ -30,6 +30,7 @@ use crate::lease::Fence;
 use crate::link::{Link, chain};
 use crate::memory::{GroupMemory, Memories, Population, Topic, Why};
 use crate::metrics::{Metrics, Step};
+use crate::ownership::{Cluster, Owner};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
 use crate::report::{self, Facts, Obstacle};
@@ -62,6 +63,8 @@ const EVENTS_LIMIT: usize = 10;
 pub struct Engine {
     /// The Kubernetes API.
     pub kube: Client,
+    /// Which cluster this is.
+    pub cluster: Cluster,
     /// The link to vCenter.
     pub link: Link,
     /// The policies.
@@ -112,6 +115,11 @@ struct Pass<'a> {
     engine: &'a Engine,
     api: Api<VmGroup>,
     desired: Desired,
+    /// The group as the marks of its members name it.
+    owner: Owner,
+    /// A folder of the recorded name may be of our own making: it was asked for
+    /// before this pass, and what came of that was never written down.
+    folder_asked_for: bool,
     reference: ObjectReference,
     serving: Arc<Serving>,
     memory: GroupMemory,
@@ -155,6 +163,12 @@ impl Engine {
             again: None,
             notes: Vec::new(),
             laps: laps.clone(),
+            owner: Owner {
+                uid: uid.clone(),
+                group: desired.group.clone(),
+                cluster: self.cluster.id().map(str::to_owned),
+            },
+            folder_asked_for: false,
             desired,
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
@@ -276,6 +290,10 @@ impl Pass<'_> {
                 return Ok(false);
             }
         };
+        if let Some(obstacle) = self.contested(&connected) {
+            self.report(None, Some(obstacle)).await?;
+            return Ok(false);
+        }
         self.adopt_tasks(&connected);
         self.hear_of_ended_tasks();
         let seen = laps.time(Step::Look, self.observe(&connected)).await?;
@@ -294,8 +312,10 @@ impl Pass<'_> {
             tasks: &self.engine.tasks,
             fence: &self.engine.fence,
             desired: &self.desired,
+            owner: &self.owner,
             template: template.as_ref(),
             folder: seen.folder.id.clone(),
+            folder_asked_for: self.folder_asked_for,
             now: self.seconds(),
         };
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
