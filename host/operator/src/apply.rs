@@ -1,16 +1,16 @@
 //! Carries out a plan's steps: turns each into vCenter calls and says what came
 //! of it. Tasks are submitted and written into the book, never waited for.
 //!
-//! The only module that writes to vCenter. Before each write the lease is
-//! checked (S7), and before each destructive one the virtual machine is read
-//! afresh and must still be a member (S2, S5).
+//! The only module of the running operator that writes to vCenter. Before each
+//! destructive write the virtual machine is read afresh and must still be a
+//! member (S2, S5). That the lease is held is asked at the wire, by the client's
+//! write gate (S7): between here and there a login may take its time.
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Template, Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, TaskRef, Template, Vcenter, Vm, VmRef,
 };
 
-use crate::lease::Fence;
 use crate::link::Connected;
 use crate::observe::VmSeen;
 use crate::ownership::Owner;
@@ -35,7 +35,7 @@ pub enum Effect {
         /// What the task does.
         kind: TaskKind,
         /// The task.
-        task: vmgroup_vsphere::TaskRef,
+        task: TaskRef,
     },
     /// It was so already.
     Already {
@@ -86,8 +86,6 @@ pub struct Applier<'a> {
     pub connected: &'a Connected,
     /// The book of tasks.
     pub tasks: &'a TaskBook,
-    /// The lease.
-    pub fence: &'a Fence,
     /// The group.
     pub desired: &'a Desired,
     /// The group as marks name it.
@@ -133,13 +131,7 @@ impl Applier<'_> {
 
     /// What came of a call that starts a task. `goal` is what the inventory will
     /// show when it has worked, and does not show yet.
-    fn submitted(
-        &self,
-        uuid: &str,
-        kind: TaskKind,
-        goal: Option<Goal>,
-        result: Result<vmgroup_vsphere::TaskRef, Error>,
-    ) -> Effect {
+    fn submitted(&self, uuid: &str, kind: TaskKind, goal: Option<Goal>, result: Result<TaskRef, Error>) -> Effect {
         let uuid = uuid.to_owned();
         match result {
             Ok(task) => {
@@ -147,6 +139,7 @@ impl Applier<'_> {
                 self.connected.track(task.clone(), goal);
                 Effect::Task { uuid, kind, task }
             }
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) => match error.fault() {
                 Some(FaultKind::ManagedObjectNotFound { .. }) if kind != TaskKind::Clone => Effect::Gone { uuid },
                 Some(FaultKind::InvalidPowerState { .. }) if kind != TaskKind::Clone => Effect::Already { uuid },
@@ -157,9 +150,6 @@ impl Applier<'_> {
     }
 
     async fn create_folder(&self, name: &str) -> Effect {
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
         let root = &self.connected.site.root_folder;
         match self.vcenter.create_folder(root, name).await {
             Ok(folder) => Effect::Folder(folder),
@@ -175,6 +165,7 @@ impl Applier<'_> {
                     Err(error) => Effect::Failed { uuid: None, kind: None, error },
                 }
             }
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             // If it took effect after all, the next pass finds it by its name.
             Err(error) => Effect::Failed { uuid: None, kind: None, error },
         }
@@ -183,9 +174,6 @@ impl Applier<'_> {
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
         // Without folder or template their own failures have been noted.
         let (folder, template) = (self.folder.as_ref()?, self.template?);
-        if !self.fence.holds() {
-            return Some(Effect::Fenced);
-        }
         let site = &self.connected.site;
         let spec = CloneSpec {
             template: template.id.clone(),
@@ -211,9 +199,6 @@ impl Applier<'_> {
     }
 
     async fn power_on(&self, uuid: &str, vm: &VmRef) -> Effect {
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
         let goal = Goal::On(vm.clone());
         self.submitted(uuid, TaskKind::PowerOn, Some(goal), self.vcenter.power_on(vm).await)
     }
@@ -226,9 +211,6 @@ impl Applier<'_> {
         };
         let seen = VmSeen::of(&fresh, self.owner);
         let marks = self.owner.marks(uuid, seen.created_at.unwrap_or(self.now));
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
         self.submitted(uuid, TaskKind::Mark, None, self.vcenter.set_extra(vm, &marks).await)
     }
 
@@ -249,23 +231,18 @@ impl Applier<'_> {
             Ok(fresh) => fresh,
             Err(effect) => return effect,
         };
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
-        if fresh.power == PowerState::Off {
-            let goal = self.connected.inventory().vm(vm).map(|_| Goal::Gone(vm.clone()));
-            self.submitted(uuid, TaskKind::Destroy, goal, self.vcenter.destroy_vm(vm).await)
-        } else {
-            // No goal: what comes next must find the machine free, and it is so when
-            // the task has ended.
-            self.submitted(uuid, TaskKind::PowerOff, None, self.vcenter.power_off(vm).await)
-        }
+        // Destroyed is seen by its absence. Powered off has no such goal: what comes
+        // next must find the machine free, and it is so when the task has ended.
+        let shown = fresh.power == PowerState::Off && self.connected.inventory().vm(vm).is_some();
+        let goal = shown.then(|| Goal::Gone(vm.clone()));
+        let (kind, result) = take_down_seen(self.vcenter, &fresh).await;
+        self.submitted(uuid, kind, goal, result)
     }
 
     /// Makes sure that nothing is left, and removes the folder if it is empty.
     async fn finish(&self) -> Effect {
         let failed = |error| Effect::Failed { uuid: None, kind: None, error };
-        let left = match self.vcenter.list_marked(&self.connected.site, &self.desired.uid).await {
+        let left = match self.vcenter.list_marked(&self.connected.site.root_folder, &self.desired.uid).await {
             Ok(left) => left,
             Err(error) => return failed(error),
         };
@@ -280,9 +257,6 @@ impl Applier<'_> {
             Err(error) => failed(error),
             Ok(None) => Effect::Finished(None),
             Ok(Some(children)) if children.is_empty() => {
-                if !self.fence.holds() {
-                    return Effect::Fenced;
-                }
                 match self.submitted(FOLDER, TaskKind::Destroy, None, self.vcenter.destroy_folder(folder).await) {
                     Effect::Gone { .. } => Effect::Finished(None),
                     Effect::Failed { error, .. } => failed(error),
@@ -295,6 +269,22 @@ impl Applier<'_> {
                 if children.len() == 1 { "was" } else { "were" },
             ))),
         }
+    }
+}
+
+/// Powers a machine off, or destroys it if it is off, if a fresh read shows it
+/// to be this owner's. Nothing if it is not, or is gone.
+pub async fn take_down(vcenter: &Vcenter, owner: &Owner, vm: &VmRef) -> Result<Option<(TaskKind, TaskRef)>, Error> {
+    let Some(fresh) = vcenter.read_vm(vm).await?.filter(|fresh| owner.owns(fresh)) else { return Ok(None) };
+    let (kind, result) = take_down_seen(vcenter, &fresh).await;
+    Ok(Some((kind, result?)))
+}
+
+async fn take_down_seen(vcenter: &Vcenter, fresh: &Vm) -> (TaskKind, Result<TaskRef, Error>) {
+    if fresh.power == PowerState::Off {
+        (TaskKind::Destroy, vcenter.destroy_vm(&fresh.id).await)
+    } else {
+        (TaskKind::PowerOff, vcenter.power_off(&fresh.id).await)
     }
 }
 

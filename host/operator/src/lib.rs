@@ -15,6 +15,7 @@ pub mod engine;
 pub mod events;
 pub mod folder;
 pub mod http;
+pub mod late;
 pub mod lease;
 pub mod link;
 pub mod logging;

@@ -17,6 +17,7 @@ use vmgroup_vsphere::{
 };
 
 use crate::folder::Claims;
+use crate::late::Departed;
 use crate::ownership::{Owner, mark, marked_group};
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
@@ -205,6 +206,19 @@ struct Shared {
     site_gone: Notify,
 }
 
+/// Who hears of what the watch sees.
+#[derive(Clone)]
+pub struct Hearers {
+    /// Of tasks.
+    pub tasks: TaskBook,
+    /// Of whatever concerns a group.
+    pub wake: Wake,
+    /// Knows whose folder it was that is gone.
+    pub claims: Claims,
+    /// Of machines whose group is gone.
+    pub departed: Departed,
+}
+
 /// The link. Cheap to clone; all clones are the same link.
 #[derive(Clone)]
 pub struct Link(Arc<Shared>);
@@ -285,10 +299,10 @@ impl Link {
     }
 
     /// Brings the link up and keeps it, until told to stop; then logs out.
-    pub async fn run(&self, tasks: TaskBook, wake: Wake, claims: Claims, stop: CancellationToken) {
+    pub async fn run(&self, hearers: Hearers, stop: CancellationToken) {
         let mut attempt = 0u32;
         while !stop.is_cancelled() {
-            match self.connect(&tasks, &wake, &claims).await {
+            match self.connect(&hearers).await {
                 Ok(()) => {
                     attempt = 0;
                     tokio::select! {
@@ -321,12 +335,11 @@ impl Link {
         self.0.vcenter.logout().await;
     }
 
-    async fn connect(&self, tasks: &TaskBook, wake: &Wake, claims: &Claims) -> Result<(), Error> {
+    async fn connect(&self, hearers: &Hearers) -> Result<(), Error> {
         let about = self.0.vcenter.connect().await?;
         let site = self.0.vcenter.resolve_site(&self.0.selection).await?;
         tracing::info!(vcenter = %about.full_name, datacenter = %site.datacenter.name, "connected to vCenter");
-        let bridge =
-            Bridge { link: Arc::downgrade(&self.0), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
+        let bridge = Bridge { link: Arc::downgrade(&self.0), hearers: hearers.clone() };
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
             site,
@@ -339,7 +352,7 @@ impl Link {
         if let Err(error) = connected.capacity(&self.0.vcenter).await {
             tracing::debug!(%error, "capacity is not known yet");
         }
-        for task in tasks.all() {
+        for task in hearers.tasks.all() {
             connected.track(task, None);
         }
         self.0.current.store(Some(connected));
@@ -353,15 +366,13 @@ impl Link {
 struct Bridge {
     /// Weak: the watch belongs to the link, and ends with it.
     link: Weak<Shared>,
-    tasks: TaskBook,
-    wake: Wake,
-    claims: Claims,
+    hearers: Hearers,
 }
 
 impl Bridge {
     fn wake_owner(&self, vm: &vmgroup_vsphere::Vm) {
         if let Some(group) = marked_group(vm) {
-            self.wake.wake(&group);
+            self.hearers.wake.wake(&group);
         }
     }
 }
@@ -380,6 +391,7 @@ impl Observer for Bridge {
                 }
             }
             Event::VmChanged { vm, was } => {
+                self.hearers.departed.notice(vm);
                 self.wake_owner(vm);
                 if let Some(was) = was
                     && was.extra.get(mark::GROUP) != vm.extra.get(mark::GROUP)
@@ -388,11 +400,11 @@ impl Observer for Bridge {
                 }
             }
             Event::VmGone(vm) => self.wake_owner(vm),
-            Event::Task(info) => self.tasks.update(info),
-            Event::TaskGone(task) => self.tasks.gone(task),
+            Event::Task(info) => self.hearers.tasks.update(info),
+            Event::TaskGone(task) => self.hearers.tasks.gone(task),
             Event::FolderGone(folder) => {
-                if let Some(group) = self.claims.owner(&folder.name) {
-                    self.wake.wake(&group);
+                if let Some(group) = self.hearers.claims.owner(&folder.name) {
+                    self.hearers.wake.wake(&group);
                 }
             }
             Event::FolderChanged(_) => {}

@@ -24,8 +24,9 @@ use crate::engine::Engine;
 use crate::events::Events;
 use crate::folder::{Claims, ReservedNames};
 use crate::http::{self, Health};
+use crate::late::Departed;
 use crate::lease::{self, Fence};
-use crate::link::Link;
+use crate::link::{Hearers, Link};
 use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
@@ -165,6 +166,8 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let link = Link::new(vcenter, config.site.clone());
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
+    let gate = fence.clone();
+    link.vcenter().set_write_gate(Arc::new(move || gate.holds()));
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let engine = Engine {
@@ -175,6 +178,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         tasks: TaskBook::new(config.max_tasks.get(), wake.clone()),
         claims: Claims::default(),
         reserved_names: ReservedNames::default(),
+        departed: Departed::default(),
         memories: Memories::default(),
         population: Population::default(),
         fence: fence.clone(),
@@ -227,8 +231,16 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
     background.spawn(heartbeat(health.clone(), stop.clone()));
-    let (tasks, woken, claims, until) = (engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
-    background.spawn(async move { link.run(tasks, woken, claims, until).await });
+    let hearers = Hearers {
+        tasks: engine.tasks.clone(),
+        wake: wake.clone(),
+        claims: engine.claims.clone(),
+        departed: engine.departed.clone(),
+    };
+    let (kept, until) = (link.clone(), after.clone());
+    background.spawn(async move { kept.run(hearers, until).await });
+    let (departed, writing, stopping) = (engine.departed.clone(), fence.clone(), stop.clone());
+    background.spawn(async move { departed.see_off(&link, &writing, &stopping).await });
 
     controller::run(engine, wake, backlog, health, stop.clone()).await;
     stop.cancel();

@@ -113,6 +113,11 @@ impl Outcome {
 /// Told of every exchange with vCenter: method, outcome, duration.
 pub type CallHook = Arc<dyn Fn(&'static str, Outcome, Duration) + Send + Sync>;
 
+/// Asked immediately before a call that changes something is sent, the second
+/// time too if it is sent again; false: it is not sent, and fails with
+/// [`Error::Withheld`].
+pub type WriteGate = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A client of one vCenter. Clones share one session.
 #[derive(Clone)]
 pub struct Vcenter {
@@ -131,6 +136,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Sessions,
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
+    gate: RwLock<Option<WriteGate>>,
     polling: AtomicUsize,
 }
 
@@ -159,6 +165,7 @@ impl Vcenter {
                 sessions,
                 counts: Mutex::default(),
                 hook: RwLock::default(),
+                gate: RwLock::default(),
                 polling: AtomicUsize::new(0),
             }),
         }
@@ -208,6 +215,11 @@ impl Vcenter {
         *self.inner.hook.write().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
 
+    /// Sets who is asked before each write; one gate, the last one set.
+    pub fn set_write_gate(&self, gate: WriteGate) {
+        *self.inner.gate.write().unwrap_or_else(PoisonError::into_inner) = Some(gate);
+    }
+
     /// A call in whatever session there is. If vCenter does not know that
     /// session, the call surely did nothing: it is sent once more in a new one,
     /// writes too.
@@ -217,11 +229,39 @@ impl Vcenter {
         this: This,
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
+        self.call_if(method, this, arguments, || Ok(())).await
+    }
+
+    /// The same for a call that changes something: it passes the gate whenever it
+    /// is sent. A login in between may have taken long.
+    pub(crate) async fn call_to_write(
+        &self,
+        method: &'static str,
+        this: This,
+        arguments: impl Fn(&mut Writer),
+    ) -> Result<Element, Error> {
+        let gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let open = || match &gate {
+            Some(gate) if !gate() => Err(Error::Withheld { method }),
+            _ => Ok(()),
+        };
+        self.call_if(method, this, arguments, open).await
+    }
+
+    async fn call_if(
+        &self,
+        method: &'static str,
+        this: This,
+        arguments: impl Fn(&mut Writer),
+        open: impl Fn() -> Result<(), Error>,
+    ) -> Result<Element, Error> {
         let session = self.session(method).await?;
+        open()?;
         let first = self.call_in(&session, method, &this, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
                 let session = self.session(method).await?;
+                open()?;
                 self.call_in(&session, method, &this, &arguments).await
             }
             other => other,

@@ -21,6 +21,12 @@ pub enum Error {
         /// What happened.
         source: TransportError,
     },
+    /// The write gate was closed.
+    #[error("{method} was not sent: this process may not write to vCenter at present")]
+    Withheld {
+        /// The vim25 method.
+        method: &'static str,
+    },
     /// No answer within the deadline.
     #[error("vCenter did not answer {method} within {} s", .after.as_secs())]
     Timeout {
@@ -335,7 +341,7 @@ impl Error {
                 300..=399 | 404 | 405 => Category::Configuration,
                 _ => Category::Transient,
             },
-            Self::Timeout { .. } | Self::Protocol { .. } => Category::Transient,
+            Self::Timeout { .. } | Self::Protocol { .. } | Self::Withheld { .. } => Category::Transient,
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
             Self::Session { source, .. } => source.category(),
@@ -365,6 +371,7 @@ impl Error {
             | Self::Session { .. }
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }
+            | Self::Withheld { .. }
             | Self::Config(_) => false,
         }
     }

@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::model::{Child, ConnectionState, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
-use crate::site::Site;
 use crate::soap::reference_of;
 use crate::xml::Element;
 
@@ -233,19 +232,17 @@ impl Vcenter {
         Ok(Some(children))
     }
 
-    /// All machines under the site's root folder, however deep and inside vApps
+    /// All machines under a folder, however deep and inside vApps
     /// too, whose `extraConfig` has this value under
     /// [`Options::index_key`](crate::Options::index_key) now.
     ///
     /// Reads every machine there: for the rare question that must not be
     /// answered from the cache.
-    pub async fn list_marked(&self, site: &Site, value: &str) -> Result<Vec<Vm>, Error> {
+    pub async fn list_marked(&self, under: &FolderRef, value: &str) -> Result<Vec<Vm>, Error> {
         let again = [Step::Again("folders"), Step::Again("vapps")];
         let steps = vec![Step::along("folders", FOLDER, "childEntity", &again), Step::along("vapps", VAPP, "vm", &[])];
-        let query = Query {
-            paths: vec![self.vm_paths().await?],
-            starts: vec![Start::from(site.root_folder.managed_object(), steps)],
-        };
+        let query =
+            Query { paths: vec![self.vm_paths().await?], starts: vec![Start::from(under.managed_object(), steps)] };
         let objects = self.retrieve(&query).await?;
         let key = &self.inner.options.index_key;
         Ok(objects

@@ -78,7 +78,7 @@ impl Vcenter {
         let method = "CreateFolder";
         let this = This::Object(parent.managed_object());
         let answer = self
-            .call(method, this, |w| {
+            .call_to_write(method, this, |w| {
                 w.text("name", &escape_name(name));
             })
             .await?;
@@ -143,7 +143,7 @@ impl Vcenter {
         object: ManagedObjectRef,
         arguments: impl Fn(&mut Writer),
     ) -> Result<TaskRef, Error> {
-        let answer = self.call(method, This::Object(object), arguments).await?;
+        let answer = self.call_to_write(method, This::Object(object), arguments).await?;
         Ok(TaskRef::new(returned(method, &answer)?.id))
     }
 }

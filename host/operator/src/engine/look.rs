@@ -42,7 +42,33 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn hear_of_ended_tasks(&mut self) {
+    /// A large group's record only counts those who stand. If the inventory shows
+    /// fewer of them, some were destroyed, or moved out of the root folder, which
+    /// nobody who has just come can know: so they are looked for in the whole
+    /// datacenter, before anybody is replaced.
+    pub(super) async fn recount(&mut self, connected: &Connected) -> Result<(), VcError> {
+        if self.memory.recounted {
+            return Ok(());
+        }
+        let status = &self.written().0;
+        let recorded: HashSet<String> = status.members.iter().map(|member| member.uuid.to_lowercase()).collect();
+        let born = |member: &&MemberStatus| !matches!(member.state, MemberState::Planned | MemberState::Cloning);
+        let counted = usize::try_from(status.current_replicas.unwrap_or(0)).unwrap_or(0);
+        let unlisted = counted.saturating_sub(status.members.iter().filter(born).count());
+        let vms = connected.inventory().indexed(&self.owner.uid);
+        let standing = vms.iter().filter(|vm| self.owner.owns(vm) && !recorded.contains(&vm.instance_uuid)).count();
+        if standing < unlisted {
+            let vcenter = self.engine.link.vcenter();
+            let found = vcenter.list_marked(&connected.site.vm_folder, &self.owner.uid).await?;
+            let uuids: Vec<String> =
+                found.into_iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.instance_uuid).collect();
+            self.memory.known.extend(uuids);
+        }
+        self.memory.recounted = true;
+        Ok(())
+    }
+
+    pub(super) fn hear_of_ended_tasks(&mut self, connected: &Connected) {
         for ended in self.engine.tasks.take_ended(&self.desired.uid) {
             let topic = Topic::Member(ended.member.clone());
             let outcome = match &ended.ending {
@@ -60,6 +86,9 @@ impl Pass<'_> {
             }
             match ended.ending {
                 Ending::Success if ended.kind == TaskKind::Destroy => {
+                    // The watch may tell of the task before it tells of the machine.
+                    let vms = connected.inventory().vms_by_uuid(&ended.member);
+                    self.memory.vanished.extend(vms.iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.id.clone()));
                     self.memory.births.insert(ended.member, Birth::Absent);
                     self.memory.clear(&topic);
                 }

@@ -26,6 +26,7 @@ use crate::clock::{Clock, k8s_time};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::{Claims, ReservedNames};
+use crate::late::Departed;
 use crate::lease::Fence;
 use crate::link::{Link, chain};
 use crate::memory::{GroupMemory, Memories, Population, Topic, Why};
@@ -75,6 +76,8 @@ pub struct Engine {
     pub claims: Claims,
     /// Names on their way.
     pub reserved_names: ReservedNames,
+    /// Groups that have been seen off.
+    pub departed: Departed,
     /// What is remembered of groups.
     pub memories: Memories,
     /// How many members there are.
@@ -177,6 +180,8 @@ impl Engine {
         let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
             Ok(true) | Err(StatusError::Gone) => self.forget(&uid),
+            // Who leads now has a record of his own.
+            Err(StatusError::Fenced) => self.memories.forget(&uid),
             Ok(false) => self.memories.put(&uid, memory),
             // What was written is not known: the next pass reads it afresh.
             Err(_) => {
@@ -192,7 +197,7 @@ impl Engine {
         laps.time(Step::Tell, telling).await;
         match result {
             Ok(_) => Ok(again.map_or(Outcome::AtRest, Outcome::Again)),
-            Err(StatusError::Gone) => Ok(Outcome::AtRest),
+            Err(StatusError::Gone | StatusError::Fenced) => Ok(Outcome::AtRest),
             Err(error) => Err(error.into()),
         }
     }
@@ -209,7 +214,7 @@ impl Engine {
     /// Claims the folder names that groups already have, so that a group that
     /// comes first after a restart cannot take another one's. Called before the
     /// first pass of each term as leader.
-    pub fn claim_known(&self, groups: &[VmGroup]) {
+    pub fn claim_known<'g>(&self, groups: impl Iterator<Item = &'g VmGroup>) {
         for group in groups {
             let folder = group.status.as_ref().and_then(|status| status.folder.as_ref());
             if let (Some(folder), Ok(desired)) = (folder, validate(group)) {
@@ -252,7 +257,7 @@ impl Engine {
         };
         let new = report::status(&old, &facts);
         self.population.note(uid, &new);
-        if new != old {
+        if new != old && self.fence.holds() {
             let api = Api::namespaced(self.kube.clone(), namespace);
             let version = object.metadata.resource_version.clone().unwrap_or_default();
             status::write(&api, (name, uid), &old, &new, &version).await?;
@@ -294,8 +299,14 @@ impl Pass<'_> {
             self.report(None, Some(obstacle)).await?;
             return Ok(false);
         }
+        if let Err(error) = laps.time(Step::Look, self.recount(&connected)).await {
+            let Why { reason, message, stalled } = why(error.category(), chain(&error));
+            self.look_again(SOON);
+            laps.time(Step::Tell, self.report(None, Some(Obstacle { reason, message, stalled }))).await?;
+            return Ok(false);
+        }
         self.adopt_tasks(&connected);
-        self.hear_of_ended_tasks();
+        self.hear_of_ended_tasks(&connected);
         let seen = laps.time(Step::Look, self.observe(&connected)).await?;
         let demand = laps.time_now(Step::Plan, || plan::demand(&self.desired, &seen, self.now));
         tracing::trace!(?seen, ?demand, "observed");
@@ -310,7 +321,6 @@ impl Pass<'_> {
             vcenter: self.engine.link.vcenter(),
             connected: &connected,
             tasks: &self.engine.tasks,
-            fence: &self.engine.fence,
             desired: &self.desired,
             owner: &self.owner,
             template: template.as_ref(),
@@ -321,6 +331,8 @@ impl Pass<'_> {
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
         let finished = self.digest(&connected, &seen, effects);
         if finished {
+            // Before the answer, which may be lost.
+            self.engine.departed.remember(self.owner.clone());
             laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);
         }

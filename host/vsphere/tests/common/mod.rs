@@ -185,9 +185,9 @@ pub async fn life_of_a_machine(vcenter: &Vcenter, template: &str, group: &str, m
     assert!(matches!(listed.as_slice(), [Child::Vm(vm)] if vm.id == id), "{listed:?}");
     let listed = vcenter.list_folder(&root).await.unwrap().unwrap();
     assert!(listed.contains(&Child::Folder(folder.clone(), group.to_owned())), "{listed:?}");
-    let marked = vcenter.list_marked(&site, "uid-1").await.unwrap();
+    let marked = vcenter.list_marked(&site.root_folder, "uid-1").await.unwrap();
     assert_eq!(marked.len(), 1);
-    assert_eq!(vcenter.list_marked(&site, "uid-2").await.unwrap(), []);
+    assert_eq!(vcenter.list_marked(&site.root_folder, "uid-2").await.unwrap(), []);
 
     // The name again: the task fails by type.
     let again = vcenter.clone_vm(&spec).await.unwrap();
