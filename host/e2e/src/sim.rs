@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
+use vmgroup_operator::by_hand::{Hand, HandError};
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::config::{RunConfig, VcenterConfig};
 use vmgroup_operator::metrics::Metrics;
@@ -269,18 +270,35 @@ impl SimWorld {
         kube::Client::new(service, "default")
     }
 
+    fn vcenter_config(&self) -> VcenterConfig {
+        VcenterConfig {
+            endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
+            credentials: Credentials {
+                user: USER.into(),
+                password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
+            },
+            tls: Tls::System,
+        }
+    }
+
+    /// The hands of a person with `vmgroup orphans` and `vmgroup adopt`.
+    pub async fn hand(&self) -> Result<Hand, HandError> {
+        let transport = Arc::new(InProcess {
+            vcenter: self.vcenter.clone(),
+            service: self.vcenter.service(),
+            sabotage: Sabotage::default(),
+            witness: None,
+            operator: u64::MAX,
+        });
+        let vcenter = run::vcenter_client(&self.vcenter_config(), transport);
+        Hand::new(self.client(), vcenter, &SiteSelection::default()).await
+    }
+
     /// Starts an operator that takes part in leader election if `lease` says so.
     pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
         let number = self.operators.len() as u64;
         let config = RunConfig {
-            vcenter: VcenterConfig {
-                endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
-                credentials: Credentials {
-                    user: USER.into(),
-                    password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
-                },
-                tls: Tls::System,
-            },
+            vcenter: self.vcenter_config(),
             site: SiteSelection::default(),
             max_tasks: self.options.max_tasks.try_into().expect("at least one task"),
             namespace: OPERATOR_NAMESPACE.into(),

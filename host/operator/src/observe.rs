@@ -13,6 +13,7 @@ use vmgroup_vsphere::{DatastoreRef, FolderRef, HostRef, PowerState, Vm, VmRef};
 
 use crate::ownership::{Owner, mark};
 use crate::tasks::TaskKind;
+use crate::validate::Desired;
 
 /// A member's virtual machine, as far as a pass cares.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -129,6 +130,14 @@ pub struct Observed {
     /// Its members, those being made and those leaving included, ordered by
     /// name and UUID.
     pub members: Vec<Seen>,
+}
+
+impl Observed {
+    /// Who is to be adopted and is no member yet.
+    pub fn to_be_adopted<'o>(&'o self, desired: &'o Desired) -> impl Iterator<Item = &'o String> {
+        let is_member = |uuid: &&String| self.members.iter().any(|seen| seen.vm.is_some() && seen.uuid == **uuid);
+        desired.adopting.iter().filter(move |uuid| !is_member(uuid))
+    }
 }
 
 /// What [`lay_over`] needs to know besides record and virtual machines.

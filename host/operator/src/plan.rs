@@ -79,18 +79,19 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
         return out;
     }
 
+    let awaited_adoptions = seen.to_be_adopted(desired).count();
     let surplus = staying.len().saturating_sub(desired.replicas);
     // Who does not exist yet goes first, and nobody has to be asked about it.
     let forgotten = surplus.min(absent.len());
     let (resume, forget) = absent.split_at(absent.len() - forgotten);
     out.forget = uuids(forget.to_vec());
-    if surplus > forgotten && awaited.is_empty() {
+    if surplus > forgotten && awaited.is_empty() && awaited_adoptions == 0 {
         // Asked only when all members are there to be chosen from.
         out.excess = (surplus - forgotten).min(LEAVING_LIMIT.saturating_sub(leaving.len()));
     }
     // Those who leave still exist: their successors wait, so that there are
     // never more virtual machines than wished (S3).
-    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len());
+    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len() + awaited_adoptions);
     let resume: Vec<&Seen> = resume.iter().copied().take(room).collect();
     room -= resume.len();
     let unfinished = absent.len() - forgotten - resume.len();

@@ -16,7 +16,7 @@ use vmgroup_vsphere::{HttpTransport, Options, Transport, Vcenter};
 use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, VcenterConfig};
 use crate::controller;
 use crate::decide::Decider;
 use crate::decisions;
@@ -99,17 +99,39 @@ pub struct Parts {
     pub sandbox: vmgroup_policy::Host,
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: RunConfig) -> Result<(), RunError> {
+/// The way to the Kubernetes API, its calls counted.
+async fn kube_client(metrics: &Metrics) -> Result<kube::Client, RunError> {
     // Both TLS users of the process, kube and reqwest, take the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let kube_config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
-    let clock = Clock::system();
-    let metrics = Metrics::new(clock);
-    let kube = kube::client::ClientBuilder::try_from(kube_config)
+    let config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
+    Ok(kube::client::ClientBuilder::try_from(config)
         .map_err(|error| RunError::Kube(Box::new(error)))?
         .with_layer(&CountCalls::new(metrics.clone()))
-        .build();
+        .build())
+}
+
+/// A client of vCenter that keeps of `extraConfig` what the operator marks with.
+pub fn vcenter_client(config: &VcenterConfig, transport: Arc<dyn Transport>) -> Vcenter {
+    let options = Options {
+        extra_prefix: mark::PREFIX.to_owned(),
+        index_key: mark::GROUP_UID.to_owned(),
+        ..Options::new(config.endpoint.clone(), config.credentials.clone())
+    };
+    Vcenter::new(options, transport)
+}
+
+/// Both ways, for who does things by hand.
+pub async fn clients(config: &VcenterConfig) -> Result<(kube::Client, Vcenter), RunError> {
+    let kube = kube_client(&Metrics::new(Clock::system())).await?;
+    let transport = HttpTransport::new(&config.tls).map_err(RunError::Vcenter)?;
+    Ok((kube, vcenter_client(config, Arc::new(transport))))
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: RunConfig) -> Result<(), RunError> {
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock);
+    let kube = kube_client(&metrics).await?;
     let transport = HttpTransport::new(&config.vcenter.tls).map_err(RunError::Vcenter)?;
     let parts = Parts {
         kube,
@@ -154,12 +176,7 @@ async fn terminated() {
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { kube, transport, clock, metrics, seed, offload, sandbox } = parts;
     let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
-    let options = Options {
-        extra_prefix: mark::PREFIX.to_owned(),
-        index_key: mark::GROUP_UID.to_owned(),
-        ..Options::new(config.vcenter.endpoint.clone(), config.vcenter.credentials.clone())
-    };
-    let vcenter = Vcenter::new(options, transport);
+    let vcenter = vcenter_client(&config.vcenter, transport);
     let counted = metrics.clone();
     vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
     let wake = Wake::default();

@@ -211,7 +211,12 @@ impl Pass<'_> {
                 .and_then(|store| connected.datastore_name(store))
                 .or_else(|| before.and_then(|old| old.datastore.clone()));
         }
-        Members { existing: vms.len(), record, folder: self.folder_to_record(seen) }
+        Members {
+            existing: vms.len(),
+            record,
+            folder: self.folder_to_record(seen),
+            to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
+        }
     }
 
     /// The folder as it is to stand in the status. A name without a reference

@@ -178,7 +178,7 @@ pub async fn life_of_a_machine(vcenter: &Vcenter, template: &str, group: &str, m
     assert_eq!(inventory.indexed("uid-1").len(), 1);
     assert_eq!(inventory.vm_by_uuid(UUID).unwrap().id, id);
     assert_eq!(inventory.in_folder(&folder)[0].name, member);
-    assert!(inventory.names().contains(&(folder.clone(), member.to_owned())));
+    assert!(inventory.names().iter().any(|(_, within, name)| *within == folder && name == member));
     assert_eq!(vcenter.find_by_uuid(UUID).await.unwrap()[0].id, id);
     assert_eq!(vcenter.find_by_uuid("nobody").await.unwrap(), []);
     let listed = vcenter.list_folder(&folder).await.unwrap().unwrap();
