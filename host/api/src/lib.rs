@@ -20,5 +20,10 @@ pub const FINALIZER: &str = "vm.codeconnect.vmworld.com/vm-operator";
 /// that a group made under the original can go.
 pub const LEGACY_FINALIZER: &str = "vm-operator";
 
+/// Instance UUIDs, with commas between them, of machines that `vmgroup adopt` is
+/// about to give to the group. Until they are members nobody is made in their
+/// place, and nobody leaves.
+pub const ADOPTING_ANNOTATION: &str = "vm.codeconnect.vmworld.com/adopting";
+
 /// Annotations under this prefix reach the policies as attributes of the group.
 pub const POLICY_ANNOTATION_PREFIX: &str = "policy.vmgroup.codeconnect.vmworld.com/";

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
+use vmgroup_operator::by_hand::{Hand, HandError};
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::config::{RunConfig, VcenterConfig};
 use vmgroup_operator::logins;
@@ -187,7 +188,6 @@ impl SimWorld {
             .with_test_writer()
             .try_init();
         let clock = vmgroup_sim::clock::Clock::starting_at(EPOCH);
-        let kube = KubeSim::new(clock, seed);
         let vcenter = VcenterSim::new(
             SimConfig {
                 user: USER.into(),
@@ -200,6 +200,23 @@ impl SimWorld {
             },
             clock,
         );
+        Self::on(vcenter, clock, options, seed)
+    }
+
+    /// A second cluster, with a Kubernetes API and operators of its own, on the
+    /// same vCenter.
+    pub fn neighbour(&self) -> Result<Self, WorldError> {
+        Self::on(self.vcenter.clone(), self.clock, self.options.clone(), self.seed + 1)
+    }
+
+    /// A cluster on a vCenter.
+    fn on(
+        vcenter: VcenterSim,
+        clock: vmgroup_sim::clock::Clock,
+        options: Options,
+        seed: u64,
+    ) -> Result<Self, WorldError> {
+        let kube = KubeSim::new(clock, seed);
         kube.create_namespace(OPERATOR_NAMESPACE).map_err(|error| format!("{error:?}"))?;
         if options.crd {
             kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
@@ -256,9 +273,7 @@ impl SimWorld {
         kube::Client::new(service, "default")
     }
 
-    /// Starts an operator that takes part in leader election if `lease` says so.
-    pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
-        let number = self.operators.len() as u64;
+    fn vcenter_config(&self) -> VcenterConfig {
         let credentials = match &self.options.login_dir {
             Some(folder) => logins::read(folder).expect("a login").writer,
             None => Credentials {
@@ -266,14 +281,33 @@ impl SimWorld {
                 password: self.options.password.clone().unwrap_or_else(|| PASSWORD.into()).into(),
             },
         };
+        VcenterConfig {
+            endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
+            credentials,
+            reader: None,
+            login_dir: self.options.login_dir.clone(),
+            tls: Tls::System,
+        }
+    }
+
+    /// The hands of a person with `vmgroup orphans` and `vmgroup adopt`.
+    pub async fn hand(&self) -> Result<Hand, HandError> {
+        let transport = Arc::new(InProcess {
+            vcenter: self.vcenter.clone(),
+            service: self.vcenter.service(),
+            sabotage: Sabotage::default(),
+            witness: None,
+            operator: u64::MAX,
+        });
+        let vcenter = run::vcenter_client(&self.vcenter_config(), transport);
+        Hand::new(self.client(), vcenter, &SiteSelection::default()).await
+    }
+
+    /// Starts an operator that takes part in leader election if `lease` says so.
+    pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
+        let number = self.operators.len() as u64;
         let config = RunConfig {
-            vcenter: VcenterConfig {
-                endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
-                credentials,
-                reader: None,
-                login_dir: self.options.login_dir.clone(),
-                tls: Tls::System,
-            },
+            vcenter: self.vcenter_config(),
             site: SiteSelection::default(),
             max_tasks: self.options.max_tasks.try_into().expect("at least one task"),
             namespace: OPERATOR_NAMESPACE.into(),

@@ -372,3 +372,79 @@ async fn l10_a_corrected_secret_is_tried_at_once() {
     user.ready("shop", "web", 2, Duration::from_secs(20)).await;
     assert_eq!((world.vcenter.logins(), world.calls().await.unwrap()["Login"]), (1, 2));
 }
+
+/// S7: a write that is sent a second time, because a session was lost, has its
+/// lease checked a second time: the login in between may take long.
+#[tokio::test(start_paused = true)]
+async fn s7_the_lease_is_checked_again_before_a_write_is_repeated() {
+    use vmgroup_sim::faults::{Fault, Rule};
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.launch(Some("vmgroup-operator"));
+    let user = User::of(&world);
+    user.group("shop", "web", 0).await;
+    user.ready("shop", "web", 0, SOON).await;
+    world.vcenter.faults().add(Rule::next("CloneVM_Task", Fault::Error("NotAuthenticated".into())));
+    world.vcenter.faults().add(Rule::next("Login", Fault::Delay(Duration::from_secs(20))));
+    user.scale("shop", "web", 1).await;
+    eventually("the clone is sent", SOON, async || {
+        if world.calls().await.unwrap().contains_key("CloneVM_Task") { Ok(()) } else { Err("not yet".into()) }
+    })
+    .await;
+    let refuse = Rule { on: "UPDATE leases".into(), skip: 0, times: u32::MAX, fault: Fault::Error("500".into()) };
+    world.kube.faults().add(refuse);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 1, "it was sent again without a lease");
+    assert!(world.vms().await.unwrap().is_empty());
+    world.kube.faults().clear();
+    user.ready("shop", "web", 1, SOON).await;
+}
+
+/// L12: a standby watches both sides and writes to neither. When the leader is
+/// told to stop, it goes on within seconds from what it knows already.
+#[tokio::test(start_paused = true)]
+async fn l12_a_standby_is_warm() {
+    use std::sync::{Arc, Mutex};
+    use tokio::time::Instant;
+    use vmgroup_e2e::sabotage::{Call, Sabotage};
+    const WRITES: [&str; 6] = ["PUT ", "POST ", "PATCH ", "DELETE ", "CreateFolder", "_Task"];
+    /// What loads a cache.
+    const LOADS: [&str; 3] = ["Login", "CreateContainerView", "CreateFilter"];
+    let options = Options { clone_takes: Duration::from_secs(5), max_tasks: 2, ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    let heard: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+    let journal = heard.clone();
+    let listener = Box::new(move |call: &Call, _: &str| {
+        if call.operator == 1 {
+            journal.lock().unwrap().push((Instant::now(), call.name.clone()));
+        }
+    });
+    world.sabotage = Sabotage::by(Box::new(|_| None), Some(listener), u64::MAX);
+    let leader = world.launch(Some("vmgroup-operator"));
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    world.launch(Some("vmgroup-operator"));
+    user.scale("shop", "web", 12).await;
+    eventually("the leader is at work", SOON, async || {
+        let count = world.vms().await.unwrap().len();
+        if count >= 5 { Ok(()) } else { Err(format!("{count}")) }
+    })
+    .await;
+    let of = |words: &[&str], calls: &[(Instant, String)]| -> Vec<String> {
+        let is = |name: &&String| words.iter().any(|word| name.contains(word));
+        calls.iter().map(|(_, name)| name).filter(is).cloned().collect()
+    };
+    let before = std::mem::take(&mut *heard.lock().unwrap());
+    assert!(of(&WRITES, &before).is_empty(), "a standby wrote: {:?}", of(&WRITES, &before));
+    assert!(!of(&["WaitForUpdatesEx"], &before).is_empty(), "it watches vCenter");
+
+    let told = Instant::now();
+    leader.cancel();
+    user.ready("shop", "web", 12, Duration::from_secs(300)).await;
+    assert_eq!(world.vms().await.unwrap().len(), 12);
+    let after = std::mem::take(&mut *heard.lock().unwrap());
+    let first = after.iter().position(|(_, name)| name.contains("CloneVM_Task")).unwrap();
+    let took = after[first].0 - told;
+    assert!(took <= Duration::from_secs(5), "{took:?} to the first clone: {:?}", &after[..first]);
+    assert!(of(&LOADS, &after[..=first]).is_empty(), "it had to load: {:?}", &after[..first]);
+}

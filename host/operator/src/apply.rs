@@ -1,18 +1,19 @@
 //! Carries out a plan's steps: turns each into vCenter calls and says what came
 //! of it. Tasks are submitted and written into the book, never waited for.
 //!
-//! The only module that writes to vCenter. Before each write the lease is
-//! checked (S7), and before each destructive one the virtual machine is read
-//! afresh and must still be a member (S2, S5).
+//! The only module of the running operator that writes to vCenter. Before each
+//! destructive write the virtual machine is read afresh and must still be a
+//! member (S2, S5). That the lease is held is asked at the wire, by the client's
+//! write gate (S7): between here and there a login may take its time.
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Template, Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, TaskRef, Template, Vcenter, Vm, VmRef,
 };
 
-use crate::lease::Fence;
 use crate::link::Connected;
-use crate::observe::{is_member, mark};
+use crate::observe::VmSeen;
+use crate::ownership::Owner;
 use crate::plan::{Place, Plan, Step};
 use crate::tasks::{TaskBook, TaskKind};
 use crate::validate::Desired;
@@ -34,7 +35,7 @@ pub enum Effect {
         /// What the task does.
         kind: TaskKind,
         /// The task.
-        task: vmgroup_vsphere::TaskRef,
+        task: TaskRef,
     },
     /// It was so already.
     Already {
@@ -85,14 +86,16 @@ pub struct Applier<'a> {
     pub connected: &'a Connected,
     /// The book of tasks.
     pub tasks: &'a TaskBook,
-    /// The lease.
-    pub fence: &'a Fence,
     /// The group.
     pub desired: &'a Desired,
+    /// The group as marks name it.
+    pub owner: &'a Owner,
     /// The template, if the plan clones.
     pub template: Option<&'a Template>,
     /// The folder, if it exists.
     pub folder: Option<FolderRef>,
+    /// A folder of the group's name may be of our own making.
+    pub folder_asked_for: bool,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -120,6 +123,7 @@ impl Applier<'_> {
             Step::CreateFolder { .. } => return None,
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
+            Step::Mark { uuid, vm } => self.mark(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         })
@@ -127,13 +131,7 @@ impl Applier<'_> {
 
     /// What came of a call that starts a task. `goal` is what the inventory will
     /// show when it has worked, and does not show yet.
-    fn submitted(
-        &self,
-        uuid: &str,
-        kind: TaskKind,
-        goal: Option<Goal>,
-        result: Result<vmgroup_vsphere::TaskRef, Error>,
-    ) -> Effect {
+    fn submitted(&self, uuid: &str, kind: TaskKind, goal: Option<Goal>, result: Result<TaskRef, Error>) -> Effect {
         let uuid = uuid.to_owned();
         match result {
             Ok(task) => {
@@ -141,6 +139,7 @@ impl Applier<'_> {
                 self.connected.track(task.clone(), goal);
                 Effect::Task { uuid, kind, task }
             }
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) => match error.fault() {
                 Some(FaultKind::ManagedObjectNotFound { .. }) if kind != TaskKind::Clone => Effect::Gone { uuid },
                 Some(FaultKind::InvalidPowerState { .. }) if kind != TaskKind::Clone => Effect::Already { uuid },
@@ -151,21 +150,22 @@ impl Applier<'_> {
     }
 
     async fn create_folder(&self, name: &str) -> Effect {
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
         let root = &self.connected.site.root_folder;
         match self.vcenter.create_folder(root, name).await {
             Ok(folder) => Effect::Folder(folder),
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
+                if !self.folder_asked_for {
+                    return Effect::FolderTaken;
+                }
                 match self.vcenter.find_child(root, name).await {
-                    Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, &self.desired.uid) => {
+                    Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, self.owner) => {
                         Effect::Folder(folder)
                     }
                     Ok(_) => Effect::FolderTaken,
                     Err(error) => Effect::Failed { uuid: None, kind: None, error },
                 }
             }
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             // If it took effect after all, the next pass finds it by its name.
             Err(error) => Effect::Failed { uuid: None, kind: None, error },
         }
@@ -174,9 +174,6 @@ impl Applier<'_> {
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
         // Without folder or template their own failures have been noted.
         let (folder, template) = (self.folder.as_ref()?, self.template?);
-        if !self.fence.holds() {
-            return Some(Effect::Fenced);
-        }
         let site = &self.connected.site;
         let spec = CloneSpec {
             template: template.id.clone(),
@@ -188,12 +185,7 @@ impl Applier<'_> {
             cpus: self.desired.cpus,
             memory_mib: self.desired.memory_mib,
             instance_uuid: uuid.to_owned(),
-            extra: vec![
-                (mark::GROUP_UID.to_owned(), self.desired.uid.clone()),
-                (mark::GROUP.to_owned(), self.desired.group.to_string()),
-                (mark::MEMBER.to_owned(), uuid.to_owned()),
-                (mark::CREATED.to_owned(), self.now.to_string()),
-            ],
+            extra: self.owner.marks(uuid, self.now),
             // A task of its own, so that no task of vCenter's own making is at
             // work that nobody watches.
             power_on: false,
@@ -207,43 +199,52 @@ impl Applier<'_> {
     }
 
     async fn power_on(&self, uuid: &str, vm: &VmRef) -> Effect {
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
         let goal = Goal::On(vm.clone());
         self.submitted(uuid, TaskKind::PowerOn, Some(goal), self.vcenter.power_on(vm).await)
     }
 
+    /// Brings the marks of a member up to date.
+    async fn mark(&self, uuid: &str, vm: &VmRef) -> Effect {
+        let fresh = match self.fresh(uuid, vm).await {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
+        };
+        let seen = VmSeen::of(&fresh, self.owner);
+        let marks = self.owner.marks(uuid, seen.created_at.unwrap_or(self.now));
+        self.submitted(uuid, TaskKind::Mark, None, self.vcenter.set_extra(vm, &marks).await)
+    }
+
+    /// The member as vCenter knows it now; an effect if it is not to be touched.
+    async fn fresh(&self, uuid: &str, vm: &VmRef) -> Result<Vm, Effect> {
+        let uuid = uuid.to_owned();
+        match self.vcenter.read_vm(vm).await {
+            Ok(None) => Err(Effect::Gone { uuid }),
+            Ok(Some(fresh)) if self.owner.owns(&fresh) && fresh.instance_uuid.eq_ignore_ascii_case(&uuid) => Ok(fresh),
+            Ok(Some(_)) => Err(Effect::NotOurs { uuid }),
+            Err(error) => Err(Effect::Failed { uuid: Some(uuid), kind: None, error }),
+        }
+    }
+
     /// Powers a leaving member off, or destroys it if it is off.
     async fn remove(&self, uuid: &str, vm: &VmRef) -> Effect {
-        let fresh: Vm = match self.vcenter.read_vm(vm).await {
-            Ok(Some(fresh)) => fresh,
-            Ok(None) => return Effect::Gone { uuid: uuid.to_owned() },
-            Err(error) => return Effect::Failed { uuid: Some(uuid.to_owned()), kind: None, error },
+        let fresh = match self.fresh(uuid, vm).await {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
         };
-        if !is_member(&fresh, &self.desired.uid) || !fresh.instance_uuid.eq_ignore_ascii_case(uuid) {
-            return Effect::NotOurs { uuid: uuid.to_owned() };
-        }
-        if !self.fence.holds() {
-            return Effect::Fenced;
-        }
-        if fresh.power == PowerState::Off {
-            self.submitted(uuid, TaskKind::Destroy, None, self.vcenter.destroy_vm(vm).await)
-        } else {
-            // No goal: what comes next must find the machine free, and it is so when
-            // the task has ended.
-            self.submitted(uuid, TaskKind::PowerOff, None, self.vcenter.power_off(vm).await)
-        }
+        // No goal: what leaves the inventory need not be destroyed, and a machine that
+        // is off need not be free. Both are so when the task has ended.
+        let (kind, result) = take_down_seen(self.vcenter, &fresh).await;
+        self.submitted(uuid, kind, None, result)
     }
 
     /// Makes sure that nothing is left, and removes the folder if it is empty.
     async fn finish(&self) -> Effect {
         let failed = |error| Effect::Failed { uuid: None, kind: None, error };
-        let left = match self.vcenter.list_marked(&self.connected.site, &self.desired.uid).await {
+        let left = match self.vcenter.list_marked(&self.connected.site.root_folder, &self.desired.uid).await {
             Ok(left) => left,
             Err(error) => return failed(error),
         };
-        if left.iter().any(|vm| is_member(vm, &self.desired.uid)) {
+        if left.iter().any(|vm| self.owner.owns(vm)) {
             return Effect::NotFinished;
         }
         let Some(folder) = self.folder.as_ref() else { return Effect::Finished(None) };
@@ -254,9 +255,6 @@ impl Applier<'_> {
             Err(error) => failed(error),
             Ok(None) => Effect::Finished(None),
             Ok(Some(children)) if children.is_empty() => {
-                if !self.fence.holds() {
-                    return Effect::Fenced;
-                }
                 match self.submitted(FOLDER, TaskKind::Destroy, None, self.vcenter.destroy_folder(folder).await) {
                     Effect::Gone { .. } => Effect::Finished(None),
                     Effect::Failed { error, .. } => failed(error),
@@ -269,6 +267,22 @@ impl Applier<'_> {
                 if children.len() == 1 { "was" } else { "were" },
             ))),
         }
+    }
+}
+
+/// Powers a machine off, or destroys it if it is off, if a fresh read shows it
+/// to be this owner's. Nothing if it is not, or is gone.
+pub async fn take_down(vcenter: &Vcenter, owner: &Owner, vm: &VmRef) -> Result<Option<(TaskKind, TaskRef)>, Error> {
+    let Some(fresh) = vcenter.read_vm(vm).await?.filter(|fresh| owner.owns(fresh)) else { return Ok(None) };
+    let (kind, result) = take_down_seen(vcenter, &fresh).await;
+    Ok(Some((kind, result?)))
+}
+
+async fn take_down_seen(vcenter: &Vcenter, fresh: &Vm) -> (TaskKind, Result<TaskRef, Error>) {
+    if fresh.power == PowerState::Off {
+        (TaskKind::Destroy, vcenter.destroy_vm(&fresh.id).await)
+    } else {
+        (TaskKind::PowerOff, vcenter.power_off(&fresh.id).await)
     }
 }
 

@@ -3,8 +3,10 @@
 //! Parses, prints and dispatches. Must not reconcile: what a command does is in
 //! the module that it calls.
 
+pub mod adopt;
 mod crd;
 mod decisions;
+pub mod orphans;
 mod policy;
 mod run_args;
 
@@ -18,6 +20,9 @@ pub use crd::crd_yaml;
 pub use decisions::{DecisionsCommand, ExplainArgs};
 pub use policy::{CheckArgs, KindArg, Output};
 pub use run_args::{ConfigError, RunArgs};
+
+use self::run_args::VcenterArgs;
+use crate::by_hand::{Hand, HandError};
 
 /// The version of this binary.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -34,6 +39,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 Examples:
   vmgroup crd | kubectl apply --server-side -f -
   VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=… vmgroup run
+  vmgroup orphans
   vmgroup policy new my-policy --kind scaling && vmgroup policy build my-policy
   vmgroup policy check my-policy/target/plugins/my-policy.wasm
 
@@ -59,6 +65,10 @@ enum Command {
     Decisions(DecisionsCommand),
     /// Says why a machine is called so, is there, and had to leave or not.
     Explain(ExplainArgs),
+    /// Lists machines and folders that no group has; releases or deletes them.
+    Orphans(Box<orphans::OrphansArgs>),
+    /// Gives machines that are nobody's to a group.
+    Adopt(Box<adopt::AdoptArgs>),
     /// Prints the version.
     Version,
     /// Prints a completion script for a shell.
@@ -76,6 +86,10 @@ enum CliError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Logging(#[from] crate::logging::LoggingError),
+    #[error(transparent)]
+    Orphans(#[from] orphans::OrphansError),
+    #[error(transparent)]
+    Adopt(#[from] adopt::AdoptError),
     #[error(transparent)]
     Policy(#[from] policy::PolicyError),
     #[error(transparent)]
@@ -124,14 +138,14 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             let (format, level) = (arguments.log_format, arguments.log_level.clone());
             let config = arguments.into_config()?;
             crate::logging::init(format, &level)?;
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
-            runtime.block_on(crate::run::run(config))?;
+            runtime()?.block_on(crate::run::run(config))?;
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
         Command::Decisions(command) => asking()?.block_on(decisions::run(command, &mut out))?,
         Command::Explain(arguments) => asking()?.block_on(decisions::explain(arguments, &mut out))?,
+        Command::Orphans(arguments) => return Ok(runtime()?.block_on(orphans::run(*arguments, &mut out))?),
+        Command::Adopt(arguments) => return Ok(runtime()?.block_on(adopt::run(*arguments, &mut out))?),
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,
         Command::Completion { shell } => {
             // Into memory first: the generator panics on a closed pipe.
@@ -146,6 +160,47 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
 /// For a command that asks the running operator.
 fn asking() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
+}
+
+/// Why there is no way to the cluster and to vCenter.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Flags and environment.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The clients.
+    #[error(transparent)]
+    Clients(#[from] crate::run::RunError),
+    /// The first look.
+    #[error(transparent)]
+    Hand(#[from] HandError),
+}
+
+async fn by_hand_session(arguments: VcenterArgs) -> Result<Hand, Box<SessionError>> {
+    let (vcenter, site) = arguments.into_config().map_err(SessionError::from)?;
+    let (kube, vcenter) = crate::run::clients(&vcenter).await.map_err(SessionError::from)?;
+    match Hand::new(kube, vcenter.clone(), &site).await {
+        Ok(hand) => Ok(hand),
+        Err(error) => {
+            vcenter.logout().await;
+            Err(Box::new(error.into()))
+        }
+    }
+}
+
+/// Prints rows with their columns under each other; the first one is the head.
+fn table<const N: usize>(out: &mut impl std::io::Write, rows: &[[String; N]]) -> std::io::Result<()> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
 }
 
 /// An error and its causes in one line.

@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use vmgroup_api::VmGroup;
 
 use crate::backlog::Backlog;
+use crate::cluster;
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
@@ -80,6 +81,9 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
     if !wait_for_crd(&client, &health, &stop).await {
         return;
     }
+    if !cluster::identify(&client, &engine.cluster, &health, &stop).await {
+        return;
+    }
     let context = Arc::new(Context {
         engine: engine.clone(),
         backlog: backlog.clone(),
@@ -117,6 +121,7 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
             all.add(group_of(&ObjectRef::from_obj(&*object)));
         }
     });
+    let groups = reader.clone();
     let (first_list, stopping) = (reader.clone(), stop.clone());
     let never_begun = async move {
         tokio::select! {
@@ -138,7 +143,7 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, on_error, context.clone());
 
-    let opening = open_and_close(&context, &client, &opened, &stop);
+    let opening = open_and_close(&context, &groups, &opened, &stop);
     let passes = controller.for_each(|result| {
         if let Err(error) = result {
             if let ControllerError::ObjectNotFound(object) = &error {
@@ -196,7 +201,12 @@ async fn wait_for_crd(client: &Client, health: &Health, stop: &CancellationToken
 
 /// Lets passes be made while we lead. What another leader has done meanwhile is
 /// read afresh: nothing remembered from before counts.
-async fn open_and_close(context: &Context, client: &Client, opened: &watch::Sender<u64>, stop: &CancellationToken) {
+async fn open_and_close(
+    context: &Context,
+    groups: &reflector::Store<Guarded>,
+    opened: &watch::Sender<u64>,
+    stop: &CancellationToken,
+) {
     let mut leading = context.engine.fence.changed();
     let mut settled = context.engine.policies.settled();
     // The built-in defaults are not to decide only because nobody has looked yet.
@@ -209,41 +219,21 @@ async fn open_and_close(context: &Context, client: &Client, opened: &watch::Send
         if leading.wait_for(|leading| *leading).await.is_err() {
             return;
         }
-        match claim_known(context, client).await {
-            Ok(()) => {
-                context.engine.memories.clear();
-                context.open.store(true, Ordering::SeqCst);
-                opened.send_modify(|count| *count += 1);
-            }
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "cannot list the groups yet");
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(2)) => continue,
-                    () = stop.cancelled() => return,
-                }
-            }
+        // The standby's watch has seen all groups already; a pass reads its own afresh.
+        tokio::select! {
+            known = groups.wait_until_ready() => if known.is_err() { return },
+            () = stop.cancelled() => return,
         }
+        context.engine.memories.clear();
+        context.engine.claim_known(groups.state().iter().filter_map(|group| group.0.as_ref().ok()));
+        context.open.store(true, Ordering::SeqCst);
+        opened.send_modify(|count| *count += 1);
         if leading.wait_for(|leading| !*leading).await.is_err() {
             return future::pending().await;
         }
         context.open.store(false, Ordering::SeqCst);
         // Whoever leads now tells how they are.
         context.engine.population.clear();
-    }
-}
-
-/// Claims what the groups have, page by page.
-async fn claim_known(context: &Context, client: &Client) -> Result<(), crate::status::StatusError> {
-    let api: Api<Guarded> = Api::all(client.clone());
-    let mut page = ListParams::default().limit(PAGE);
-    loop {
-        let groups = bounded(api.list(&page)).await?;
-        let decoded: Vec<VmGroup> = groups.items.into_iter().filter_map(|guard| guard.0.ok()).collect();
-        context.engine.claim_known(&decoded);
-        match groups.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(()),
-        }
     }
 }
 

@@ -4,8 +4,10 @@
 
 pub mod apply;
 pub mod backlog;
+pub mod by_hand;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod decide;
@@ -14,6 +16,7 @@ pub mod engine;
 pub mod events;
 pub mod folder;
 pub mod http;
+pub mod late;
 pub mod lease;
 pub mod link;
 pub mod logging;
@@ -22,6 +25,7 @@ pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod offload;
+pub mod ownership;
 pub mod plan;
 pub mod policy_source;
 pub mod report;

@@ -17,9 +17,10 @@ use vmgroup_vsphere::{
 };
 
 use crate::folder::Claims;
-use crate::observe::mark;
+use crate::late::Departed;
+use crate::ownership::{Owner, mark, marked_group};
 use crate::tasks::TaskBook;
-use crate::wake::{GroupRef, Wake};
+use crate::wake::Wake;
 
 /// How long capacity that was read may be used for further decisions.
 const CAPACITY_AGE: Duration = Duration::from_secs(10);
@@ -139,10 +140,15 @@ impl Connected {
         self.watch.inventory()
     }
 
-    /// Whether no member of a group other than the one with this uid lies in a folder.
-    pub fn free_of_others(&self, folder: &FolderRef, uid: &str) -> bool {
+    /// Whether no member of another group lies in a folder.
+    pub fn free_of_others(&self, folder: &FolderRef, owner: &Owner) -> bool {
         let vms = self.inventory().in_folder(folder);
-        vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|owner| owner == uid))
+        vms.iter().all(|vm| vm.extra.get(mark::GROUP_UID).is_none_or(|uid| *uid == owner.uid))
+    }
+
+    /// Whether a member of this group lies in a folder.
+    pub fn holds_member(&self, folder: &FolderRef, owner: &Owner) -> bool {
+        self.inventory().in_folder(folder).iter().any(|vm| owner.owns(vm))
     }
 
     /// Has a task's end reported, or that its goal is reached.
@@ -215,6 +221,19 @@ struct Shared {
     changed: watch::Sender<u64>,
     site_gone: Notify,
     retry: Notify,
+}
+
+/// Who hears of what the watch sees.
+#[derive(Clone)]
+pub struct Hearers {
+    /// Of tasks.
+    pub tasks: TaskBook,
+    /// Of whatever concerns a group.
+    pub wake: Wake,
+    /// Knows whose folder it was that is gone.
+    pub claims: Claims,
+    /// Of machines whose group is gone.
+    pub departed: Departed,
 }
 
 /// The link. Cheap to clone; all clones are the same link.
@@ -304,10 +323,10 @@ impl Link {
     }
 
     /// Brings the link up and keeps it, until told to stop; then logs out.
-    pub async fn run(&self, tasks: TaskBook, wake: Wake, claims: Claims, stop: CancellationToken) {
+    pub async fn run(&self, hearers: Hearers, stop: CancellationToken) {
         let mut attempt = 0u32;
         while !stop.is_cancelled() {
-            match self.connect(&tasks, &wake, &claims).await {
+            match self.connect(&hearers).await {
                 Ok(()) => {
                     attempt = 0;
                     tokio::select! {
@@ -341,12 +360,11 @@ impl Link {
         self.0.vcenter.logout().await;
     }
 
-    async fn connect(&self, tasks: &TaskBook, wake: &Wake, claims: &Claims) -> Result<(), Error> {
+    async fn connect(&self, hearers: &Hearers) -> Result<(), Error> {
         let about = self.0.vcenter.connect().await?;
         let site = self.0.vcenter.resolve_site(&self.0.selection).await?;
         tracing::info!(vcenter = %about.full_name, datacenter = %site.datacenter.name, "connected to vCenter");
-        let bridge =
-            Bridge { link: Arc::downgrade(&self.0), tasks: tasks.clone(), wake: wake.clone(), claims: claims.clone() };
+        let bridge = Bridge { link: Arc::downgrade(&self.0), hearers: hearers.clone() };
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
             site,
@@ -359,7 +377,7 @@ impl Link {
         if let Err(error) = connected.capacity(&self.0.vcenter).await {
             tracing::debug!(%error, "capacity is not known yet");
         }
-        for task in tasks.all() {
+        for task in hearers.tasks.all() {
             connected.track(task, None);
         }
         self.0.current.store(Some(connected));
@@ -373,15 +391,13 @@ impl Link {
 struct Bridge {
     /// Weak: the watch belongs to the link, and ends with it.
     link: Weak<Shared>,
-    tasks: TaskBook,
-    wake: Wake,
-    claims: Claims,
+    hearers: Hearers,
 }
 
 impl Bridge {
     fn wake_owner(&self, vm: &vmgroup_vsphere::Vm) {
-        if let Some(group) = vm.extra.get(mark::GROUP).and_then(GroupRef::parse) {
-            self.wake.wake(&group);
+        if let Some(group) = marked_group(vm) {
+            self.hearers.wake.wake(&group);
         }
     }
 }
@@ -400,6 +416,7 @@ impl Observer for Bridge {
                 }
             }
             Event::VmChanged { vm, was } => {
+                self.hearers.departed.notice(vm);
                 self.wake_owner(vm);
                 if let Some(was) = was
                     && was.extra.get(mark::GROUP) != vm.extra.get(mark::GROUP)
@@ -408,11 +425,11 @@ impl Observer for Bridge {
                 }
             }
             Event::VmGone(vm) => self.wake_owner(vm),
-            Event::Task(info) => self.tasks.update(info),
-            Event::TaskGone(task) => self.tasks.gone(task),
+            Event::Task(info) => self.hearers.tasks.update(info),
+            Event::TaskGone(task) => self.hearers.tasks.gone(task),
             Event::FolderGone(folder) => {
-                if let Some(group) = self.claims.owner(&folder.name) {
-                    self.wake.wake(&group);
+                if let Some(group) = self.hearers.claims.owner(&folder.name) {
+                    self.hearers.wake.wake(&group);
                 }
             }
             Event::FolderChanged(_) => {}

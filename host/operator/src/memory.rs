@@ -82,6 +82,8 @@ pub struct GroupMemory {
     pub written: Option<(VmGroupStatus, String)>,
     /// The tasks in the record have been taken over.
     pub adopted: bool,
+    /// The members that the record only counts were looked for.
+    pub recounted: bool,
     /// What is known of members that are not in the inventory.
     pub births: HashMap<String, Birth>,
     /// Members whose virtual machine the last pass saw.

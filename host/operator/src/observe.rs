@@ -11,33 +11,9 @@ use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{DatastoreRef, FolderRef, HostRef, PowerState, Vm, VmRef};
 
+use crate::ownership::{Owner, mark};
 use crate::tasks::TaskKind;
-
-/// `extraConfig` keys that the operator writes into each member and reads back.
-/// They travel inside the clone call, so no member is ever without them.
-pub mod mark {
-    /// All keys of ours start so.
-    pub const PREFIX: &str = "vmgroup.";
-    /// `metadata.uid` of the group: the owner.
-    pub const GROUP_UID: &str = "vmgroup.group-uid";
-    /// `<namespace>/<name>` of the group.
-    pub const GROUP: &str = "vmgroup.group";
-    /// The instance UUID that the member was made with. A copy that somebody
-    /// made of a member by hand carries its marks, but another UUID.
-    pub const MEMBER: &str = "vmgroup.member";
-    /// Seconds since 1970 when the member was made.
-    pub const CREATED: &str = "vmgroup.created";
-    /// Facts for the policies, written by whoever runs the site.
-    pub const ATTRIBUTE_PREFIX: &str = "vmgroup.attr.";
-}
-
-/// Whether a virtual machine is a member of the group with this uid: it carries
-/// the group's mark and is the very machine that the mark was made for.
-pub fn is_member(vm: &Vm, uid: &str) -> bool {
-    vm.extra.get(mark::GROUP_UID).is_some_and(|owner| owner == uid)
-        && vm.extra.get(mark::MEMBER).is_some_and(|member| member.eq_ignore_ascii_case(&vm.instance_uuid))
-        && !vm.template
-}
+use crate::validate::Desired;
 
 /// A member's virtual machine, as far as a pass cares.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,11 +30,13 @@ pub struct VmSeen {
     pub created_at: Option<u64>,
     /// Facts for the policies.
     pub attributes: BTreeMap<String, String>,
+    /// Its marks are of the first version, and are mended with the next write.
+    pub outdated: bool,
 }
 
 impl VmSeen {
     /// From what vCenter says.
-    pub fn of(vm: &Vm) -> Self {
+    pub fn of(vm: &Vm, owner: &Owner) -> Self {
         Self {
             id: vm.id.clone(),
             power: vm.power,
@@ -72,6 +50,7 @@ impl VmSeen {
                     Some((key.strip_prefix(mark::ATTRIBUTE_PREFIX)?.to_owned(), value.to_owned()))
                 })
                 .collect(),
+            outdated: owner.outdated(vm),
         }
     }
 
@@ -155,6 +134,14 @@ pub struct Observed {
     pub members: Vec<Seen>,
 }
 
+impl Observed {
+    /// Who is to be adopted and is no member yet.
+    pub fn to_be_adopted<'o>(&'o self, desired: &'o Desired) -> impl Iterator<Item = &'o String> {
+        let is_member = |uuid: &&String| self.members.iter().any(|seen| seen.vm.is_some() && seen.uuid == **uuid);
+        desired.adopting.iter().filter(move |uuid| !is_member(uuid))
+    }
+}
+
 /// What [`lay_over`] needs to know besides record and virtual machines.
 #[derive(Default)]
 pub struct Knowledge {
@@ -169,9 +156,9 @@ pub struct Knowledge {
 }
 
 /// Lays record and virtual machines over each other. `vms` are the group's own
-/// ([`is_member`]). A recorded member that once existed and of which nothing is
+/// ([`Owner::owns`]). A recorded member that once existed and of which nothing is
 /// left (no machine, no task, and known to be absent) is not in the result.
-pub fn lay_over(folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &Knowledge) -> Observed {
+pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &Knowledge) -> Observed {
     let by_uuid: HashMap<String, &Vm> = vms.iter().map(|vm| (vm.instance_uuid.to_lowercase(), vm)).collect();
     let mut done = HashSet::new();
     let mut members = Vec::new();
@@ -191,7 +178,7 @@ pub fn lay_over(folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &
             name: vm.map_or_else(|| entry.name.clone(), |vm| vm.name.clone()),
             recorded: Some(entry.state),
             reason: entry.reason.clone(),
-            vm: vm.map(|vm| VmSeen::of(vm)),
+            vm: vm.map(|vm| VmSeen::of(vm, owner)),
             bound_for: know.bound_for.get(&uuid).cloned(),
             flight,
             birth: if flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth },
@@ -207,7 +194,7 @@ pub fn lay_over(folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &
             name: vm.name.clone(),
             recorded: None,
             reason: None,
-            vm: Some(VmSeen::of(vm)),
+            vm: Some(VmSeen::of(vm, owner)),
             bound_for: None,
             flight: know.flights.get(&uuid).copied(),
             birth: Birth::Awaited,

@@ -79,18 +79,19 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
         return out;
     }
 
+    let awaited_adoptions = seen.to_be_adopted(desired).count();
     let surplus = staying.len().saturating_sub(desired.replicas);
     // Who does not exist yet goes first, and nobody has to be asked about it.
     let forgotten = surplus.min(absent.len());
     let (resume, forget) = absent.split_at(absent.len() - forgotten);
     out.forget = uuids(forget.to_vec());
-    if surplus > forgotten && awaited.is_empty() {
+    if surplus > forgotten && awaited.is_empty() && awaited_adoptions == 0 {
         // Asked only when all members are there to be chosen from.
         out.excess = (surplus - forgotten).min(LEAVING_LIMIT.saturating_sub(leaving.len()));
     }
     // Those who leave still exist: their successors wait, so that there are
     // never more virtual machines than wished (S3).
-    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len());
+    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len() + awaited_adoptions);
     let resume: Vec<&Seen> = resume.iter().copied().take(room).collect();
     room -= resume.len();
     let unfinished = absent.len() - forgotten - resume.len();
@@ -163,6 +164,13 @@ pub enum Step {
         /// Where to.
         place: Place,
     },
+    /// Bring the marks of a member up to date.
+    Mark {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
     /// Power a member on.
     PowerOn {
         /// Its instance UUID.
@@ -194,6 +202,7 @@ impl Step {
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {
             Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
+            Self::Mark { uuid, .. } => Some((uuid, TaskKind::Mark)),
             Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
             Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
@@ -291,7 +300,8 @@ fn steps(
     for uuid in &demand.start {
         let chosen = decisions.victims.iter().any(|victim| victim.uuid == *uuid);
         if let (Some(vm), false) = (vm_of(uuid), chosen) {
-            tasks.push(Step::PowerOn { uuid: uuid.clone(), vm: vm.id.clone() });
+            let (uuid, id) = (uuid.clone(), vm.id.clone());
+            tasks.push(if vm.outdated { Step::Mark { uuid, vm: id } } else { Step::PowerOn { uuid, vm: id } });
         }
     }
     let to_clone = demand

@@ -18,6 +18,10 @@ use crate::wake::GroupRef;
 /// force, because it was refused.
 pub const POLICY_REFUSED: &str = "PolicyRefused";
 
+/// The abnormal-true condition: machines are being adopted and are not members
+/// yet. `vmgroup adopt` waits for it, and for its end.
+pub const ADOPTING: &str = "Adopting";
+
 /// What `lastMessage` says when all is well, as in the original.
 pub const SUCCESS: &str = "successfully reconciled VmGroup";
 
@@ -66,6 +70,8 @@ pub struct Members {
     pub existing: usize,
     /// The folder.
     pub folder: Option<FolderStatus>,
+    /// Instance UUIDs of those who are to be adopted and are no members yet.
+    pub to_be_adopted: Vec<String>,
 }
 
 impl Members {
@@ -102,6 +108,19 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         Phase::Running => {}
         Phase::Pending => abnormal(RECONCILING, &verdict.reason, &verdict.message),
         Phase::Error => abnormal(STALLED, &verdict.reason, &verdict.message),
+    }
+    let adopting = match facts.members {
+        Some(members) if members.to_be_adopted.is_empty() => None,
+        Some(members) => Some(format!(
+            "waits for {} to become members, and makes and removes nobody for them: {}",
+            counted(members.to_be_adopted.len(), "adopted machine"),
+            members.to_be_adopted.join(", ")
+        )),
+        // Not looked at: it stays as it was told last.
+        None => old.conditions.iter().find(|known| known.type_ == ADOPTING).map(|known| known.message.clone()),
+    };
+    if let Some(message) = &adopting {
+        abnormal(ADOPTING, "Adopting", message);
     }
     if let Some(refusal) = &facts.refusal {
         abnormal(POLICY_REFUSED, "PolicyRefused", refusal);
@@ -248,6 +267,7 @@ mod tests {
             record: vec![member(1, MemberState::Ready), member(2, MemberState::Ready)],
             existing: 2,
             folder: None,
+            to_be_adopted: Vec::new(),
         };
         let new = status(&VmGroupStatus::default(), &facts(&group, &two, &none, 2));
         assert_eq!(
@@ -269,6 +289,7 @@ mod tests {
             record: vec![member(1, MemberState::Ready), member(2, MemberState::Planned)],
             existing: 1,
             folder: None,
+            to_be_adopted: Vec::new(),
         };
         let failure = Failure {
             attempts: 2,

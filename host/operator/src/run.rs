@@ -15,7 +15,8 @@ use vmgroup_vsphere::{Agent, HttpTransport, Options, Transport, Vcenter};
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
-use crate::config::RunConfig;
+use crate::cluster;
+use crate::config::{RunConfig, VcenterConfig};
 use crate::controller;
 use crate::decide::Decider;
 use crate::decisions;
@@ -23,13 +24,14 @@ use crate::engine::Engine;
 use crate::events::Events;
 use crate::folder::{Claims, ReservedNames};
 use crate::http::{self, Health};
+use crate::late::Departed;
 use crate::lease::{self, Fence};
-use crate::link::{Link, LoginRemedy};
+use crate::link::{Hearers, Link, LoginRemedy};
 use crate::logins;
 use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
-use crate::observe::mark;
 use crate::offload::Offload;
+use crate::ownership::{Cluster, mark};
 use crate::policy_source::{PolicyBook, watch_config_map};
 use crate::rest::CountCalls;
 use crate::tasks::TaskBook;
@@ -98,17 +100,44 @@ pub struct Parts {
     pub sandbox: vmgroup_policy::Host,
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: RunConfig) -> Result<(), RunError> {
+/// The way to the Kubernetes API, its calls counted.
+async fn kube_client(metrics: &Metrics) -> Result<kube::Client, RunError> {
     // Both TLS users of the process, kube and reqwest, take the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let kube_config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
-    let clock = Clock::system();
-    let metrics = Metrics::new(clock);
-    let kube = kube::client::ClientBuilder::try_from(kube_config)
+    let config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;
+    Ok(kube::client::ClientBuilder::try_from(config)
         .map_err(|error| RunError::Kube(Box::new(error)))?
         .with_layer(&CountCalls::new(metrics.clone()))
-        .build();
+        .build())
+}
+
+/// How vCenter is met, by whomever: what is read of each machine, and as whom.
+fn vcenter_options(config: &VcenterConfig) -> Options {
+    Options {
+        extra_prefix: mark::PREFIX.to_owned(),
+        index_key: mark::GROUP_UID.to_owned(),
+        reader: config.reader.clone(),
+        ..Options::new(config.endpoint.clone(), config.credentials.clone())
+    }
+}
+
+/// A client of vCenter that keeps of `extraConfig` what the operator marks with.
+pub fn vcenter_client(config: &VcenterConfig, transport: Arc<dyn Transport>) -> Vcenter {
+    Vcenter::new(vcenter_options(config), transport)
+}
+
+/// Both ways, for who does things by hand.
+pub async fn clients(config: &VcenterConfig) -> Result<(kube::Client, Vcenter), RunError> {
+    let kube = kube_client(&Metrics::new(Clock::system())).await?;
+    let transport = HttpTransport::new(&config.tls).map_err(RunError::Vcenter)?;
+    Ok((kube, vcenter_client(config, Arc::new(transport))))
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: RunConfig) -> Result<(), RunError> {
+    let clock = Clock::system();
+    let metrics = Metrics::new(clock);
+    let kube = kube_client(&metrics).await?;
     let transport = HttpTransport::new(&config.vcenter.tls).map_err(RunError::Vcenter)?;
     let parts = Parts {
         kube,
@@ -152,15 +181,9 @@ async fn terminated() {
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { kube, transport, clock, metrics, seed, offload, sandbox } = parts;
-    let health = Health::new(&["crd", "policies"], STALL);
-    let options = Options {
-        extra_prefix: mark::PREFIX.to_owned(),
-        index_key: mark::GROUP_UID.to_owned(),
-        reader: config.vcenter.reader.clone(),
-        agent: Agent { instance: config.instance.clone(), process: seed },
-        ..Options::new(config.vcenter.endpoint.clone(), config.vcenter.credentials.clone())
-    };
-    let vcenter = Vcenter::new(options, transport);
+    let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
+    let agent = Agent { instance: config.instance.clone(), process: seed };
+    let vcenter = Vcenter::new(Options { agent, ..vcenter_options(&config.vcenter) }, transport);
     let counted = metrics.clone();
     vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
     let wake = Wake::default();
@@ -169,15 +192,19 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let link = Link::new(vcenter, config.site.clone(), remedy);
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
+    let gate = fence.clone();
+    link.vcenter().set_write_gate(Arc::new(move || gate.holds()));
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let engine = Engine {
         kube: kube.clone(),
+        cluster: Cluster::default(),
         link: link.clone(),
         policies: policies.clone(),
         tasks: TaskBook::new(config.max_tasks.get(), wake.clone()),
         claims: Claims::default(),
         reserved_names: ReservedNames::default(),
+        departed: Departed::default(),
         memories: Memories::default(),
         population: Population::default(),
         fence: fence.clone(),
@@ -233,8 +260,16 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     if let Some(folder) = login_dir {
         background.spawn(logins::follow(folder, link.clone(), stop.clone()));
     }
-    let (tasks, woken, claims, until) = (engine.tasks.clone(), wake.clone(), engine.claims.clone(), after.clone());
-    background.spawn(async move { link.run(tasks, woken, claims, until).await });
+    let hearers = Hearers {
+        tasks: engine.tasks.clone(),
+        wake: wake.clone(),
+        claims: engine.claims.clone(),
+        departed: engine.departed.clone(),
+    };
+    let (kept, until) = (link.clone(), after.clone());
+    background.spawn(async move { kept.run(hearers, until).await });
+    let (departed, writing, stopping) = (engine.departed.clone(), fence.clone(), stop.clone());
+    background.spawn(async move { departed.see_off(&link, &writing, &stopping).await });
 
     controller::run(engine, wake, backlog, health, stop.clone()).await;
     stop.cancel();

@@ -31,6 +31,9 @@ pub enum StatusError {
     /// The object is gone, or is another one under the same name.
     #[error("the VmGroup is gone")]
     Gone,
+    /// The lease is not held any more: whatever this was, it is another's now.
+    #[error("this process does not lead any more")]
+    Fenced,
     /// Somebody else wrote the record.
     #[error("the status was changed by somebody else; starting afresh from what it says now")]
     Foreign,

@@ -31,6 +31,8 @@ const REMEMBERED: usize = 4096;
 pub enum TaskKind {
     /// Makes it.
     Clone,
+    /// Brings its marks up to date.
+    Mark,
     /// Powers it on.
     PowerOn,
     /// Powers it off.
@@ -41,12 +43,13 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Clone, Self::PowerOn, Self::PowerOff, Self::Destroy];
+    pub const ALL: [Self; 5] = [Self::Clone, Self::Mark, Self::PowerOn, Self::PowerOff, Self::Destroy];
 
     /// As in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Clone => "clone",
+            Self::Mark => "mark",
             Self::PowerOn => "power-on",
             Self::PowerOff => "power-off",
             Self::Destroy => "destroy",
@@ -262,7 +265,7 @@ impl TaskBook {
     }
 
     /// How many tasks of each kind are in flight.
-    pub fn running(&self) -> [(TaskKind, usize); 4] {
+    pub fn running(&self) -> [(TaskKind, usize); 5] {
         let inner = self.inner();
         TaskKind::ALL.map(|kind| (kind, inner.flights.values().filter(|flight| flight.kind == kind).count()))
     }

@@ -4,9 +4,9 @@
 //! The API server checks the same bounds by the CEL rules of the CRD; here they
 //! are checked again, because a CRD can be older than the operator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vmgroup_api::{POLICY_ANNOTATION_PREFIX, VmGroup};
+use vmgroup_api::{ADOPTING_ANNOTATION, POLICY_ANNOTATION_PREFIX, VmGroup};
 
 use crate::wake::GroupRef;
 
@@ -26,6 +26,8 @@ pub struct Desired {
     pub labels: BTreeMap<String, String>,
     /// Annotations meant for policies, prefix removed.
     pub attributes: BTreeMap<String, String>,
+    /// Instance UUIDs, in lower case, of machines that are about to be adopted.
+    pub adopting: BTreeSet<String>,
     /// Virtual CPUs of each member.
     pub cpus: u32,
     /// Memory of each member in MiB.
@@ -100,6 +102,15 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             .iter()
             .flatten()
             .filter_map(|(key, value)| Some((key.strip_prefix(POLICY_ANNOTATION_PREFIX)?.to_owned(), value.clone())))
+            .collect(),
+        adopting: meta
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(ADOPTING_ANNOTATION))
+            .into_iter()
+            .flat_map(|uuids| uuids.split(','))
+            .map(|uuid| uuid.trim().to_lowercase())
+            .filter(|uuid| !uuid.is_empty())
             .collect(),
         cpus,
         memory_mib: u64::from(memory) * 1024,

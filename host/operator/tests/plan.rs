@@ -27,6 +27,7 @@ fn desired(replicas: usize) -> Desired {
         generation: Some(1),
         labels: BTreeMap::new(),
         attributes: BTreeMap::new(),
+        adopting: BTreeSet::new(),
         cpus: 2,
         memory_mib: 1024,
         replicas,
@@ -48,6 +49,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             datastore: None,
             created_at: None,
             attributes: BTreeMap::new(),
+            outdated: false,
         }),
         bound_for: None,
         flight: None,
@@ -107,6 +109,19 @@ fn a_new_group() {
     let mut observed = seen(vec![]);
     observed.folder.id = None;
     golden("a_new_group", &planned(&desired(2), &observed, 8));
+}
+
+/// While a machine is being adopted its place is kept, and nobody leaves for it.
+#[test]
+fn a_newcomer_who_is_adopted_keeps_his_place() {
+    let group = Desired { adopting: BTreeSet::from(["uuid-003".to_owned()]), ..desired(3) };
+    let two = seen(vec![on(1), on(2)]);
+    assert_eq!(demand(&group, &two, NOW), Demand::default());
+    assert_eq!(demand(&desired(3), &two, NOW).missing, 1);
+    let full = Desired { adopting: BTreeSet::from(["uuid-009".to_owned()]), ..desired(2) };
+    let three = seen(vec![on(1), on(2), on(3)]);
+    assert_eq!(demand(&full, &three, NOW).excess, 0, "not while the count is about to change");
+    assert_eq!(demand(&group, &three, NOW), Demand::default(), "he has come");
 }
 
 #[test]
@@ -318,7 +333,7 @@ fn obey(world: &mut Observed, plan: &Plan) {
         let Some(now) = world.members.iter_mut().find(|member| member.uuid == uuid) else { continue };
         let vm = |power| member(0, None, Some(power)).vm;
         now.vm = match kind {
-            TaskKind::Clone | TaskKind::PowerOff => vm(PowerState::Off),
+            TaskKind::Clone | TaskKind::Mark | TaskKind::PowerOff => vm(PowerState::Off),
             TaskKind::PowerOn => vm(PowerState::On),
             TaskKind::Destroy => None,
         };

@@ -120,7 +120,13 @@ impl Outcome {
 /// Told of every exchange with vCenter: method, outcome, duration.
 pub type CallHook = Arc<dyn Fn(&'static str, Outcome, Duration) + Send + Sync>;
 
-/// What a call is good for, which decides whose session carries it.
+/// Asked immediately before a call that changes something is sent, the second
+/// time too if it is sent again; false: it is not sent, and fails with
+/// [`Error::Withheld`].
+pub type WriteGate = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What a call is good for, which decides whose session carries it, and whether it
+/// passes the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Read,
@@ -153,6 +159,7 @@ pub(crate) struct Inner {
     reader: Option<Account>,
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
+    gate: RwLock<Option<WriteGate>>,
 }
 
 /// What came back on the wire.
@@ -183,6 +190,7 @@ impl Vcenter {
                 reader,
                 counts: Mutex::default(),
                 hook: RwLock::default(),
+                gate: RwLock::default(),
             }),
         }
     }
@@ -239,9 +247,14 @@ impl Vcenter {
         *self.inner.hook.write().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
 
+    /// Sets who is asked before each write; one gate, the last one set.
+    pub fn set_write_gate(&self, gate: WriteGate) {
+        *self.inner.gate.write().unwrap_or_else(PoisonError::into_inner) = Some(gate);
+    }
+
     /// A call in whatever session there is. If vCenter does not know that
     /// session, the call surely did nothing: it is sent once more in a new one,
-    /// writes too.
+    /// writes too. A write passes the gate whenever it is sent.
     pub(crate) async fn call(
         &self,
         purpose: Purpose,
@@ -250,14 +263,25 @@ impl Vcenter {
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
         let session = self.session(purpose, method).await?;
+        self.pass_gate(purpose, method)?;
         let first = self.call_in(&session, method, &this, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
                 let session = self.session(purpose, method).await?;
+                // The login in between may have taken long.
+                self.pass_gate(purpose, method)?;
                 self.call_in(&session, method, &this, &arguments).await
             }
             other => other,
         }
+    }
+
+    fn pass_gate(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
+        if purpose == Purpose::Read {
+            return Ok(());
+        }
+        let gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if gate.is_none_or(|open| open()) { Ok(()) } else { Err(Error::Withheld { method }) }
     }
 
     /// The session for a call of this name.

@@ -21,6 +21,12 @@ pub enum Error {
         /// What happened.
         source: TransportError,
     },
+    /// The write gate was closed.
+    #[error("{method} was not sent: this process may not write to vCenter at present")]
+    Withheld {
+        /// The vim25 method.
+        method: &'static str,
+    },
     /// No answer within the deadline.
     #[error("vCenter did not answer {method} within {} s", .after.as_secs())]
     Timeout {
@@ -350,9 +356,11 @@ impl Error {
                 300..=399 | 404 | 405 => Category::Configuration,
                 _ => Category::Transient,
             },
-            Self::Timeout { .. } | Self::Protocol { .. } | Self::TooManySessions { .. } | Self::Closed => {
-                Category::Transient
-            }
+            Self::Timeout { .. }
+            | Self::Protocol { .. }
+            | Self::TooManySessions { .. }
+            | Self::Closed
+            | Self::Withheld { .. } => Category::Transient,
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
             Self::Session { source, .. } => source.category(),
@@ -384,6 +392,7 @@ impl Error {
             | Self::Closed
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }
+            | Self::Withheld { .. }
             | Self::Config(_) => false,
         }
     }

@@ -111,10 +111,10 @@ impl Inventory {
         self.read().vms.values().cloned().collect()
     }
 
-    /// The names taken by machines, each with its folder, by the machines'
-    /// references. Those inside a vApp have no folder and are left out.
-    pub fn names(&self) -> Vec<(FolderRef, String)> {
-        self.read().vms.values().filter_map(|vm| Some((vm.parent.clone()?, vm.name.clone()))).collect()
+    /// The names taken by machines, each with the machine and its folder, by the
+    /// machines' references. Those inside a vApp have no folder and are left out.
+    pub fn names(&self) -> Vec<(VmRef, FolderRef, String)> {
+        self.read().vms.values().filter_map(|vm| Some((vm.id.clone(), vm.parent.clone()?, vm.name.clone()))).collect()
     }
 
     /// The folder, if it lies under the root or is the root.

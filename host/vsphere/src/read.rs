@@ -3,10 +3,10 @@
 
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
+use crate::inventory::Folder;
 use crate::model::{Child, ConnectionState, Extra, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
-use crate::site::Site;
 use crate::soap::reference_of;
 use crate::xml::Element;
 
@@ -45,7 +45,8 @@ pub(crate) fn folder_paths() -> Paths {
 }
 
 impl Vm {
-    pub(crate) fn blank(id: VmRef) -> Self {
+    /// A machine of which nothing is known but that it is there.
+    pub fn blank(id: VmRef) -> Self {
         Self {
             id,
             name: String::new(),
@@ -230,27 +231,39 @@ impl Vcenter {
         Ok(Some(children))
     }
 
-    /// All machines under the site's root folder, however deep and inside vApps
-    /// too, whose `extraConfig` has this value under
+    /// All machines under a folder, however deep and inside vApps too, whose
+    /// `extraConfig` has this value under
     /// [`Options::index_key`](crate::Options::index_key) now.
     ///
     /// Reads every machine there: for the rare question that must not be
     /// answered from the cache.
-    pub async fn list_marked(&self, site: &Site, value: &str) -> Result<Vec<Vm>, Error> {
+    pub async fn list_marked(&self, under: &FolderRef, value: &str) -> Result<Vec<Vm>, Error> {
+        let key = &self.inner.options.index_key;
+        let (vms, _) = self.list_below(under).await?;
+        Ok(vms.into_iter().filter(|vm| vm.extra.get(key).is_some_and(|mark| mark == value)).collect())
+    }
+
+    /// All machines and folders under a folder now, however deep, machines inside
+    /// vApps included.
+    pub async fn list_below(&self, under: &FolderRef) -> Result<(Vec<Vm>, Vec<Folder>), Error> {
         let again = [Step::Again("folders"), Step::Again("vapps")];
         let steps = vec![Step::along("folders", FOLDER, "childEntity", &again), Step::along("vapps", VAPP, "vm", &[])];
         let query = Query {
-            paths: vec![self.vm_paths().await?],
-            starts: vec![Start::from(site.root_folder.managed_object(), steps)],
+            paths: vec![self.vm_paths().await?, folder_paths()],
+            starts: vec![Start::from(under.managed_object(), steps)],
         };
         let objects = self.retrieve(&query).await?;
-        let key = &self.inner.options.index_key;
-        Ok(objects
+        let vms = objects.iter().filter(|object| object.id.kind == VM).map(|object| self.vm_of(object)).collect();
+        let folders = objects
             .iter()
-            .filter(|object| object.id.kind == VM)
-            .map(|object| self.vm_of(object))
-            .filter(|vm| vm.extra.get(key).is_some_and(|mark| mark == value))
-            .collect())
+            .filter(|object| object.id.kind == FOLDER)
+            .map(|object| Folder {
+                id: FolderRef::new(&object.id.id),
+                name: object.name(),
+                parent: object.reference("parent").map(|parent| FolderRef::new(parent.id)),
+            })
+            .collect();
+        Ok((vms, folders))
     }
 }
 

@@ -55,14 +55,18 @@ impl CloneSpec {
                 w.text("instanceUuid", &self.instance_uuid);
                 w.value("numCPUs", self.cpus);
                 w.value("memoryMB", self.memory_mib);
-                for (key, value) in &self.extra {
-                    w.typed("extraConfig", "OptionValue", |w| {
-                        w.text("key", key);
-                        w.xsd_string("value", value);
-                    });
-                }
+                write_extra(w, &self.extra);
             });
             w.value("powerOn", self.power_on);
+        });
+    }
+}
+
+fn write_extra(writer: &mut Writer, extra: &[(String, String)]) {
+    for (key, value) in extra {
+        writer.typed("extraConfig", "OptionValue", |w| {
+            w.text("key", key);
+            w.xsd_string("value", value);
         });
     }
 }
@@ -99,6 +103,26 @@ impl Vcenter {
     /// the task fails with `InvalidPowerState`.
     pub async fn power_off(&self, vm: &VmRef) -> Result<TaskRef, Error> {
         self.start("PowerOffVM_Task", vm.managed_object(), |_| {}).await
+    }
+
+    /// `VirtualMachine.ReconfigVM_Task` for `extraConfig` alone: sets these
+    /// entries, and removes those with an empty value. The others stay.
+    pub async fn set_extra(&self, vm: &VmRef, extra: &[(String, String)]) -> Result<TaskRef, Error> {
+        self.start("ReconfigVM_Task", vm.managed_object(), |w| {
+            w.node("spec", |w| write_extra(w, extra));
+        })
+        .await
+    }
+
+    /// `Folder.MoveIntoFolder_Task`: moves machines into a folder. A name that is
+    /// taken there fails the task with `DuplicateName`.
+    pub async fn move_into_folder(&self, folder: &FolderRef, vms: &[VmRef]) -> Result<TaskRef, Error> {
+        self.start("MoveIntoFolder_Task", folder.managed_object(), |w| {
+            for vm in vms {
+                w.reference("list", "VirtualMachine", vm.as_str());
+            }
+        })
+        .await
     }
 
     /// `ManagedEntity.Destroy_Task`: deletes the machine from disk. It has to be

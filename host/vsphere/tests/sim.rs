@@ -371,7 +371,7 @@ async fn many_machines_come_in_pages() {
     seen.synced().await;
     assert_eq!(watch.inventory().len(), 333);
     assert_eq!(watch.inventory().indexed("a").len(), 111);
-    assert_eq!(vcenter.list_marked(&site, "b").await.unwrap().len(), 222);
+    assert_eq!(vcenter.list_marked(&site.root_folder, "b").await.unwrap().len(), 222);
     let listed = vcenter.list_folder(&site.root_folder).await.unwrap().unwrap();
     assert_eq!(listed.len(), 333);
     let refs: Vec<_> = watch.inventory().vms().iter().map(|vm| vm.id.clone()).collect();

@@ -196,7 +196,11 @@ impl Pass<'_> {
                 .collect(),
             elsewhere: Vec::new(),
         };
-        for (folder, name) in connected.inventory().names() {
+        for (vm, folder, name) in connected.inventory().names() {
+            // Its name is free, whatever the watch still shows.
+            if self.memory.vanished.contains(&vm) {
+                continue;
+            }
             if Some(&folder) == seen.folder.id.as_ref() { &mut taken.in_group } else { &mut taken.elsewhere }
                 .push(name);
         }

@@ -8,12 +8,13 @@ use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, PowerState, Vm};
 
 use super::{NAMING_ATTEMPTS, Note, POLICY_PATIENCE, Pass, SETTLING, SOON, why};
-use crate::apply::FOLDER;
+use crate::apply::{FOLDER, counted};
 use crate::events::EventType;
 use crate::folder;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen, is_member};
+use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen};
+use crate::report::Obstacle;
 use crate::status::StatusError;
 use crate::tasks::{Ending, TaskKind};
 
@@ -41,7 +42,33 @@ impl Pass<'_> {
         }
     }
 
-    pub(super) fn hear_of_ended_tasks(&mut self) {
+    /// A large group's record only counts those who stand. If the inventory shows
+    /// fewer of them, some were destroyed, or moved out of the root folder, which
+    /// nobody who has just come can know: so they are looked for in the whole
+    /// datacenter, before anybody is replaced.
+    pub(super) async fn recount(&mut self, connected: &Connected) -> Result<(), VcError> {
+        if self.memory.recounted {
+            return Ok(());
+        }
+        let status = &self.written().0;
+        let recorded: HashSet<String> = status.members.iter().map(|member| member.uuid.to_lowercase()).collect();
+        let born = |member: &&MemberStatus| !matches!(member.state, MemberState::Planned | MemberState::Cloning);
+        let counted = usize::try_from(status.current_replicas.unwrap_or(0)).unwrap_or(0);
+        let unlisted = counted.saturating_sub(status.members.iter().filter(born).count());
+        let vms = connected.inventory().indexed(&self.owner.uid);
+        let standing = vms.iter().filter(|vm| self.owner.owns(vm) && !recorded.contains(&vm.instance_uuid)).count();
+        if standing < unlisted {
+            let vcenter = self.engine.link.vcenter();
+            let found = vcenter.list_marked(&connected.site.vm_folder, &self.owner.uid).await?;
+            let uuids: Vec<String> =
+                found.into_iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.instance_uuid).collect();
+            self.memory.known.extend(uuids);
+        }
+        self.memory.recounted = true;
+        Ok(())
+    }
+
+    pub(super) fn hear_of_ended_tasks(&mut self, connected: &Connected) {
         for ended in self.engine.tasks.take_ended(&self.desired.uid) {
             let topic = Topic::Member(ended.member.clone());
             let outcome = match &ended.ending {
@@ -59,6 +86,9 @@ impl Pass<'_> {
             }
             match ended.ending {
                 Ending::Success if ended.kind == TaskKind::Destroy => {
+                    // The watch may tell of the task before it tells of the machine.
+                    let vms = connected.inventory().vms_by_uuid(&ended.member);
+                    self.memory.vanished.extend(vms.iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.id.clone()));
                     self.memory.births.insert(ended.member, Birth::Absent);
                     self.memory.clear(&topic);
                 }
@@ -90,13 +120,41 @@ impl Pass<'_> {
         }
     }
 
-    /// The folder's name, kept once the group has one.
+    /// Machines that carry this group's uid and the mark of another cluster: both
+    /// clusters would make and destroy for it, so this one does nothing.
+    pub(super) fn contested(&self, connected: &Connected) -> Option<Obstacle> {
+        let vms = connected.inventory().indexed(&self.desired.uid);
+        let contested: Vec<&str> = vms.iter().filter(|vm| self.owner.contests(vm)).map(|vm| vm.name.as_str()).collect();
+        let first = contested.first()?;
+        Some(Obstacle {
+            reason: "ContestedMembers".into(),
+            message: format!(
+                "{} of this group, {first} among them, {} marked as another cluster's, and nothing is done until that is settled: make sure that no other operator works on this group, then `vmgroup adopt {} NAME…` takes them over, or `vmgroup orphans --release NAME…` lets them go",
+                counted(contested.len(), "machine"),
+                if contested.len() == 1 { "is" } else { "are" },
+                self.desired.group,
+            ),
+            stalled: true,
+        })
+    }
+
+    /// The folder's name, kept once the group has one, and the folder if it is
+    /// known to be this group's: by the record, by a member that lies in it, or
+    /// because the group has asked for it. Another one of the name is somebody
+    /// else's, however empty: another cluster may be about to fill it.
     fn folder(&mut self, connected: &Connected) -> FolderSeen {
         let (uid, group) = (self.desired.uid.as_str(), &self.desired.group);
+        let inventory = connected.inventory();
         let recorded = self.written().0.folder.clone();
         let known = self.memory.folder_name.clone().or_else(|| recorded.as_ref().map(|folder| folder.name.clone()));
+        let by_id = recorded
+            .as_ref()
+            .filter(|folder| known.as_ref() == Some(&folder.name))
+            .and_then(|folder| folder.id.as_deref())
+            .map(FolderRef::new)
+            .filter(|id| inventory.folder(id).is_some());
         let name = match known {
-            Some(name) if self.engine.claims.claim(&name, uid, group) => name,
+            Some(name) if self.engine.claims.claim(&name, uid, group) || by_id.is_some() => name,
             _ => {
                 let name = folder::preferred(group);
                 if self.engine.claims.claim(&name, uid, group) {
@@ -108,20 +166,14 @@ impl Pass<'_> {
                 }
             }
         };
-        let inventory = connected.inventory();
-        let by_id = recorded
-            .filter(|folder| folder.name == name)
-            .and_then(|folder| folder.id)
-            .map(FolderRef::new)
-            .filter(|id| inventory.folder(id).is_some());
+        self.folder_asked_for = recorded.is_some_and(|folder| folder.name == name && folder.id.is_none());
         if by_id.is_some() {
             self.memory.folder = None;
         }
-        // A folder of our name that we have not recorded yet may be ours, made
-        // by a call whose answer was lost; or it may hold other people's members.
         let id = by_id.or_else(|| self.memory.folder.clone()).or_else(|| {
             let found = inventory.folder_by_name(&connected.site.root_folder, &name)?;
-            connected.free_of_others(&found.id, uid).then(|| found.id.clone())
+            let ours = self.folder_asked_for || connected.holds_member(&found.id, &self.owner);
+            (ours && connected.free_of_others(&found.id, &self.owner)).then(|| found.id.clone())
         });
         FolderSeen { name, id }
     }
@@ -135,7 +187,7 @@ impl Pass<'_> {
             .inventory()
             .indexed(&owner)
             .iter()
-            .filter(|vm| is_member(vm, &owner) && !self.memory.vanished.contains(&vm.id))
+            .filter(|vm| self.owner.owns(vm) && !self.memory.vanished.contains(&vm.id))
             .map(|vm| Vm::clone(vm))
             .collect();
         let flights: HashMap<String, TaskKind> =
@@ -189,7 +241,7 @@ impl Pass<'_> {
         let held = self.unsettled(&vms, held);
         let know =
             Knowledge { flights, births: self.memory.births.clone(), bound_for: self.memory.bound_for.clone(), held };
-        let seen = observe::lay_over(folder, &record, &vms, &know);
+        let seen = observe::lay_over(&self.owner, folder, &record, &vms, &know);
         self.tidy(&seen);
         Ok(seen)
     }
@@ -256,8 +308,7 @@ impl Pass<'_> {
         recorded: Option<&MemberStatus>,
     ) -> Result<Resolved, VcError> {
         let vcenter = self.engine.link.vcenter();
-        let owner = &self.desired.uid;
-        let ours = |vm: &Vm| is_member(vm, owner) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
+        let ours = |vm: &Vm| self.owner.owns(vm) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
         if let Some(vm) = vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
             return Ok(Resolved::Found(Box::new(vm)));
         }

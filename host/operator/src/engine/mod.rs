@@ -26,10 +26,12 @@ use crate::clock::{Clock, k8s_time};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::{Claims, ReservedNames};
+use crate::late::Departed;
 use crate::lease::Fence;
 use crate::link::{Link, chain};
 use crate::memory::{GroupMemory, Memories, Patience, Population, Topic, Why};
 use crate::metrics::{Metrics, Step};
+use crate::ownership::{Cluster, Owner};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
 use crate::report::{self, Facts, Obstacle};
@@ -62,6 +64,8 @@ const EVENTS_LIMIT: usize = 10;
 pub struct Engine {
     /// The Kubernetes API.
     pub kube: Client,
+    /// Which cluster this is.
+    pub cluster: Cluster,
     /// The link to vCenter.
     pub link: Link,
     /// The policies.
@@ -72,6 +76,8 @@ pub struct Engine {
     pub claims: Claims,
     /// Names on their way.
     pub reserved_names: ReservedNames,
+    /// Groups that have been seen off.
+    pub departed: Departed,
     /// What is remembered of groups.
     pub memories: Memories,
     /// How many members there are.
@@ -112,6 +118,11 @@ struct Pass<'a> {
     engine: &'a Engine,
     api: Api<VmGroup>,
     desired: Desired,
+    /// The group as the marks of its members name it.
+    owner: Owner,
+    /// A folder of the recorded name may be of our own making: it was asked for
+    /// before this pass, and what came of that was never written down.
+    folder_asked_for: bool,
     reference: ObjectReference,
     serving: Arc<Serving>,
     memory: GroupMemory,
@@ -155,6 +166,12 @@ impl Engine {
             again: None,
             notes: Vec::new(),
             laps: laps.clone(),
+            owner: Owner {
+                uid: uid.clone(),
+                group: desired.group.clone(),
+                cluster: self.cluster.id().map(str::to_owned),
+            },
+            folder_asked_for: false,
             desired,
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
@@ -163,6 +180,8 @@ impl Engine {
         let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
             Ok(true) | Err(StatusError::Gone) => self.forget(&uid),
+            // Who leads now has a record of his own.
+            Err(StatusError::Fenced) => self.memories.forget(&uid),
             Ok(false) => self.memories.put(&uid, memory),
             // What was written is not known: the next pass reads it afresh.
             Err(_) => {
@@ -178,7 +197,7 @@ impl Engine {
         laps.time(Step::Tell, telling).await;
         match result {
             Ok(_) => Ok(again.map_or(Outcome::AtRest, Outcome::Again)),
-            Err(StatusError::Gone) => Ok(Outcome::AtRest),
+            Err(StatusError::Gone | StatusError::Fenced) => Ok(Outcome::AtRest),
             Err(error) => Err(error.into()),
         }
     }
@@ -195,7 +214,7 @@ impl Engine {
     /// Claims the folder names that groups already have, so that a group that
     /// comes first after a restart cannot take another one's. Called before the
     /// first pass of each term as leader.
-    pub fn claim_known(&self, groups: &[VmGroup]) {
+    pub fn claim_known<'g>(&self, groups: impl Iterator<Item = &'g VmGroup>) {
         for group in groups {
             let folder = group.status.as_ref().and_then(|status| status.folder.as_ref());
             if let (Some(folder), Ok(desired)) = (folder, validate(group)) {
@@ -238,7 +257,7 @@ impl Engine {
         };
         let new = report::status(&old, &facts);
         self.population.note(uid, &new);
-        if new != old {
+        if new != old && self.fence.holds() {
             let api = Api::namespaced(self.kube.clone(), namespace);
             let version = object.metadata.resource_version.clone().unwrap_or_default();
             status::write(&api, (name, uid), &old, &new, &version).await?;
@@ -276,8 +295,18 @@ impl Pass<'_> {
                 return Ok(false);
             }
         };
+        if let Some(obstacle) = self.contested(&connected) {
+            self.report(None, Some(obstacle)).await?;
+            return Ok(false);
+        }
+        if let Err(error) = laps.time(Step::Look, self.recount(&connected)).await {
+            let Why { reason, message, stalled, patience: _ } = why(error.category(), chain(&error));
+            self.look_again(SOON);
+            laps.time(Step::Tell, self.report(None, Some(Obstacle { reason, message, stalled }))).await?;
+            return Ok(false);
+        }
         self.adopt_tasks(&connected);
-        self.hear_of_ended_tasks();
+        self.hear_of_ended_tasks(&connected);
         let seen = laps.time(Step::Look, self.observe(&connected)).await?;
         let demand = laps.time_now(Step::Plan, || plan::demand(&self.desired, &seen, self.now));
         tracing::trace!(?seen, ?demand, "observed");
@@ -292,15 +321,18 @@ impl Pass<'_> {
             vcenter: self.engine.link.vcenter(),
             connected: &connected,
             tasks: &self.engine.tasks,
-            fence: &self.engine.fence,
             desired: &self.desired,
+            owner: &self.owner,
             template: template.as_ref(),
             folder: seen.folder.id.clone(),
+            folder_asked_for: self.folder_asked_for,
             now: self.seconds(),
         };
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
         let finished = self.digest(&connected, &seen, effects);
         if finished {
+            // Before the answer, which may be lost.
+            self.engine.departed.remember(self.owner.clone());
             laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);
         }

@@ -17,6 +17,7 @@ impl Pass<'_> {
         self.memory.written = Some((object.status.unwrap_or_default(), version));
         self.memory.births.clear();
         self.memory.adopted = false;
+        self.memory.recounted = false;
         Ok(())
     }
 
@@ -25,11 +26,18 @@ impl Pass<'_> {
         self.memory.written.as_ref().map_or((&NONE, ""), |(status, version)| (status, version))
     }
 
+    /// S7: asked before each write to Kubernetes, as calls to vCenter may have
+    /// taken long since the last.
+    fn still_leading(&self) -> Result<(), StatusError> {
+        if self.engine.fence.holds() { Ok(()) } else { Err(StatusError::Fenced) }
+    }
+
     pub(super) async fn write(&mut self, new: VmGroupStatus) -> Result<(), StatusError> {
         let (old, version) = self.written();
         if *old == new {
             return Ok(());
         }
+        self.still_leading()?;
         let version =
             status::write(&self.api, (&self.desired.group.name, &self.desired.uid), old, &new, version).await?;
         self.memory.written = Some((new, version));
@@ -42,6 +50,7 @@ impl Pass<'_> {
         object: &VmGroup,
         mut finalizers: Vec<String>,
     ) -> Result<(), StatusError> {
+        self.still_leading()?;
         finalizers.push(FINALIZER.to_owned());
         let patch = json!({"metadata": {
             "uid": self.desired.uid,
@@ -67,6 +76,7 @@ impl Pass<'_> {
             .into_iter()
             .filter(|finalizer| finalizer != FINALIZER && finalizer != LEGACY_FINALIZER)
             .collect();
+        self.still_leading()?;
         let patch = json!({"metadata": {
             "uid": self.desired.uid,
             "resourceVersion": now.metadata.resource_version,

@@ -165,6 +165,14 @@ impl Pass<'_> {
         let name = folder::fallback(&self.desired.group, &self.desired.uid);
         self.engine.claims.release(&self.desired.uid);
         self.engine.claims.claim(&name, &self.desired.uid, &self.desired.group);
+        self.notes.push(Note {
+            kind: EventType::Warning,
+            reason: "FolderTaken".into(),
+            action: "CreateFolder",
+            text: format!(
+                "a folder of this group's name is in vCenter already and was not made by this group (another cluster may be at work under the same root folder); it is left alone, and {name} is used"
+            ),
+        });
         // Nothing of ours is in there: a folder that is ours is found by its record.
         self.memory.folder_name = Some(name);
         self.memory.folder = None;
@@ -203,11 +211,22 @@ impl Pass<'_> {
         Members {
             existing: vms.len(),
             record,
-            folder: Some(FolderStatus {
-                name: seen.folder.name.clone(),
-                id: seen.folder.id.as_ref().or(self.memory.folder.as_ref()).map(ToString::to_string),
-            }),
+            folder: self.folder_to_record(seen),
+            to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
         }
+    }
+
+    /// The folder as it is to stand in the status. A name without a reference
+    /// says that this group has asked for the folder, or that nobody else can have:
+    /// that is what a folder is recognised by whose making was never confirmed.
+    fn folder_to_record(&self, seen: &Observed) -> Option<FolderStatus> {
+        if let Some(name) = self.memory.folder_name.as_ref().filter(|name| **name != seen.folder.name) {
+            return Some(FolderStatus { name: name.clone(), id: None });
+        }
+        let id = seen.folder.id.as_ref().or(self.memory.folder.as_ref());
+        let asked_for = self.written().0.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
+        let known = id.is_some() || asked_for;
+        known.then(|| FolderStatus { name: seen.folder.name.clone(), id: id.map(ToString::to_string) })
     }
 
     pub(super) async fn report(

@@ -71,16 +71,16 @@ pub async fn life_of_a_machine(vcenter: &Vcenter, template: &str, group: &str, m
     assert_eq!(inventory.indexed("uid-1").len(), 1);
     assert_eq!(inventory.vm_by_uuid(UUID).unwrap().id, id);
     assert_eq!(inventory.in_folder(&folder)[0].name, member);
-    assert!(inventory.names().contains(&(folder.clone(), member.to_owned())));
+    assert!(inventory.names().iter().any(|(_, within, name)| *within == folder && name == member));
     assert_eq!(vcenter.find_by_uuid(UUID).await.unwrap()[0].id, id);
     assert_eq!(vcenter.find_by_uuid("nobody").await.unwrap(), []);
     let listed = vcenter.list_folder(&folder).await.unwrap().unwrap();
     assert!(matches!(listed.as_slice(), [Child::Vm(vm)] if vm.id == id), "{listed:?}");
     let listed = vcenter.list_folder(&root).await.unwrap().unwrap();
     assert!(listed.contains(&Child::Folder(folder.clone(), group.to_owned())), "{listed:?}");
-    let marked = vcenter.list_marked(&site, "uid-1").await.unwrap();
+    let marked = vcenter.list_marked(&site.root_folder, "uid-1").await.unwrap();
     assert_eq!(marked.len(), 1);
-    assert_eq!(vcenter.list_marked(&site, "uid-2").await.unwrap(), []);
+    assert_eq!(vcenter.list_marked(&site.root_folder, "uid-2").await.unwrap(), []);
 
     // The name again: the task fails by type.
     let again = vcenter.clone_vm(&spec).await.unwrap();

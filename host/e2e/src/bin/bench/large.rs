@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use vmgroup_e2e::world::{ROOT, TEMPLATE};
 use vmgroup_operator::folder;
-use vmgroup_operator::observe::mark;
+use vmgroup_operator::ownership::mark;
 use vmgroup_operator::wake::GroupRef;
 
 use crate::Result;

@@ -1,0 +1,181 @@
+//! `vmgroup orphans` and `vmgroup adopt`, beside a running operator.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use vmgroup_e2e::sim::SimWorld;
+use vmgroup_e2e::world::{Deed as Act, Options, ROOT, User, World};
+use vmgroup_operator::cli::Output;
+use vmgroup_operator::cli::adopt::{self, AdoptError};
+use vmgroup_operator::cli::orphans::{self, Deed, OrphansError};
+use vmgroup_operator::wake::GroupRef;
+
+const SOON: Duration = Duration::from_secs(60);
+
+async fn names(world: &SimWorld) -> BTreeSet<String> {
+    world.vms().await.unwrap().into_iter().map(|vm| vm.name).collect()
+}
+
+async fn adopt(world: &SimWorld, vms: &[&str], scale: bool, yes: bool) -> Result<String, AdoptError> {
+    let vms = vms.iter().map(|vm| (*vm).to_owned()).collect();
+    let group = GroupRef::parse("shop/web").unwrap();
+    let request = adopt::Request { group, vms, scale, yes, output: Output::Text };
+    let (hand, mut out) = (world.hand().await?, Vec::new());
+    let result = adopt::execute(&hand, &request, &mut out).await;
+    hand.vcenter.logout().await;
+    result.map(|()| String::from_utf8(out).unwrap())
+}
+
+async fn orphans(world: &SimWorld, deed: Deed, names: &[&str], yes: bool) -> Result<String, OrphansError> {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let request = orphans::Request { deed, names, all: false, yes, output: Output::Text };
+    let (hand, mut out) = (world.hand().await?, Vec::new());
+    let result = orphans::execute(&hand, &request, &mut out).await;
+    hand.vcenter.logout().await;
+    result.map(|()| String::from_utf8(out).unwrap())
+}
+
+/// A group whose finalizer was removed by hand, made again: two machines of the
+/// first one are nobody's.
+async fn given_up(world: &mut SimWorld) -> Vec<String> {
+    world.start_operator().await.unwrap();
+    let user = User::of(world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let old = names(world).await.into_iter().collect();
+    world.deed(Act::Down).await.unwrap();
+    user.delete("shop", "web").await;
+    let patch = serde_json::json!({"metadata": {"finalizers": []}});
+    user.groups("shop").patch("web", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    user.gone("shop", "web", SOON).await;
+    world.deed(Act::Up).await.unwrap();
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON * 2).await;
+    old
+}
+
+/// A machine that was made by hand becomes a member: nobody else is made, and
+/// nobody has to leave for it.
+#[tokio::test(start_paused = true)]
+async fn a_machine_is_adopted_and_nobody_leaves_for_it() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    world.vcenter.add_vm("/DC0/vm", "old", &[]).unwrap();
+    world.vcenter.power_off("/DC0/vm/old").unwrap();
+    let before = names(&world).await;
+
+    let full = adopt(&world, &["old"], false, true).await.unwrap_err();
+    assert!(matches!(full, AdoptError::Full { wished: 2, has: 2, come: 1, to: 3, .. }), "{full}");
+    let shown = adopt(&world, &["old"], true, false).await.unwrap();
+    assert!(shown.contains("spec.replicas: 2 -> 3") && shown.contains("Nothing was changed"), "{shown}");
+    assert_eq!(world.vcenter.vm("/DC0/vm/old").unwrap().extra.len(), 0);
+
+    let done = adopt(&world, &["old"], true, true).await.unwrap();
+    assert!(done.contains("Done"), "{done}");
+    let group = user.ready("shop", "web", 3, SOON).await;
+    assert!(group.metadata.annotations.unwrap_or_default().is_empty());
+    assert_eq!(names(&world).await, before, "nobody was made and nobody left");
+    assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 2);
+    let vms = world.vms().await.unwrap();
+    let old = vms.iter().find(|vm| vm.name == "old").unwrap();
+    assert!(old.on && old.folder() == format!("{ROOT}/shop-web"), "{old:?}");
+    assert!(adopt(&world, &["old"], false, true).await.unwrap().contains("none"), "the second time as the first");
+
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    assert!(world.vms().await.unwrap().is_empty());
+}
+
+/// Without an operator that has said so, nothing is moved or marked.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_adopted_behind_the_operators_back() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    world.kill_operator().await.unwrap();
+    world.vcenter.add_vm("/DC0/vm", "old", &[]).unwrap();
+    let refused = adopt(&world, &["old"], true, true).await.unwrap_err();
+    assert!(matches!(refused, AdoptError::NoOperator(_)), "{refused}");
+    assert!(world.vcenter.vm("/DC0/vm/old").unwrap().extra.is_empty());
+    // It comes back, waits, and makes nobody in the newcomer's place.
+    world.start_operator().await.unwrap();
+    user.told("shop", "web", "Adopting", "waits for 1 adopted machine", SOON).await;
+    assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 1);
+    adopt(&world, &["old"], true, true).await.unwrap();
+    user.ready("shop", "web", 2, SOON).await;
+    assert_eq!(world.vms().await.unwrap().len(), 2);
+}
+
+/// Orphans are listed, adopted by the group's successor, or destroyed; what is not
+/// an orphan is not destroyed.
+#[tokio::test(start_paused = true)]
+async fn orphans_are_listed_adopted_and_deleted() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let old = given_up(&mut world).await;
+    let user = User::of(&world);
+    world.vcenter.add_vm(&format!("{ROOT}/shop-web"), "stranger", &[]).unwrap();
+    world.vcenter.add_folder(ROOT, "nobodys").unwrap();
+    let mut neighbour = world.neighbour().unwrap();
+    neighbour.start_operator().await.unwrap();
+    let other = User::of(&neighbour);
+    other.group("else", "where", 1).await;
+    other.ready("else", "where", 1, SOON).await;
+    let before = names(&world).await;
+
+    let listed = orphans(&world, Deed::List, &[], false).await.unwrap();
+    let kinds: Vec<(&str, bool)> = listed
+        .lines()
+        .skip(1)
+        .map(|line| (line.split_whitespace().next().unwrap(), line.contains("shop/web")))
+        .filter(|(kind, _)| *kind != "folder")
+        .collect();
+    assert_eq!(kinds, [("orphan", true), ("orphan", true), ("unmarked", false)], "{listed}");
+    assert!(listed.contains("nobodys") && !listed.contains("where-"), "{listed}");
+
+    let delete = Deed::Delete { doubtful: false };
+    for refused in ["stranger", names(&neighbour).await.iter().find(|name| name.starts_with("where")).unwrap()] {
+        let error = orphans(&world, delete, &[refused], true).await.unwrap_err();
+        assert!(matches!(error, OrphansError::Refused { .. }), "{error}");
+    }
+    let error = orphans(&world, Deed::Release, &["stranger"], true).await.unwrap_err();
+    assert!(matches!(error, OrphansError::Refused { .. }), "{error}");
+    let dry = orphans(&world, delete, &[&old[0]], false).await.unwrap();
+    assert!(dry.contains("would have deleted") && dry.contains("--yes"), "{dry}");
+    assert_eq!(names(&world).await, before);
+
+    orphans(&world, delete, &[&old[0], "nobodys"], true).await.unwrap();
+    adopt(&world, &[&old[1]], true, true).await.unwrap();
+    user.ready("shop", "web", 2, SOON).await;
+    let mut after = before.clone();
+    after.remove(&old[0]);
+    assert_eq!(names(&world).await, after);
+    assert!(!world.folders().await.unwrap().contains(&format!("{ROOT}/nobodys")));
+    let listed = orphans(&world, Deed::List, &[], false).await.unwrap();
+    assert!(!listed.contains("orphan "), "{listed}");
+}
+
+/// What is released is nobody's, stays as it is, and can be adopted.
+#[tokio::test(start_paused = true)]
+async fn what_is_released_can_be_adopted() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let old = given_up(&mut world).await;
+    let path = world.vms().await.unwrap().into_iter().find(|vm| vm.name == old[0]).unwrap().path;
+    // Marks of the first version: it may be another cluster's.
+    world.vcenter.set_extra(&path, "vmgroup.cluster", "").unwrap();
+    let refused = adopt(&world, &[&old[0]], true, true).await.unwrap_err();
+    assert!(refused.to_string().contains("--release"), "{refused}");
+    let refused = orphans(&world, Deed::Delete { doubtful: false }, &[&old[0]], true).await.unwrap_err();
+    assert!(refused.to_string().contains("--doubtful"), "{refused}");
+    orphans(&world, Deed::Release, &[&old[0]], true).await.unwrap();
+    let released = world.vcenter.vm(&path).unwrap();
+    assert!(released.power_on && released.extra.is_empty(), "{released:?}");
+    adopt(&world, &[&old[0]], true, true).await.unwrap();
+    User::of(&world).ready("shop", "web", 2, SOON).await;
+}
