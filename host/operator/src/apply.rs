@@ -2,7 +2,7 @@
 //! of it. Tasks are submitted and written into the book, never waited for.
 //!
 //! The only module that writes to vCenter. Before each write the lease is
-//! checked (S7), and before each destructive one the virtual machine is read
+//! checked (S7), by the client once more when it has a session to send it in, and before each destructive one the virtual machine is read
 //! afresh and must still be a member (S2, S5).
 
 use futures::future::join_all;
@@ -141,6 +141,8 @@ impl Applier<'_> {
                 self.connected.track(task.clone(), goal);
                 Effect::Task { uuid, kind, task }
             }
+            // The lease was lost between our look at it and the wire.
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) => match error.fault() {
                 Some(FaultKind::ManagedObjectNotFound { .. }) if kind != TaskKind::Clone => Effect::Gone { uuid },
                 Some(FaultKind::InvalidPowerState { .. }) if kind != TaskKind::Clone => Effect::Already { uuid },
@@ -157,6 +159,7 @@ impl Applier<'_> {
         let root = &self.connected.site.root_folder;
         match self.vcenter.create_folder(root, name).await {
             Ok(folder) => Effect::Folder(folder),
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
                 match self.vcenter.find_child(root, name).await {
                     Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, &self.desired.uid) => {
@@ -260,6 +263,7 @@ impl Applier<'_> {
                 }
                 match self.submitted(FOLDER, TaskKind::Destroy, None, self.vcenter.destroy_folder(folder).await) {
                     Effect::Gone { .. } => Effect::Finished(None),
+                    Effect::Fenced => Effect::Fenced,
                     Effect::Failed { error, .. } => failed(error),
                     _ => Effect::NotFinished,
                 }

@@ -118,6 +118,9 @@ impl Outcome {
 /// Told of every exchange with vCenter: method, outcome, duration.
 pub type CallHook = Arc<dyn Fn(&'static str, Outcome, Duration) + Send + Sync>;
 
+/// Asked immediately before anything that changes vCenter is sent: whether it may.
+pub type WriteGate = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What a call is good for, which decides whose session carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -151,6 +154,7 @@ pub(crate) struct Inner {
     reader: Option<Account>,
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
+    gate: RwLock<Option<WriteGate>>,
 }
 
 /// What came back on the wire.
@@ -181,6 +185,7 @@ impl Vcenter {
                 reader,
                 counts: Mutex::default(),
                 hook: RwLock::default(),
+                gate: RwLock::default(),
             }),
         }
     }
@@ -237,6 +242,12 @@ impl Vcenter {
         *self.inner.hook.write().unwrap_or_else(PoisonError::into_inner) = Some(hook);
     }
 
+    /// Sets who is asked before every write, and again before one is repeated: a
+    /// login may have taken long. Without one, all may.
+    pub fn set_write_gate(&self, gate: WriteGate) {
+        *self.inner.gate.write().unwrap_or_else(PoisonError::into_inner) = Some(gate);
+    }
+
     /// A call in whatever session there is. If vCenter does not know that
     /// session, the call surely did nothing: it is sent once more in a new one,
     /// writes too.
@@ -248,10 +259,12 @@ impl Vcenter {
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
         let session = self.session(purpose, method).await?;
+        self.inner.may(purpose, method)?;
         let first = self.call_in(&session, method, &this, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
                 let session = self.session(purpose, method).await?;
+                self.inner.may(purpose, method)?;
                 self.call_in(&session, method, &this, &arguments).await
             }
             other => other,
@@ -316,6 +329,14 @@ impl Inner {
 
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
         std::iter::once(&self.writer).chain(&self.reader)
+    }
+
+    fn may(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        match (purpose, &*gate) {
+            (Purpose::Write, Some(open)) if !open() => Err(Error::Withheld { method }),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a session that vCenter does not know.

@@ -73,6 +73,12 @@ pub enum Error {
         /// When one of them is surely gone.
         wait: Duration,
     },
+    /// We may not write now, so the call was never sent.
+    #[error("{method} was withheld: nothing may be changed from here now")]
+    Withheld {
+        /// The vim25 method.
+        method: &'static str,
+    },
     /// The client was closed: it makes no calls any more.
     #[error("the client has logged out for good")]
     Closed,
@@ -355,6 +361,7 @@ impl Error {
             }
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
+            Self::Withheld { .. } => Category::Conflict,
             Self::Session { source, .. } => source.category(),
             Self::Ambiguous { .. } | Self::NotFound { .. } | Self::Config(_) => Category::Configuration,
         }
@@ -381,6 +388,7 @@ impl Error {
             Self::Login { .. }
             | Self::Session { .. }
             | Self::TooManySessions { .. }
+            | Self::Withheld { .. }
             | Self::Closed
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }

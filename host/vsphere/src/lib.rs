@@ -30,7 +30,7 @@ mod write;
 mod xml;
 
 pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, Usage};
-pub use client::{CallHook, Options, Outcome, Vcenter};
+pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};
 pub use model::{About, Child, ConnectionState, PowerState, Template, Vm};
