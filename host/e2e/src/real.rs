@@ -132,8 +132,9 @@ impl RealWorld {
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
             .env("HOME", &self.folder.0)
             .env("KUBECONFIG", kubeconfig);
-        match &self.login {
-            Some(login) => command.env("VC_LOGIN_DIR", login.folder()),
+        let login_dir = self.login.as_ref().map(MountedSecret::folder).or(self.options.login_dir.as_deref());
+        match login_dir {
+            Some(folder) => command.env("VC_LOGIN_DIR", folder),
             None => command
                 .env("VC_HOST", self.vcenter.vcsim.url())
                 .env("VC_USER", user)

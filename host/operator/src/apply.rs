@@ -2,8 +2,9 @@
 //! of it. Tasks are submitted and written into the book, never waited for.
 //!
 //! The only module that writes to vCenter. Before each write the lease is
-//! checked (S7), by the client once more when it has a session to send it in, and before each destructive one the virtual machine is read
-//! afresh and must still be a member (S2, S5).
+//! checked (S7), and by the client once more when it has a session to send it in.
+//! Before each destructive one the virtual machine is read afresh and must still
+//! be a member (S2, S5).
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
