@@ -6,6 +6,7 @@
 mod audit;
 mod cluster;
 mod process;
+mod secret;
 mod vcenter;
 mod vcsim;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use self::cluster::Cluster;
 use self::process::{Process, free_port, tail};
+use self::secret::MountedSecret;
 use self::vcenter::Vcenter;
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
 
@@ -40,6 +42,7 @@ pub struct RealWorld {
     options: Options,
     operator_logs: Vec<PathBuf>,
     metrics: Option<String>,
+    login: Option<MountedSecret>,
     folder: Folder,
 }
 
@@ -88,6 +91,20 @@ impl RealWorld {
         self.launch(ca, true).await
     }
 
+    /// Mounts vCenter's login as a Secret with this password, for operators that are
+    /// started from now on; or changes the Secret that is mounted.
+    pub fn mount_login(&mut self, password: &str) -> Result<(), WorldError> {
+        let vcsim = &self.vcenter.vcsim;
+        let files = [("VC_HOST", vcsim.url()), ("VC_USER", vcsim.login().0), ("VC_PASS", password)];
+        match &mut self.login {
+            Some(login) => login.change(&files),
+            None => {
+                self.login = Some(MountedSecret::mount(self.folder.0.join("login"), &files)?);
+                Ok(())
+            }
+        }
+    }
+
     /// Starts an operator that takes part in no election: the only one there is, who
     /// need not wait until the lease of a killed one expires.
     pub async fn start_lone_operator(&mut self) -> Result<(), WorldError> {
@@ -114,10 +131,15 @@ impl RealWorld {
             .env_clear()
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
             .env("HOME", &self.folder.0)
-            .env("KUBECONFIG", kubeconfig)
-            .env("VC_HOST", self.vcenter.vcsim.url())
-            .env("VC_USER", user)
-            .env("VC_PASS", self.options.password.as_deref().unwrap_or(password));
+            .env("KUBECONFIG", kubeconfig);
+        let login_dir = self.login.as_ref().map(MountedSecret::folder).or(self.options.login_dir.as_deref());
+        match login_dir {
+            Some(folder) => command.env("VC_LOGIN_DIR", folder),
+            None => command
+                .env("VC_HOST", self.vcenter.vcsim.url())
+                .env("VC_USER", user)
+                .env("VC_PASS", self.options.password.as_deref().unwrap_or(password)),
+        };
         self.operators.insert(number, Process::start(&name, command, &log, None)?);
         self.operator_logs.push(log);
         self.metrics = Some(metrics);
@@ -190,6 +212,7 @@ impl World for RealWorld {
             options,
             operator_logs: vec![],
             metrics: None,
+            login: None,
             folder,
         };
         world.deploy().await?;

@@ -153,6 +153,7 @@ impl Applier<'_> {
         let root = &self.connected.site.root_folder;
         match self.vcenter.create_folder(root, name).await {
             Ok(folder) => Effect::Folder(folder),
+            Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
                 if !self.folder_asked_for {
                     return Effect::FolderTaken;
@@ -165,7 +166,6 @@ impl Applier<'_> {
                     Err(error) => Effect::Failed { uuid: None, kind: None, error },
                 }
             }
-            Err(Error::Withheld { .. }) => Effect::Fenced,
             // If it took effect after all, the next pass finds it by its name.
             Err(error) => Effect::Failed { uuid: None, kind: None, error },
         }
@@ -257,6 +257,7 @@ impl Applier<'_> {
             Ok(Some(children)) if children.is_empty() => {
                 match self.submitted(FOLDER, TaskKind::Destroy, None, self.vcenter.destroy_folder(folder).await) {
                     Effect::Gone { .. } => Effect::Finished(None),
+                    Effect::Fenced => Effect::Fenced,
                     Effect::Failed { error, .. } => failed(error),
                     _ => Effect::NotFinished,
                 }

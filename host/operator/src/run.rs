@@ -186,14 +186,14 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let vcenter = Vcenter::new(Options { agent, ..vcenter_options(&config.vcenter) }, transport);
     let counted = metrics.clone();
     vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
+    let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
+    let gate = fence.clone();
+    vcenter.set_write_gate(Arc::new(move || gate.holds()));
     let wake = Wake::default();
     let login_dir = config.vcenter.login_dir.clone();
     let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
     let link = Link::new(vcenter, config.site.clone(), remedy);
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
-    let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
-    let gate = fence.clone();
-    link.vcenter().set_write_gate(Arc::new(move || gate.holds()));
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let engine = Engine {

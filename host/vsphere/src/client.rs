@@ -263,25 +263,17 @@ impl Vcenter {
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
         let session = self.session(purpose, method).await?;
-        self.pass_gate(purpose, method)?;
+        self.inner.may(purpose, method)?;
         let first = self.call_in(&session, method, &this, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
                 let session = self.session(purpose, method).await?;
                 // The login in between may have taken long.
-                self.pass_gate(purpose, method)?;
+                self.inner.may(purpose, method)?;
                 self.call_in(&session, method, &this, &arguments).await
             }
             other => other,
         }
-    }
-
-    fn pass_gate(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
-        if purpose == Purpose::Read {
-            return Ok(());
-        }
-        let gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if gate.is_none_or(|open| open()) { Ok(()) } else { Err(Error::Withheld { method }) }
     }
 
     /// The session for a call of this name.
@@ -342,6 +334,14 @@ impl Inner {
 
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
         std::iter::once(&self.writer).chain(&self.reader)
+    }
+
+    fn may(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        match (purpose, &*gate) {
+            (Purpose::Write, Some(open)) if !open() => Err(Error::Withheld { method }),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a session that vCenter does not know.

@@ -389,10 +389,10 @@ impl Error {
             Self::Login { .. }
             | Self::Session { .. }
             | Self::TooManySessions { .. }
+            | Self::Withheld { .. }
             | Self::Closed
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }
-            | Self::Withheld { .. }
             | Self::Config(_) => false,
         }
     }

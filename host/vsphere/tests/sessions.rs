@@ -7,6 +7,7 @@ mod common;
 mod simulated;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{KEY, Seen, clone_spec, selection, until};
@@ -359,4 +360,21 @@ async fn one_refused_user_does_not_stop_the_other() {
     vcenter.set_reader(Credentials { user: "reader".to_owned(), password: "read".into() });
     vcenter.resolve_site(&selection()).await.unwrap();
     assert_eq!((sim.sessions(), logins_tried(&sim)), (2, 3));
+}
+
+/// S7: the gate is asked when there is a session to write in, and again before a
+/// write is repeated in a new one: the login may have taken longer than the lease.
+#[tokio::test(start_paused = true)]
+async fn s7_a_write_is_not_repeated_past_the_gate() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    vcenter.set_write_gate(Arc::new(move || tokio::time::Instant::now() < until));
+    vcenter.create_folder(&site.root_folder, "in-time").await.unwrap();
+    sim.terminate_sessions();
+    sim.faults().add(Rule::next("Login", Fault::Delay(Duration::from_secs(20))));
+    let error = vcenter.create_folder(&site.root_folder, "too-late").await.unwrap_err();
+    assert!(matches!(error, Error::Withheld { .. }) && !error.outcome_unknown(), "{error:?}");
+    let folders = sim.folders();
+    assert!(folders.contains(&format!("{ROOT}/in-time")) && !folders.contains(&format!("{ROOT}/too-late")));
 }

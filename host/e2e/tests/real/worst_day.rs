@@ -128,7 +128,7 @@ async fn l11_the_api_server_is_killed_in_mid_flight() {
     called(&world, &["PowerOffVM_Task"], 5).await;
     world.cluster().kill_etcd();
     eventually("the API server has nothing to say", SOON, async || {
-        match world.kubectl(&["get", "vg", "-A"], None).await {
+        match world.kubectl(&["get", "vg", "-A", "--request-timeout=2s"], None).await {
             Ok(said) if said.ok => Err(said.out),
             _ => Ok(()),
         }
@@ -233,6 +233,49 @@ async fn l10_sessions_are_ended_from_outside() {
     let tally = audit.verdict().await;
     assert_eq!(tally, Tally { made: 29, on: 29, off: 28, gone: 28 });
     world.agrees(&[web(1)], 1).await;
+}
+
+/// L10: the password is changed in the middle of the work, once with all sessions
+/// ended and the Secret late, once with the session alive; no restart, and no
+/// session is left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn l10_the_password_is_rotated() {
+    if !wanted("l10_the_password_is_rotated") {
+        return;
+    }
+    let options = Options { clone_takes: Duration::from_millis(500), max_tasks: 4, ..Options::default() };
+    let mut world = RealWorld::make(options).await.unwrap();
+    let (audit, user) = (Audit::of(&world).await, User::of(&world));
+    let first = world.front().login().1.to_owned();
+    world.mount_login(&first).unwrap();
+    world.start_operator().await.unwrap();
+    audit.wish(12).await;
+    user.group("shop", "web", 12).await;
+    called(&world, &["CloneVM_Task"], 4).await;
+    world.front().set_password("the second").await.unwrap();
+    world.front().end_sessions().await.unwrap();
+    user.told("shop", "web", "Stalled", "refused the login", SOON).await;
+    world.mount_login("the second").unwrap();
+    user.ready("shop", "web", 12, SOON * 2).await;
+    world.agrees(&[web(12)], 1).await;
+
+    let old = world.sessions().await.unwrap();
+    audit.wish(2).await;
+    user.scale("shop", "web", 2).await;
+    called(&world, &["PowerOffVM_Task"], 3).await;
+    world.front().set_password("the third").await.unwrap();
+    world.mount_login("the third").unwrap();
+    eventually("one session, of the new password", SOON, async || {
+        let now = world.sessions().await.unwrap();
+        if now.len() == 1 && now != old { Ok(()) } else { Err(format!("{old:?}, {now:?}")) }
+    })
+    .await;
+    user.ready("shop", "web", 2, SOON * 2).await;
+    let tally = audit.verdict().await;
+    assert_eq!(tally, Tally { made: 12, on: 12, off: 10, gone: 10 });
+    let log = world.log_of(0);
+    assert!(!log.contains("the second") && !log.contains("the third"), "S9: {log}");
+    world.agrees(&[web(2)], 1).await;
 }
 
 /// S7, L12: the leader is paused in the middle of its work until another leads, and
