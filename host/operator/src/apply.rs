@@ -228,8 +228,9 @@ impl Applier<'_> {
             return Effect::Fenced;
         }
         if fresh.power == PowerState::Off {
-            let goal = self.connected.inventory().vm(vm).map(|_| Goal::Gone(vm.clone()));
-            self.submitted(uuid, TaskKind::Destroy, goal, self.vcenter.destroy_vm(vm).await)
+            // No goal: who is moved out of the root folder meanwhile is not to be
+            // taken for destroyed.
+            self.submitted(uuid, TaskKind::Destroy, None, self.vcenter.destroy_vm(vm).await)
         } else {
             // No goal: what comes next must find the machine free, and it is so when
             // the task has ended.
