@@ -151,7 +151,20 @@ impl Stage {
         let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
-        let terms = Terms { lag: script.lag(), election: script.operators > 1, limit: script.limit() };
+        if let Some(mut oracle) = script.watches() {
+            let journal = journal.clone();
+            world.kube.disturb_watches(move |kind| {
+                let fault = oracle(kind)?;
+                journal.tell(|| format!("an event of {kind}: {fault:?}"));
+                Some(fault)
+            });
+        }
+        let terms = Terms {
+            lag: script.lag(),
+            election: script.operators > 1,
+            limit: script.limit(),
+            late_clones: script.faults.contains(&Fault::TaskLate),
+        };
         let calls = Calls::new(world.kube.clone(), world.vcenter.clone(), world.clock, terms);
         world.witness = Some(Arc::new(calls.clone()));
         let judge = Judge::new(calls.clone(), terms.lag);
@@ -349,10 +362,27 @@ impl Stage {
                 self.journal.tell(|| format!("user deletes {name}"));
                 self.world.kube.delete("vmgroups", Some(NAMESPACE), name).expect("a group can be deleted");
             }
+            Act::Annotate(group, value) => self.edit(
+                *group,
+                &json!({"metadata": {"annotations": {"shop/note": value.to_string()}, "labels": {"tier": "front"}}}),
+                true,
+            ),
+            Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 2}}), false),
             Act::Policy(file) => self.policy(file),
             Act::Deed(deed, pick) => self.deed(*deed, *pick),
             _ => self.fate(act),
         }
+    }
+
+    /// A user edits a group, and the API server takes it or has to refuse it.
+    fn edit(&self, group: usize, patch: &Value, fine: bool) {
+        let name = GROUPS[group];
+        if self.wishes.get(&group).is_none_or(|wish| wish.uid.is_none()) {
+            return;
+        }
+        self.journal.tell(|| format!("user edits {name}: {patch}"));
+        let edited = self.world.kube.patch("vmgroups", Some(NAMESPACE), name, patch.clone());
+        assert_eq!(edited.is_ok(), fine, "{edited:?}");
     }
 
     fn policy(&self, file: &str) {
@@ -382,6 +412,7 @@ impl Stage {
             }
             Act::VcDown(down) => self.world.vcenter.set_down(*down),
             Act::EndSessions => self.world.vcenter.terminate_sessions(),
+            Act::CancelTasks => drop(self.world.vcenter.cancel_tasks()),
             Act::VcRestart(finish) => {
                 self.calls.restarts();
                 self.world.vcenter.restart(*finish);
@@ -488,6 +519,7 @@ impl Stage {
     fn end_faults(&mut self) {
         self.journal.tell(|| "the faults end".to_owned());
         self.world.sabotage.end();
+        self.world.kube.calm_watches();
         self.world.kube.faults().clear();
         self.world.vcenter.faults().clear();
         if self.script.workload == Workload::Policy {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Deed, Options, User, World, eventually};
+use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::vcenter::{TaskState, TaskView};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -31,4 +33,27 @@ async fn told_to_stop_while_it_starts() {
         eventually("it has stopped", SOON, stopped).await;
         assert_eq!(world.vcenter.sessions(), 0);
     }
+}
+
+/// Seeds 103, 173 and 205: a member that somebody moved out of the root folder
+/// while it was being destroyed was taken for destroyed, and out of the record,
+/// whatever became of the task.
+#[tokio::test(start_paused = true)]
+async fn s1_moved_out_while_it_is_destroyed() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    let fails = Rule::next("Destroy_Task", Fault::FailTask("SystemError".into()));
+    world.vcenter.faults().add(fails);
+    user.delete("shop", "web").await;
+    let destroying = |task: &TaskView| task.method == "Destroy_Task" && task.state == TaskState::Running;
+    while !world.vcenter.tasks().iter().any(destroying) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let path = world.vms().await.unwrap()[0].path.clone();
+    world.vcenter.move_to(&path, "/DC0/vm").unwrap();
+    user.gone("shop", "web", SOON * 10).await;
+    assert_eq!(world.vms().await.unwrap().len(), 0);
 }

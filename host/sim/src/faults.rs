@@ -26,6 +26,14 @@ pub enum Fault {
     /// vCenter only: the task that the call starts has its effect, and then the
     /// task object is gone.
     LoseTask,
+    /// vCenter only: the task that the call starts ends with this fault type when
+    /// its time is over, and has its effect all the same.
+    DenyTask {
+        /// The fault type.
+        fault: String,
+        /// How much later than the task's end.
+        later: Duration,
+    },
 }
 
 /// A line of the script.

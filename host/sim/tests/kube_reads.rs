@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kube_common::*;
 use serde_json::{Value, json};
+use vmgroup_sim::kube::WatchFault;
 
 #[tokio::test(start_paused = true)]
 async fn discovery_in_both_forms() {
@@ -161,6 +162,57 @@ async fn l11_history_expires_and_watches_break() {
 
     sim.drop_watches();
     assert!(open.next().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l5_events_are_lost_repeated_overtaken_and_late() {
+    let sim = server();
+    let uri = |version: u64| format!("{GROUPS}?watch=true&resourceVersion={version}");
+    let began = sim.version();
+    let mut watch = Watch::open(&sim, &uri(began)).await;
+    let time = Duration::from_secs(10);
+    let mut faults = [
+        Some(WatchFault::Drop),
+        Some(WatchFault::Repeat),
+        Some(WatchFault::Late(time)),
+        None,
+        Some(WatchFault::Stall(time)),
+        None,
+    ]
+    .into_iter();
+    sim.disturb_watches(move |kind| {
+        assert_eq!(kind, "vmgroups");
+        faults.next().flatten()
+    });
+    for name in ["dropped", "repeated", "overtaken", "overtaker", "stalled", "after"] {
+        post(&sim, GROUPS, &group(name)).await;
+    }
+    let start = tokio::time::Instant::now();
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        let name = watch.brief().await;
+        told.push((name, start.elapsed().as_secs()));
+    }
+    let told: Vec<(&str, u64)> = told.iter().map(|(name, at)| (name.as_str(), *at)).collect();
+    assert_eq!(
+        told,
+        [
+            ("ADDED repeated", 0),
+            ("ADDED repeated", 0),
+            ("ADDED overtaker", 0),
+            ("ADDED overtaken", 10),
+            ("ADDED stalled", 10),
+            ("ADDED after", 10),
+        ]
+    );
+
+    sim.calm_watches();
+    let gone = watch.next().await.unwrap().unwrap();
+    assert_eq!((gone["type"].as_str(), gone["object"]["code"].as_u64()), (Some("ERROR"), Some(410)));
+    drop(watch);
+    let mut again = Watch::open(&sim, &uri(began)).await;
+    let gone = again.next().await.unwrap().unwrap();
+    assert_eq!(gone["object"]["code"].as_u64(), Some(410), "who was told less than all has to list anew");
 }
 
 #[tokio::test(start_paused = true)]

@@ -286,9 +286,30 @@ async fn the_fault_script_is_obeyed() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(kind(client.properties(&task, &["info"]).await), "ManagedObjectNotFound");
 
-    let names: Vec<String> = sim.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.name).collect();
-    assert_eq!(names, ["lost", "forgotten"]);
-    assert_eq!(sim.faults().calls()["CloneVM_Task"], 6);
+    for (name, later) in [("denied-and-done", 0), ("denied-and-late", 30)] {
+        let denied = Fault::DenyTask { fault: "SystemError".to_owned(), later: Duration::from_secs(later) };
+        sim.faults().add(Rule::next("CloneVM_Task", denied));
+        assert_eq!(fault_of(&client.clone_vm(FOLDER, name, "").await), "SystemError");
+    }
+
+    let names = || -> Vec<String> { sim.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.name).collect() };
+    assert_eq!(names(), ["lost", "forgotten", "denied-and-done"]);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(names(), ["lost", "forgotten", "denied-and-done", "denied-and-late"]);
+    assert_eq!(sim.faults().calls()["CloneVM_Task"], 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_cancels_what_can_be_cancelled() {
+    let sim = sim(VcenterConfig::default());
+    let mut client = Client::logged_in(&sim).await;
+    client.start_clone(FOLDER, "cancelled", "").await.unwrap();
+    assert_eq!(sim.cancel_tasks(), 1);
+    assert_eq!(sim.cancel_tasks(), 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(sim.vm("/DC0/vm/vm-operator/cancelled"), None);
+    let tasks = sim.tasks();
+    assert_eq!(tasks.last().and_then(|task| task.error.as_deref()), Some("RequestCanceled"));
 }
 
 #[tokio::test(start_paused = true)]

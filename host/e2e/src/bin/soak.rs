@@ -89,7 +89,9 @@ fn many(args: &Args) -> ExitCode {
     let kept = args.r#continue.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let mut table: Table = kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let first = args.from.max(table.next);
-    let end = first.saturating_add(args.runs);
+    // Stopped half way, the same command makes the rest; else as many again.
+    let planned = args.from.saturating_add(args.runs);
+    let end = if first < planned { planned } else { first.saturating_add(args.runs) };
     let wanted = |seed: u64| {
         let title = Script::of(seed).title();
         args.with.iter().all(|word| title.contains(word))
@@ -120,7 +122,7 @@ fn many(args: &Args) -> ExitCode {
             });
         }
         drop(sender);
-        collect(&reports, &under_way, &mut table, args);
+        collect(&reports, &under_way, &mut table, args, end - first);
     });
     table.next = next.load(Ordering::Relaxed).min(end);
     keep(args, &table);
@@ -135,6 +137,7 @@ fn collect(
     under_way: &Mutex<BTreeMap<u64, Instant>>,
     table: &mut Table,
     args: &Args,
+    all: u64,
 ) {
     let began = Instant::now();
     let mut done = 0u64;
@@ -155,7 +158,11 @@ fn collect(
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         let rate = done as f64 / began.elapsed().as_secs_f64();
-        eprint!("\r{done} of {} runs, {} violations, {rate:.1} runs a second ", args.runs, table.violations());
+        let left = all.saturating_sub(done) as f64 / rate / 60.0;
+        eprint!(
+            "\r{done} of {all} runs, {} violations, {rate:.1} runs a second, {left:.0} min to go ",
+            table.violations()
+        );
         if done.is_multiple_of(500) {
             let lowest = under_way.lock().expect("no panic in there").keys().next().copied();
             table.next = lowest.unwrap_or(table.next);

@@ -35,6 +35,8 @@ pub struct Terms {
     /// How many of the tasks that stand in the record there may be at a time; nothing
     /// where an operator that has just come cannot know of all yet.
     pub limit: Option<usize>,
+    /// Clones may come after their task has reported an error.
+    pub late_clones: bool,
 }
 
 /// A group, as far as calls are concerned.
@@ -408,10 +410,14 @@ impl Witness for Calls {
     }
 
     fn ended(&self, _operator: u64, envelope: &str) {
-        if let Asked::Clone { uid, uuid } = Asked::of(envelope)
-            && let Some(group) = self.state().groups.get_mut(uid)
-        {
-            group.on_the_way.remove(uuid);
+        if let Asked::Clone { uid, uuid } = Asked::of(envelope) {
+            let mut state = self.state();
+            if let Some(group) = state.groups.get_mut(uid) {
+                group.on_the_way.remove(uuid);
+            }
+            if self.terms.late_clones {
+                state.late.insert(uuid.to_owned(), uid.to_owned());
+            }
         }
     }
 

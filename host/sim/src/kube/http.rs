@@ -103,7 +103,7 @@ impl KubeService {
             Some(Fault::Reset) => return Err(Cut),
             Some(Fault::Error(text)) => return Ok(refusal(&ApiError::scripted(text))),
             Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
-            Some(Fault::LoseReply | Fault::FailTask(_) | Fault::LoseTask) | None => {}
+            Some(Fault::LoseReply | Fault::FailTask(_) | Fault::LoseTask | Fault::DenyTask { .. }) | None => {}
         }
         let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
             let message = format!("Request entity too large: limit is {MAX_BODY}");

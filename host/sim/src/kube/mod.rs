@@ -53,6 +53,7 @@ use serde_json::{Value, json};
 
 pub use self::http::KubeService;
 pub use self::status::ApiError;
+pub use self::watch::WatchFault;
 
 use self::json::{meta, meta_mut, text};
 use self::resources::Resource;
@@ -224,6 +225,18 @@ impl KubeSim {
     /// Breaks every open watch, as a dying connection does.
     pub fn drop_watches(&self) {
         self.state().break_watches();
+    }
+
+    /// Has every event pass an oracle on its way to each watch; the oracle is
+    /// told the plural of its kind.
+    pub fn disturb_watches(&self, oracle: impl FnMut(&str) -> Option<WatchFault> + Send + 'static) {
+        self.state().mischief = Some(Box::new(oracle));
+    }
+
+    /// No more of that. Watches that have left something out, or told it in the
+    /// wrong order, end with 410 Gone, so that their clients list anew.
+    pub fn calm_watches(&self) {
+        self.state().calm_watches();
     }
 
     /// Forgets history: the next watch that resumes from any version given out

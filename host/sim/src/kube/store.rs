@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::builtin;
 use super::json::{meta_mut, object_mut};
 use super::resources::{self, Resource};
+use super::watch::WatchFault;
 use crate::clock::Clock;
 
 /// How many changes are remembered for watches to resume from. Each holds an
@@ -51,7 +52,12 @@ pub(super) struct Signal {
     pub version: u64,
     /// Rises when all watches are to break.
     pub epoch: u64,
+    /// Rises when watches that were disturbed are to end.
+    pub calm: u64,
 }
+
+/// Says what happens to an event of a kind (by its plural) on its way to a watch.
+pub(super) type Mischief = Box<dyn FnMut(&str) -> Option<WatchFault> + Send>;
 
 pub(super) struct State {
     pub clock: Clock,
@@ -66,6 +72,7 @@ pub(super) struct State {
     history: VecDeque<Event>,
     signal: watch::Sender<Signal>,
     pub cel: Validator,
+    pub mischief: Option<Mischief>,
     pub token: Option<String>,
     pub writes: u64,
 }
@@ -83,6 +90,7 @@ impl State {
             history: VecDeque::new(),
             signal: watch::Sender::default(),
             cel: Validator::new(),
+            mischief: None,
             token: None,
             writes: 0,
         }
@@ -94,6 +102,11 @@ impl State {
 
     pub(super) fn break_watches(&self) {
         self.signal.send_modify(|s| s.epoch += 1);
+    }
+
+    pub(super) fn calm_watches(&mut self) {
+        self.mischief = None;
+        self.signal.send_modify(|s| s.calm += 1);
     }
 
     /// The present as metadata shows it.

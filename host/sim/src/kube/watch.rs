@@ -29,6 +29,22 @@ const BOOKMARK: Duration = Duration::from_mins(1);
 /// How many changes one turn of a watch delivers at most.
 const BATCH: usize = 100;
 
+/// What goes wrong with one event on its way to one watch. To a client that holds
+/// what it is told for a cache, and no more, all of it is staleness: whoever was
+/// told less than all has to list anew when his watch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchFault {
+    /// It is never told. A later event of the same object makes up for it.
+    Drop,
+    /// It is told twice.
+    Repeat,
+    /// It is told this much later, after those that came meanwhile: what the
+    /// client knows of the object goes back to an older state.
+    Late(Duration),
+    /// It and all after it are told this much later, in their order.
+    Stall(Duration),
+}
+
 /// How objects are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View {
@@ -69,12 +85,27 @@ struct Watch {
     initial: VecDeque<Bytes>,
     columns_sent: bool,
     done: bool,
+    disturbed: Disturbed,
+}
+
+/// What faults have made of a watch.
+struct Disturbed {
+    /// The signal's count when the watch was opened.
+    calm: u64,
+    /// The client was told less than all, or in the wrong order.
+    tainted: bool,
+    /// Lines that are told late, and when.
+    late: Vec<(Instant, Bytes)>,
+    /// Nothing is told before.
+    stalled: Option<Instant>,
+    /// The event on which the oracle has spoken and which is told now.
+    judged: u64,
 }
 
 /// Opens a watch. The caller holds the state's lock.
 pub(super) fn open(state: &State, shared: Arc<Mutex<State>>, wish: Wish) -> Body {
     let mut signal = state.signal();
-    let epoch = signal.borrow_and_update().epoch;
+    let Signal { epoch, calm, .. } = *signal.borrow_and_update();
     let now = Instant::now();
     let mut watch = Watch {
         state: shared,
@@ -86,6 +117,7 @@ pub(super) fn open(state: &State, shared: Arc<Mutex<State>>, wish: Wish) -> Body
         initial: VecDeque::new(),
         columns_sent: false,
         done: false,
+        disturbed: Disturbed { calm, tainted: false, late: Vec::new(), stalled: None, judged: 0 },
         wish,
     };
     match watch.wish.start {
@@ -134,17 +166,32 @@ impl Watch {
             if self.done {
                 return None;
             }
-            if self.signal.borrow_and_update().epoch != self.epoch {
+            let signal = *self.signal.borrow_and_update();
+            if signal.epoch != self.epoch {
                 self.done = true;
                 return Some(Err(Cut));
             }
-            if let Some(lines) = self.pending() {
+            if signal.calm != self.disturbed.calm && self.disturbed.tainted {
+                self.done = true;
+                return Some(Ok(line("ERROR", &ApiError::expired("the watch was disturbed").to_status())));
+            }
+            let now = Instant::now();
+            if let Some(at) = self.disturbed.late.iter().position(|(due, _)| *due <= now) {
+                return Some(Ok(self.disturbed.late.remove(at).1));
+            }
+            if self.disturbed.stalled.is_none_or(|until| until <= now)
+                && let Some(lines) = self.pending()
+            {
                 return Some(Ok(lines));
             }
             if self.done {
                 continue;
             }
-            let until = if self.wish.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
+            let mut until = if self.wish.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
+            let stalled = self.disturbed.stalled.filter(|stalled| *stalled > now);
+            for due in self.disturbed.late.iter().map(|(due, _)| *due).chain(stalled) {
+                until = until.min(due);
+            }
             match tokio::time::timeout_at(until, self.signal.changed()).await {
                 Ok(Ok(())) => {}
                 // The server is gone.
@@ -152,6 +199,8 @@ impl Watch {
                 Err(_) if Instant::now() >= self.ends => {
                     self.done = true;
                 }
+                // What is told late has come due.
+                Err(_) if !self.wish.bookmarks || Instant::now() < self.next_bookmark => {}
                 Err(_) => {
                     self.next_bookmark = Instant::now() + BOOKMARK;
                     let shared = self.state.clone();
@@ -165,7 +214,7 @@ impl Watch {
     /// The lines of the changes since the last look.
     fn pending(&mut self) -> Option<Bytes> {
         let shared = self.state.clone();
-        let state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(events) = state.since(self.position, BATCH) else {
             self.done = true;
             let error = ApiError::expired(format!("too old resource version: {} ({})", self.position, state.version));
@@ -175,8 +224,25 @@ impl Watch {
         let complete = events.len() < BATCH;
         for event in events {
             self.position = event.version;
-            if let Some(change) = self.event(&event, &state) {
-                lines.extend_from_slice(&change);
+            let Some(change) = self.event(&event, &state) else { continue };
+            let oracle = state.mischief.as_mut().filter(|_| self.disturbed.judged != event.version);
+            match oracle.and_then(|oracle| oracle(&self.wish.resource.plural)) {
+                None => lines.extend_from_slice(&change),
+                Some(WatchFault::Drop) => self.disturbed.tainted = true,
+                Some(WatchFault::Repeat) => {
+                    lines.extend_from_slice(&change);
+                    lines.extend_from_slice(&change);
+                }
+                Some(WatchFault::Late(time)) => {
+                    self.disturbed.tainted = true;
+                    self.disturbed.late.push((Instant::now() + time, change));
+                }
+                Some(WatchFault::Stall(time)) => {
+                    self.disturbed.stalled = Some(Instant::now() + time);
+                    self.disturbed.judged = event.version;
+                    self.position = event.version - 1;
+                    return (!lines.is_empty()).then(|| Bytes::from(lines));
+                }
             }
         }
         if complete {
@@ -247,6 +313,15 @@ impl Watch {
                 let now = state.clock.now();
                 line("BOOKMARK", &table::table(resource, &[object], &list, now, include, false))
             }
+        }
+    }
+}
+
+impl Drop for Watch {
+    /// Who was told less than all must not go on from where he believes to be.
+    fn drop(&mut self) {
+        if self.disturbed.tainted {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).compact();
         }
     }
 }

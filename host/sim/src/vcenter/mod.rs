@@ -379,6 +379,12 @@ impl VcenterSim {
         self.0.change(|state| password.clone_into(&mut state.config.password));
     }
 
+    /// Somebody cancels every running task that can be cancelled. Returns how many
+    /// there were.
+    pub fn cancel_tasks(&self) -> usize {
+        self.0.change(State::cancel_tasks)
+    }
+
     /// Restarts vCenter: sessions, collectors, views and tasks are forgotten,
     /// open connections break. The work of running tasks is done to its end by
     /// the hosts if `finish_running`, and lost otherwise.

@@ -120,6 +120,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
         Some(Fault::LoseReply) => script.lose_reply = true,
         Some(Fault::FailTask(kind)) => script.doom.fail = Some(kind),
         Some(Fault::LoseTask) => script.doom.lose = true,
+        Some(Fault::DenyTask { fault, later }) => script.doom.deny = Some((fault, later)),
         Some(Fault::Delay(time)) => {
             // It takes effect even if its client has given up meanwhile.
             let late = tokio::spawn(async move {

@@ -86,6 +86,8 @@ pub(super) enum Event {
 pub(super) struct Doom {
     pub(super) fail: Option<String>,
     pub(super) lose: bool,
+    /// The fault type, and how much later the effect comes.
+    pub(super) deny: Option<(String, Duration)>,
 }
 
 /// A task.
@@ -137,7 +139,7 @@ impl State {
         let mut doom = doom;
         if let Some(fault) = refusal {
             took = took.min(REFUSAL);
-            doom = Doom { fail: None, lose: doom.lose };
+            doom = Doom { lose: doom.lose, ..Doom::default() };
             self.tasks.insert(moref, self.new_task(method, description, entity, work, user, doom));
             self.set_error(moref, fault);
         } else {
@@ -255,10 +257,18 @@ impl State {
             return;
         };
         let (doom, work, user) = (task.doom.clone(), task.work.clone(), task.user.clone());
-        let outcome = match (task.error.clone(), &doom.fail) {
-            (Some(fault), _) => Err(fault),
-            (None, Some(kind)) => Err(VimFault::scripted(kind, Some(task.entity))),
-            (None, None) => self.perform(&work, &user),
+        let (error, entity) = (task.error.clone(), task.entity);
+        let scripted = |kind: &str| VimFault::scripted(kind, Some(entity));
+        let outcome = match (error, &doom.fail, &doom.deny) {
+            (Some(fault), _, _) => Err(fault),
+            (None, Some(kind), _) => Err(scripted(kind)),
+            (None, None, None) => self.perform(&work, &user),
+            (None, None, Some((kind, later))) => {
+                let fault = scripted(kind);
+                // As after a restart: nobody is there to hear how it went.
+                self.plan(self.now + *later, Event::Finish(Box::new(work)));
+                Err(fault)
+            }
         };
         self.end_task(moref, outcome);
         if doom.lose {
@@ -305,6 +315,13 @@ impl State {
         // What is planned for it finds it ended.
         self.end_task(moref, Err(fault));
         Ok(())
+    }
+
+    /// Somebody cancels all that can be cancelled.
+    pub(super) fn cancel_tasks(&mut self) -> usize {
+        let running: Vec<Moref> =
+            self.tasks.iter().filter(|(_, task)| task.cancelable()).map(|(moref, _)| *moref).collect();
+        running.into_iter().filter(|moref| self.cancel_task(*moref).is_ok()).count()
     }
 
     /// vCenter restarts: no task is remembered.
