@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test e2e bench plugins crd fmt lint deny soak clean
+.PHONY: help demo test e2e bench plugins crd fmt lint deny soak mutants clean
 
 # Where cargo builds, should somebody have moved it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -80,6 +80,11 @@ soak: ## RUNS=1000 random runs under random faults; Ctrl-C stops, the same again
 	$(call say, building the soak$(first))
 	@cargo build --package vmgroup-e2e --bin soak
 	@$(TARGET)/debug/soak --runs $(or $(RUNS),1000) --from $(or $(FROM),0) --threads 2 --continue $(SOAK_STATE)
+
+mutants: ## Plants known bugs, one at a time: each has to be caught. ONLY=part of a name
+	$(call say, building what plants them$(first))
+	@cargo build --package vmgroup-e2e --bin mutants
+	@$(TARGET)/debug/mutants $(if $(ONLY),--only $(ONLY))
 
 clean: ## Remove what was built, but not the real components of e2e
 	@if [ -d '$(TARGET)' ]; then find '$(TARGET)' -mindepth 1 -maxdepth 1 ! -name e2e-tools -exec rm -rf {} +; fi

@@ -12,6 +12,7 @@
     reason = "a test suite: a broken world or scenario ends in a panic that says what it was"
 )]
 
+pub mod mutants;
 pub mod real;
 pub mod sabotage;
 pub mod scenarios;

@@ -44,7 +44,7 @@ const SETTLE: Duration = Duration::from_secs(420);
 const REST: Duration = Duration::from_secs(600);
 
 /// More calls than this in one run are a storm.
-const CALLS: u64 = 40_000;
+const CALLS: u64 = 20_000;
 
 const NAMESPACE: &str = "shop";
 const GROUPS: [&str; 4] = ["web", "db", "cache", "queue"];

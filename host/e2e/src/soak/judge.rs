@@ -271,17 +271,14 @@ impl Judge {
             members.insert(vm.moref.clone(), (owner.to_owned(), uuid.to_owned(), vm.power_on));
             of_groups.entry(owner).or_default().insert(uuid.to_owned());
             let Some(group) = self.groups.get(owner) else { continue };
-            // It comes when everybody has given it up: it is found by its mark, and leaves.
-            if self.calls.is_late(uuid) {
-                continue;
-            }
-            if group.gone && !self.away.contains(&vm.moref) {
+            // Who comes when everybody has given him up is found by his mark, and leaves.
+            if group.gone && !self.away.contains(&vm.moref) && !self.calls.is_late(uuid) {
                 let text = format!("{} ({}) is left of {}, which is gone", vm.name, vm.moref, group.name);
                 return Err(Violation { property: "S1", text });
             }
             let known =
                 group.record.contains_key(uuid) || group.is_large(now, self.lag + CLONE) && group.ever.contains(uuid);
-            if !group.gone && !known {
+            if !group.gone && !known && !self.calls.is_late(uuid) {
                 let text = format!("{} ({}) of {} is not in its record", vm.name, vm.moref, group.name);
                 return Err(Violation { property: "S1", text });
             }
@@ -296,10 +293,11 @@ impl Judge {
         }
         for (uid, group) in &mut self.groups {
             let there = of_groups.remove(uid.as_str()).unwrap_or_default();
-            let expected = there.iter().filter(|uuid| !self.calls.is_late(uuid)).count();
             let most = group.wishes.most(now, self.lag + CLONE);
-            if expected > most && there.len() > group.members.len() {
-                let text = format!("{} has {expected} members, and never more than {most} were wished", group.name);
+            let expected = || there.iter().filter(|uuid| !self.calls.is_late(uuid)).count();
+            if there.len() > most && there.len() > group.members.len() && expected() > most {
+                let text =
+                    format!("{} has {} members, and never more than {most} were wished", group.name, there.len());
                 return Err(Violation { property: "S3", text });
             }
             if there.len() != group.members.len() {

@@ -300,7 +300,8 @@ impl Script {
     }
 
     /// How old what operators know may be, and how long they may be at work on what
-    /// they decided: hardly at all, but for the faults that hold them up.
+    /// they decided: hardly at all, but for the faults that hold them up. Each of
+    /// those has to be named here.
     pub fn lag(&self) -> Duration {
         let held_up = |fault: &Fault| match fault {
             // Watches are begun anew after a pause that grows to half a minute; the
@@ -425,7 +426,8 @@ fn users(workload: Workload, dice: &mut Dice, ends: Duration) -> Vec<(Duration, 
     match workload {
         Workload::Create => acts.push((start, Act::Make(0, dice.between(0, 12)))),
         Workload::Out => {
-            let mut size = dice.between(0, 3);
+            // Now and then across the size above which the record names only some.
+            let mut size = if dice.chance(600) { dice.between(47, 52) } else { dice.between(0, 3) };
             acts.push((start, Act::Make(0, size)));
             for at in times(dice, 3, last) {
                 size += dice.between(1, 3);
@@ -433,7 +435,7 @@ fn users(workload: Workload, dice: &mut Dice, ends: Duration) -> Vec<(Duration, 
             }
         }
         Workload::In => {
-            let mut size = dice.between(4, 12);
+            let mut size = if dice.chance(600) { dice.between(48, 58) } else { dice.between(4, 12) };
             acts.push((start, Act::Make(0, size)));
             for at in times(dice, 3, last) {
                 size = size.saturating_sub(dice.between(1, 4));

@@ -204,9 +204,18 @@ impl Calls {
         }
     }
 
-    /// Whether a member's clone may come when nobody expects it any more.
+    /// Whether a member's clone may come when nobody expects it any more: it is
+    /// late, or its task has failed.
     pub fn is_late(&self, uuid: &str) -> bool {
-        self.state().late.contains_key(uuid)
+        self.state().late.contains_key(uuid) || self.has_failed(uuid)
+    }
+
+    /// Whether vCenter has said of a member's clone that it failed.
+    fn has_failed(&self, uuid: &str) -> bool {
+        let failed = |task: &TaskView| {
+            task.state == TaskState::Error && task.makes.as_ref().is_some_and(|made| made.instance_uuid == uuid)
+        };
+        self.vcenter.tasks().iter().any(failed)
     }
 
     /// Whether any member of a group may come late.
@@ -338,7 +347,7 @@ impl Calls {
         group.on_the_way.insert(uuid.to_owned());
         let all: BTreeSet<&String> = there.iter().chain(&making).filter(|uuid| !late.contains_key(*uuid)).collect();
         let (count, most) = (all.len() + usize::from(!late.contains_key(uuid)), group.wishes.most(now, self.terms.lag));
-        if count > most {
+        if count > most && !all.iter().any(|uuid| self.has_failed(uuid)) {
             let text = format!(
                 "{uuid} of {name} is cloned as number {count} ({} there, {} being made), and never more than {most} were wished",
                 there.len(),
