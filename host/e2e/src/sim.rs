@@ -313,6 +313,7 @@ impl SimWorld {
             namespace: OPERATOR_NAMESPACE.into(),
             policy_config_map: "vmgroup-policy".into(),
             metrics_addr: None,
+            otlp_endpoint: None,
             leader_election: lease.map(str::to_owned),
             instance: format!("operator-{number}"),
             decisions: None,

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::traces::Exporter;
+
 pub use crd::crd_yaml;
 pub use decisions::{DecisionsCommand, ExplainArgs};
 pub use policy::{CheckArgs, KindArg, Output};
@@ -94,6 +96,8 @@ enum CliError {
     Policy(#[from] policy::PolicyError),
     #[error(transparent)]
     Decisions(#[from] decisions::AskFailure),
+    #[error(transparent)]
+    Traces(#[from] crate::traces::TracesError),
     #[error("the CustomResourceDefinition could not be written as YAML")]
     Crd(#[from] crd::CrdError),
     #[error("the runtime could not be started")]
@@ -137,8 +141,14 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             drop(out);
             let (format, level) = (arguments.log_format, arguments.log_level.clone());
             let config = arguments.into_config()?;
-            crate::logging::init(format, &level)?;
-            runtime()?.block_on(crate::run::run(config))?;
+            let exporter =
+                config.otlp_endpoint.as_deref().map(|url| Exporter::new(url, &config.instance)).transpose()?;
+            crate::logging::init(format, &level, exporter.as_ref())?;
+            let ended = runtime()?.block_on(crate::run::run(config));
+            if let Some(exporter) = exporter {
+                exporter.end();
+            }
+            ended?;
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),

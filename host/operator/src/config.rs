@@ -23,6 +23,8 @@ pub struct RunConfig {
     pub policy_config_map: String,
     /// Where `/livez`, `/readyz` and `/metrics` are served; none: nowhere.
     pub metrics_addr: Option<SocketAddr>,
+    /// The base URL of the OTLP collector that traces are sent to; none: nowhere.
+    pub otlp_endpoint: Option<String>,
     /// The name of the lease to be held before anything is written; none: no
     /// election.
     pub leader_election: Option<String>,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use vmgroup_api::OnFailure;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
 use vmgroup_records::{Entry, Made, Recorder, Role};
@@ -198,9 +199,18 @@ impl Decider {
     ) -> Result<(String, Answer), NoAnswer> {
         let (begin, at) = (Instant::now(), self.clock.since_epoch());
         let (asked, put) = (policy.clone(), question.clone());
-        let tried = self.offload.run(move || asked.answer(&put)).await;
+        let span = tracing::debug_span!(
+            "decision",
+            kind = kind.as_str(),
+            plugin = policy.plugin(),
+            outcome = tracing::field::Empty,
+            fuel = tracing::field::Empty,
+        );
+        let tried = self.offload.run(move || asked.answer(&put)).instrument(span.clone()).await;
         let took: Duration = begin.elapsed();
         let outcome = tried.outcome.as_ref().map_or_else(DecisionError::reason, |_| "answered");
+        span.record("outcome", outcome);
+        span.record("fuel", tried.fuel);
         self.metrics.decision(kind.as_str(), outcome, took, tried.fuel, tried.memory);
         let result = tried.outcome.clone();
         if self.recorder.is_on() {

@@ -33,5 +33,6 @@ pub mod rest;
 pub mod run;
 pub mod status;
 pub mod tasks;
+pub mod traces;
 pub mod validate;
 pub mod wake;

@@ -4,8 +4,12 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::traces::Exporter;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -35,17 +39,25 @@ pub enum LoggingError {
     Taken(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// Starts logging. `RUST_LOG`, where it is set, goes before `level`.
-pub fn init(format: LogFormat, level: &str) -> Result<(), LoggingError> {
+/// Starts logging, and exporting spans if there is an exporter. `RUST_LOG`, where
+/// it is set, goes before `level`; the exporter has a filter of its own.
+pub fn init(format: LogFormat, level: &str, exporter: Option<&Exporter>) -> Result<(), LoggingError> {
     let filter = filter(std::env::var("RUST_LOG").ok().filter(|it| !it.is_empty()).as_deref().unwrap_or(level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).finish().try_init()
+            // At the usual level the pass is the innermost span and says which group
+            // it is about; below that there are steps and calls within it.
+            let nested = filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
+            lines.json().flatten_event(true).with_current_span(!nested).with_span_list(nested).boxed()
         }
-        LogFormat::Text => builder.with_ansi(colours(std::io::stderr().is_terminal())).finish().try_init(),
-    }
-    .map_err(LoggingError::Taken)
+        LogFormat::Text => lines.with_ansi(colours(std::io::stderr().is_terminal())).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(exporter.map(Exporter::layer))
+        .try_init()
+        .map_err(LoggingError::Taken)
 }
 
 /// Whether to write in colours, by the custom of no-color.org.

@@ -393,12 +393,12 @@ impl Metrics {
             ),
             fuel: c.add(
                 "vmgroup_policy_fuel",
-                "WebAssembly fuel used by one answered decision, by kind",
+                "WebAssembly fuel used by one decision, answered or not, by kind",
                 exponential(FUEL),
             ),
             memory: c.add(
                 "vmgroup_policy_memory_bytes",
-                "Linear memory of the sandbox at its largest in one answered decision, by kind",
+                "Linear memory of the sandbox at its largest in one decision, by kind",
                 exponential(MEMORY),
             ),
             fallbacks: c.add(
@@ -503,8 +503,8 @@ impl Metrics {
     }
 
     /// A policy was asked. `kind` is `naming`, `placement` or `scaling`; `outcome`
-    /// is `answered` or the condition reason (`PolicyTrapped`); `cost` is that of an
-    /// answer, fuel and bytes of memory.
+    /// is `answered` or the condition reason (`PolicyTrapped`); `fuel` and bytes
+    /// of `memory` are what it cost, answered or not.
     pub fn decision(&self, kind: &str, outcome: &str, took: Duration, fuel: u64, memory: usize) {
         let kind = kind.to_owned();
         self.0.decisions.get_or_create(&KindOutcome { kind: kind.clone(), outcome: outcome.to_owned() }).inc();

@@ -358,7 +358,13 @@ impl Inner {
         envelope: String,
         deadline: Duration,
     ) -> Result<Reply, Error> {
-        let span = tracing::debug_span!("vcenter", method);
+        let span = tracing::debug_span!(
+            "vcenter",
+            otel.name = method,
+            otel.kind = "client",
+            method,
+            outcome = tracing::field::Empty,
+        );
         let began = Instant::now();
         let result = async {
             match tokio::time::timeout(deadline, self.send(method, caller, envelope)).await {
@@ -370,6 +376,7 @@ impl Inner {
         .await;
         let outcome = Outcome::of(&result);
         let elapsed = began.elapsed();
+        span.record("outcome", outcome.as_str());
         span.in_scope(|| {
             tracing::debug!(outcome = outcome.as_str(), ?elapsed, "call ended");
         });

@@ -140,6 +140,16 @@ pub struct RunArgs {
     #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", help_heading = "Decisions")]
     socket: Option<PathBuf>,
 
+    /// The OTLP collector that traces are sent to (HTTP, protobuf), such as http://collector:4318 [default: none]
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = "Diagnosis"
+    )]
+    otlp_endpoint: Option<String>,
+
     /// How log lines look
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Diagnosis")]
     pub(super) log_format: LogFormat,
@@ -306,6 +316,7 @@ impl RunArgs {
             decision_folder,
             decision_space,
             socket,
+            otlp_endpoint,
             log_format: _,
             log_level: _,
         } = self;
@@ -317,6 +328,7 @@ impl RunArgs {
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
             metrics_addr: metrics_addr.0,
+            otlp_endpoint: given(otlp_endpoint),
             leader_election: leader_elect.then_some(lease_name),
             decisions: decisions(decision_memory, decision_folder, decision_space),
             socket,
