@@ -7,7 +7,7 @@ use vmgroup_policy_sdk::scaling::{Request, Victim};
 use vmgroup_policy_sdk::types::Member;
 
 /// `config: { drain: esx-7.example.com, keepOldest: 2 }`
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct DrainFirst {
     /// The name of the host that is to be emptied.
@@ -21,6 +21,7 @@ pub struct DrainFirst {
 impl Scaling for DrainFirst {
     const NAME: &'static str = "drain-first";
     const SUMMARY: &'static str = "Members on a given host leave first, the oldest stay.";
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut oldest: Vec<&Member> = request.members.iter().collect();

@@ -3,8 +3,12 @@
 //! Parsing only. Whether a plugin exists, and likes its configuration, is found
 //! out by whoever loads it.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_saphyr::Spanned;
 
 /// The key of the policy file in its ConfigMap, and its name in a folder.
 pub const FILE_NAME: &str = "policy.yaml";
@@ -68,6 +72,107 @@ impl PolicyFile {
     }
 }
 
+/// The line, counted from 1, where `pointer` (a JSON pointer, as in
+/// `/scaling/config/order`) stands in the text of a policy file. Of what is not
+/// there (a field that is missing), the line of the innermost that is; none if
+/// not even the first step is there, or the text is no YAML.
+pub fn line_of(text: &str, pointer: &str) -> Option<u64> {
+    let mut tree: Tree = serde_saphyr::from_str(text).ok()?;
+    let mut line = None;
+    for step in pointer.split('/').skip(1) {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        let child = match tree {
+            Tree::Map(entries) => {
+                entries.into_iter().find(|(key, _)| key.value == step).map(|(key, value)| (key.referenced, value))
+            }
+            Tree::List(items) => {
+                let item = step.parse().ok().and_then(|index: usize| items.into_iter().nth(index));
+                item.map(|item| (item.referenced, item.value))
+            }
+            Tree::Leaf => None,
+        };
+        let Some((place, below)) = child else { break };
+        line = Some(place.line());
+        tree = below;
+    }
+    line
+}
+
+/// YAML with the places of its keys and items; what stands there is of no concern.
+enum Tree {
+    Map(Vec<(Spanned<String>, Tree)>),
+    List(Vec<Spanned<Tree>>),
+    Leaf,
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Tree;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Tree::Map(entries))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(Tree::List(items))
+            }
+
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+                Tree::deserialize(deserializer)
+            }
+
+            fn visit_none<E>(self) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_unit<E>(self) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+
+            fn visit_bytes<E: de::Error>(self, _: &[u8]) -> Result<Tree, E> {
+                Ok(Tree::Leaf)
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +197,33 @@ scaling:   { plugin: idle-first.wasm, config: { protect: [ "pet=true" ] }, onFai
             PolicyFile::parse("naming:\n  plugin: ordinal\nplacment:\n  plugin: spread\n").unwrap_err().to_string();
         assert!(error.contains("placment"), "{error}");
         assert!(error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn a_place_has_its_line() {
+        let text = r#"# Who leaves.
+scaling:
+  plugin: idle-first.wasm
+  config:
+    protect:
+      - "pet=true"
+      - keep
+    "a/b": { deep: [1, 2] }
+naming: { plugin: ordinal, config: { width: 3 } }
+"#;
+        for (pointer, line) in [
+            ("/scaling", 2),
+            ("/scaling/config", 4),
+            ("/scaling/config/protect", 5),
+            ("/scaling/config/protect/1", 7),
+            ("/scaling/config/a~1b/deep/1", 8),
+            ("/scaling/config/missing", 4),
+            ("/naming/config/width", 9),
+        ] {
+            assert_eq!(line_of(text, pointer), Some(line), "{pointer}");
+        }
+        assert_eq!(line_of(text, "/placement"), None);
+        assert_eq!(line_of("a: [", "/a"), None);
     }
 
     #[test]

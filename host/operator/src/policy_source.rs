@@ -16,9 +16,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest as _, Sha256};
-use vmgroup_api::policy_file::FILE_NAME;
+use vmgroup_api::policy_file::{self, FILE_NAME};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
-use vmgroup_policy::{CheckError, Host, Kind, Policy, PolicySet, Source, shipped};
+use vmgroup_policy::{CheckError, ConfigProblem, Host, Kind, Policy, PolicySet, Problem, Source, shipped};
 
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -342,7 +342,12 @@ impl Proposal {
             })?;
             let source = Source { name: plugin, bytes, config: serde_json::Value::Object(config) };
             host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
-                refuse(&error.stage.to_string(), &source.name, error.problem.to_string(), error.remedy.clone())
+                refuse(
+                    &error.stage.to_string(),
+                    &source.name,
+                    with_lines(&error.problem, kind, text),
+                    error.remedy.clone(),
+                )
             })
         };
         let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
@@ -379,6 +384,27 @@ impl Proposal {
         .flatten()
         .collect()
     }
+}
+
+/// What is wrong with a plugin, and where in the policy file, if it is its
+/// configuration.
+pub fn with_lines(problem: &Problem, kind: Kind, policy_file: &str) -> String {
+    let Problem::Config(mistakes) = problem else { return problem.to_string() };
+    let located = mistakes.iter().map(|mistake| {
+        let ConfigProblem { path, message } = mistake.clone();
+        let path = match (line_of(mistake, kind, policy_file), path.as_str()) {
+            (None, _) => path,
+            (Some(line), "") => format!("line {line}"),
+            (Some(line), path) => format!("{path} (line {line})"),
+        };
+        ConfigProblem { path, message }
+    });
+    Problem::Config(located.collect()).to_string()
+}
+
+/// The line of the policy file that a mistake is in.
+pub fn line_of(mistake: &ConfigProblem, kind: Kind, policy_file: &str) -> Option<u64> {
+    policy_file::line_of(policy_file, &format!("/{kind}/config{}", mistake.path))
 }
 
 fn difference(

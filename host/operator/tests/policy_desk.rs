@@ -75,6 +75,17 @@ fn from_nothing_to_an_answer() {
     let asked = vmgroup(&folder, &["policy", "run", file, "--request", "fixtures/request.json", "--output", "json"]);
     assert!(asked.status.success(), "{}", text(&asked.stdout));
     let asked = json(&asked);
+    let schema = json(&vmgroup(&folder, &["policy", "inspect", file, "--output", "json"]));
+    let schema = &schema["description"]["configSchema"];
+    assert_eq!(
+        schema["properties"]["busyAbove"]["description"],
+        "Members that use more CPU than this, in MHz, leave after all others."
+    );
+    assert_eq!(schema["additionalProperties"], false);
+    let conforms = vmgroup(&folder, &["policy", "conformance", file, "--questions", "100", "--output", "json"]);
+    assert!(conforms.status.success(), "{}", text(&conforms.stdout));
+    assert_eq!(json(&conforms)["orderFree"], true);
+
     assert_eq!(asked["lines"].as_array().unwrap().len(), 1);
     assert!(asked["lines"][0]["reason"].as_str().unwrap().starts_with("newest: made"), "{asked}");
     assert!(asked["fuel"].as_u64().unwrap() > 0);
@@ -82,6 +93,43 @@ fn from_nothing_to_an_answer() {
     let again = vmgroup(folder.parent().unwrap(), &["policy", "new", "cheapest-first", "--kind", "naming"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
+}
+
+#[test]
+fn a_wrong_configuration_is_named_by_its_line() {
+    let desk = desk("config");
+    let file = "scaling:\n  plugin: idle-first\n  config:\n    # who stays\n    protct: [pet]\n    unknown: frist\n";
+    std::fs::write(desk.join("policy.yaml"), file).unwrap();
+    let check = ["policy", "check", &shipped("idle-first"), "--policy-file", "policy.yaml"];
+    let said = vmgroup(&desk, &check);
+    assert_eq!(said.status.code(), Some(1));
+    let said = text(&said.stdout);
+    for word in ["/protct (line 5)", "did you mean `protect`", "/unknown (line 6)", "did you mean `first`"] {
+        assert!(said.contains(word), "{word} is missing in:\n{said}");
+    }
+    let said = json(&vmgroup(&desk, &[&check[..], &["--output", "json"]].concat()));
+    let lines: Vec<&Value> = said["refusal"]["mistakes"].as_array().unwrap().iter().map(|it| &it["line"]).collect();
+    assert_eq!(lines, [5, 6], "{said}");
+
+    std::fs::write(desk.join("policy.yaml"), "naming: { plugin: x }").unwrap();
+    let other = vmgroup(&desk, &check);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other.stderr).contains("has no `scaling:`"), "{}", text(&other.stderr));
+}
+
+#[test]
+fn a_policy_is_measured_and_tried_on_many_questions() {
+    let desk = desk("many");
+    let rows =
+        json(&vmgroup(&desk, &["policy", "bench", &shipped("ordered"), "--members", "1,100", "--output", "json"]));
+    let fuel = |row: usize| rows[row]["fuel"].as_u64().unwrap();
+    assert!(rows[1]["members"] == 100 && fuel(1) > fuel(0), "{rows}");
+    let table = prints(&desk, &["policy", "bench", &shipped("spread"), "--members", "10"]);
+    assert!(table.contains("p99") && table.contains("limits: 5.00 s"), "{table}");
+
+    let tried = ["policy", "conformance", &shipped("ordered"), "--questions", "60"];
+    let report = prints(&desk, &tried);
+    assert!(report.contains("order-free") && report.contains("conforms"), "{report}");
 }
 
 #[test]

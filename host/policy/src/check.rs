@@ -13,7 +13,7 @@ use crate::shape::{self, InterfaceProblem, ParseProblem, Shape};
 use crate::source::{self, SizeProblem};
 use crate::text::{MESSAGE_CHARS, quoted, tidy};
 use crate::wit::lifecycle::{Description, Kind as WitKind, Problem as WitProblem};
-use crate::{Digest, Host, Kind, Policy, Source, sandbox, self_test};
+use crate::{Digest, Host, Kind, Policy, Source, sandbox, schema, self_test};
 
 /// The stages of a check, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ pub enum Problem {
     },
 }
 
-/// A mistake in a policy's configuration, in the policy's own words.
+/// A mistake in a policy's configuration, by its schema or in its own words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigProblem {
     /// A JSON pointer into the configuration, empty for the whole.
@@ -340,6 +340,7 @@ impl Host {
         let Described { plugin, digest, loaded, description } = self.first_stages(kind, source, progress)?;
         let config = config_object(&source.config).map_err(|p| (Stage::Config, p))?;
         let config_text = config.to_string();
+        against_schema(&description, kind, &config).map_err(|p| (Stage::Config, p))?;
         let fuel = validate_config(&loaded, &plugin, &config_text).map_err(|p| (Stage::Config, p))?;
         progress.passed(Stage::Config, tidy(&config_text, 120), Some(fuel));
 
@@ -491,6 +492,14 @@ fn config_object(config: &serde_json::Value) -> Result<serde_json::Value, Proble
         Value::String(_) => Err(Problem::ConfigShape("a text")),
         Value::Array(_) => Err(Problem::ConfigShape("a list")),
     }
+}
+
+/// What is surely wrong by the schema that the policy carries, all of it at once;
+/// the policy itself, which is asked afterwards, may stop at the first.
+fn against_schema(description: &Description, kind: Kind, config: &serde_json::Value) -> Result<(), Problem> {
+    let schema = description.config_schema.as_deref().and_then(|schema| serde_json::from_str(schema).ok());
+    let mistakes = schema.map(|schema| schema::mistakes(&schema, kind, config)).unwrap_or_default();
+    if mistakes.is_empty() { Ok(()) } else { Err(Problem::Config(mistakes)) }
 }
 
 fn validate_config(loaded: &Loaded, plugin: &Arc<str>, config: &str) -> Result<u64, Problem> {

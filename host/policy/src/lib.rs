@@ -25,6 +25,7 @@ mod limits;
 mod policy;
 mod question;
 mod sandbox;
+mod schema;
 mod self_test;
 mod shape;
 mod source;

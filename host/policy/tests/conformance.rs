@@ -28,6 +28,7 @@ fn assert_conforms(name: &str, config: &Value, questions: u32) {
         );
     }
     assert!(report.conforms(), "{name} with {config}");
+    assert!(report.order_free, "{name} does not say so");
     assert_eq!(report.questions, questions);
     assert_eq!(report.answered + report.refused, questions);
 }

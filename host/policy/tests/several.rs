@@ -65,8 +65,8 @@ fn each_question_is_answered_under_its_own_configuration() {
         assert_eq!(description.summary, "Names carry the code of a site. Members of another site leave first.");
         let schema = description.config_schema.as_deref().unwrap();
         let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
-        assert_eq!(schema["anyOf"][0]["required"], json!(["site"]));
-        assert_eq!(schema["anyOf"][1]["required"], json!(["keepSite"]));
+        assert_eq!(schema["anyOf"][0]["allOf"][0]["required"], json!(["site"]));
+        assert_eq!(schema["anyOf"][1]["allOf"][0]["required"], json!(["keepSite"]));
     }
     let request = naming::Request {
         context: context(),

@@ -23,7 +23,7 @@ use vmgroup_policy_sdk::scaling::{Request, Victim};
 use vmgroup_policy_sdk::{Candidate, Spot};
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Balanced {
     /// What counts as a place.
@@ -44,6 +44,7 @@ impl Scaling for Balanced {
     const NAME: &'static str = "balanced";
     const SUMMARY: &'static str =
         "Members leave the places that have most of them, so that the rest are spread evenly.";
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut candidates = request.candidates(&self.protect)?;

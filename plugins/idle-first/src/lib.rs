@@ -20,7 +20,7 @@ use vmgroup_policy_sdk::scaling::{Request, Victim};
 use vmgroup_policy_sdk::types::{Member, PowerState};
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct IdleFirst {
     /// When members without statistics leave.
@@ -32,7 +32,7 @@ pub struct IdleFirst {
 }
 
 /// When members without statistics leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ConfigSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Unknown {
     /// After all others.
@@ -45,6 +45,7 @@ pub enum Unknown {
 impl Scaling for IdleFirst {
     const NAME: &'static str = "idle-first";
     const SUMMARY: &'static str = "The members that use least CPU leave first.";
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut candidates = request.candidates(&self.protect)?;

@@ -26,7 +26,7 @@ use vmgroup_policy_sdk::scaling::{Request, Victim};
 use vmgroup_policy_sdk::types::{Member, PowerState};
 
 /// The configuration; see the module.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Ordered {
     /// Who leaves first.
@@ -36,7 +36,7 @@ pub struct Ordered {
 }
 
 /// By what members are put in a row.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Order {
     /// Made last.
@@ -54,6 +54,7 @@ impl Scaling for Ordered {
     const NAME: &'static str = "ordered";
     const SUMMARY: &'static str =
         "Members leave in order: the newest, the oldest, the highest number or the powered-off first.";
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let mut candidates = request.candidates(&self.protect)?;

@@ -32,7 +32,7 @@ use vmgroup_policy_sdk::prelude::*;
 pub use pattern::Pattern;
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Ordinal {
     /// What a name is made of.
@@ -58,6 +58,7 @@ impl Default for Ordinal {
 impl Naming for Ordinal {
     const NAME: &'static str = "ordinal";
     const SUMMARY: &'static str = "Names by a pattern and a number, such as {group}-{ordinal}.";
+    const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -2,14 +2,14 @@
 //! number of any name. Knows nothing of who has which name.
 
 use serde::Deserialize;
-use vmgroup_policy_sdk::name_length;
 use vmgroup_policy_sdk::types::{Group, Refusal};
+use vmgroup_policy_sdk::{ConfigSchema, name_length};
 
 /// A number has at most so many digits.
 const DIGITS: usize = 20;
 
 /// What a name is made of: text and placeholders, `{ordinal}` exactly once.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ConfigSchema)]
 #[serde(try_from = "String")]
 pub struct Pattern {
     before: Vec<Part>,

@@ -21,7 +21,7 @@ use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::{Room, Storage};
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Pack {
     /// Memory that stays free on each host.
@@ -33,6 +33,7 @@ pub struct Pack {
 impl Placement for Pack {
     const NAME: &'static str = "pack";
     const SUMMARY: &'static str = "New members go to the fullest host that can take them.";
+    const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
         if self.headroom_percent < 100 {

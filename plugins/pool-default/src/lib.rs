@@ -12,13 +12,14 @@ use vmgroup_policy_sdk::placement::{Place, Request};
 use vmgroup_policy_sdk::prelude::*;
 
 /// There is nothing to configure.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolDefault {}
 
 impl Placement for PoolDefault {
     const NAME: &'static str = "pool-default";
     const SUMMARY: &'static str = "Leaves the place of new members to vCenter and DRS.";
+    const ORDER_FREE: bool = true;
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
         let anywhere = Place { cluster: None, host: None, datastore: None, reason: "left to vCenter".to_owned() };

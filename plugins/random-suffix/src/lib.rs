@@ -28,7 +28,7 @@ const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
 const DRAWS: u32 = 64;
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct RandomSuffix {
     /// Instead of `<group>-replica`.
@@ -48,6 +48,7 @@ impl Default for RandomSuffix {
 impl Naming for RandomSuffix {
     const NAME: &'static str = "random-suffix";
     const SUMMARY: &'static str = "Names of the group's name and random letters.";
+    const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -14,7 +14,7 @@ use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::{naming, scaling};
 
 /// Names with the code of a site in front: `FRA-web-001`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SiteNames {
     /// The code.
@@ -24,7 +24,7 @@ pub struct SiteNames {
 impl Naming for SiteNames {
     const NAME: &'static str = "site";
     const SUMMARY: &'static str = "Names carry the code of a site.";
-    const CONFIG_SCHEMA: Option<&'static str> = Some(r#"{"type":"object","required":["site"]}"#);
+    const ORDER_FREE: bool = true;
 
     fn name(&self, request: &naming::Request) -> Result<naming::Answer, Refusal> {
         let taken = request.taken(naming::Scope::Group);
@@ -39,7 +39,7 @@ impl Naming for SiteNames {
 }
 
 /// Members that are named for another site leave first.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SiteStays {
     /// The code of the site whose members leave last.
@@ -49,7 +49,7 @@ pub struct SiteStays {
 impl Scaling for SiteStays {
     const NAME: &'static str = "site-stays";
     const SUMMARY: &'static str = "Members of another site leave first.";
-    const CONFIG_SCHEMA: Option<&'static str> = Some(r#"{"type":"object","required":["keepSite"]}"#);
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &scaling::Request) -> Result<Vec<scaling::Victim>, Refusal> {
         let stays = |name: &str| name.split('-').next() == Some(self.keep_site.as_str());

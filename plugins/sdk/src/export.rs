@@ -118,11 +118,13 @@ macro_rules! __of_kind {
     (($kind:ident, $($rest:tt)+) variant) => {
         $crate::wire::lifecycle::exports::vmgroup::policy::lifecycle::Kind::$kind
     };
-    (($kind:ident, $($rest:tt)+) about $policy:ty) => {
+    (($kind:ident, $module:ident, $($rest:tt)+) about $policy:ty) => {
         $crate::__private::About {
+            kind: ::core::stringify!($module),
             name: <$policy as $crate::$kind>::NAME,
             summary: <$policy as $crate::$kind>::SUMMARY,
-            config_schema: <$policy as $crate::$kind>::CONFIG_SCHEMA,
+            order_free: <$policy as $crate::$kind>::ORDER_FREE,
+            config_schema: $crate::schema::text::<$policy>(),
         }
     };
     (($kind:ident, $($rest:tt)+) validate $policy:ty, $config:expr) => {
@@ -143,42 +145,51 @@ macro_rules! __of_kind {
 }
 
 /// What a policy says of itself, of whatever kind it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct About {
+    /// `naming`, `placement` or `scaling`.
+    pub kind: &'static str,
     /// The trait's `NAME`.
     pub name: &'static str,
     /// The trait's `SUMMARY`.
     pub summary: &'static str,
-    /// The trait's `CONFIG_SCHEMA`.
-    pub config_schema: Option<&'static str>,
+    /// The trait's `ORDER_FREE`.
+    pub order_free: bool,
+    /// The configuration's, as JSON text.
+    pub config_schema: String,
 }
 
 /// The description of a component from what its policies, one for each question
 /// that it answers, and its crate say of themselves.
 pub fn describe(policies: &[About], version: &str, facts: &[(&str, &str)]) -> Description {
     let sdk = ("sdk", concat!("rust ", env!("CARGO_PKG_VERSION")));
+    let order_free: Vec<&str> = policies.iter().filter(|policy| policy.order_free).map(|policy| policy.kind).collect();
+    let order_free = ("order-free", &*order_free.join(" "));
     Description {
         name: policies.first().map_or("", |first| first.name).to_owned(),
         version: version.to_owned(),
         summary: policies.iter().map(|policy| policy.summary).collect::<Vec<_>>().join(" "),
-        config_schema: config_schema(policies),
+        config_schema: Some(config_schema(policies)),
         attributes: facts
             .iter()
-            .chain([&sdk])
+            .chain([&sdk, &order_free])
             .filter(|(_, value)| !value.is_empty())
             .map(|(key, value)| Attribute { key: (*key).to_owned(), value: (*value).to_owned() })
             .collect(),
     }
 }
 
-/// One schema that admits the configuration of each. Where one of them has none,
-/// it takes whatever it likes, and so there is none for all.
-fn config_schema(policies: &[About]) -> Option<String> {
-    let schemas: Vec<&str> = policies.iter().map(|policy| policy.config_schema).collect::<Option<_>>()?;
-    match schemas[..] {
-        [only] => Some(only.to_owned()),
-        _ => Some(format!("{{\"anyOf\":[{}]}}", schemas.join(","))),
+/// One schema that admits the configuration of each; of several, each names whose
+/// it is.
+fn config_schema(policies: &[About]) -> String {
+    if let [only] = policies {
+        return only.config_schema.clone();
     }
+    let each: Vec<String> = policies
+        .iter()
+        .map(|policy| format!(r#"{{"x-kind":"{}","allOf":[{}]}}"#, policy.kind, policy.config_schema))
+        .collect();
+    format!(r#"{{"anyOf":[{}]}}"#, each.join(","))
 }
 
 /// What `validate-config` says when it is asked for a kind that is not exported.
@@ -204,13 +215,15 @@ pub fn install_panic_hook() {
 mod tests {
     use super::*;
 
-    fn about(name: &'static str, config_schema: Option<&'static str>) -> About {
-        About { name, summary: "It decides.", config_schema }
+    fn about(kind: &'static str, name: &'static str, config_schema: &str) -> About {
+        let order_free = kind == "scaling";
+        About { kind, name, summary: "It decides.", order_free, config_schema: config_schema.to_owned() }
     }
 
     #[test]
     fn one_policy_is_described_as_itself() {
-        let description = describe(&[about("names", Some("{}"))], "1.2.3", &[("license", "MIT"), ("repository", "")]);
+        let description =
+            describe(&[about("naming", "names", "{}")], "1.2.3", &[("license", "MIT"), ("repository", "")]);
         assert_eq!((description.name.as_str(), description.version.as_str()), ("names", "1.2.3"));
         assert_eq!(description.summary, "It decides.");
         assert_eq!(description.config_schema.as_deref(), Some("{}"));
@@ -220,13 +233,16 @@ mod tests {
 
     #[test]
     fn several_have_the_first_ones_name_and_a_schema_that_admits_each() {
-        let both = [about("names", Some(r#"{"a":1}"#)), about("places", Some(r#"{"b":2}"#))];
+        let both = [about("naming", "names", r#"{"a":1}"#), about("scaling", "leavers", r#"{"b":2}"#)];
         let description = describe(&both, "1.0.0", &[]);
         assert_eq!(description.name, "names");
         assert_eq!(description.summary, "It decides. It decides.");
-        assert_eq!(description.config_schema.as_deref(), Some(r#"{"anyOf":[{"a":1},{"b":2}]}"#));
-        let one_without = [about("names", Some("{}")), about("places", None)];
-        assert_eq!(describe(&one_without, "1.0.0", &[]).config_schema, None);
+        assert_eq!(
+            description.config_schema.as_deref(),
+            Some(r#"{"anyOf":[{"x-kind":"naming","allOf":[{"a":1}]},{"x-kind":"scaling","allOf":[{"b":2}]}]}"#)
+        );
+        let order_free = description.attributes.iter().find(|attribute| attribute.key == "order-free");
+        assert_eq!(order_free.map(|attribute| attribute.value.as_str()), Some("scaling"));
     }
 
     #[test]

@@ -10,9 +10,8 @@
 //! use vmgroup_policy_sdk::scaling::{Request, Victim};
 //!
 //! /// Lets the members go that were made first.
-//! #[derive(Deserialize)]
+//! #[derive(Default, Deserialize, ConfigSchema)]
 //! #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-//! #[derive(Default)]
 //! pub struct OldestFirst {
 //!     /// Who never leaves.
 //!     protect: Protect,
@@ -54,6 +53,7 @@ mod placing;
 mod policy;
 mod protect;
 mod rng;
+pub mod schema;
 pub mod testing;
 mod time;
 mod vocabulary;
@@ -65,16 +65,20 @@ pub use placing::{By, Room, Spot, Storage};
 pub use policy::{Naming, Placement, Scaling};
 pub use protect::{Protect, Rule};
 pub use rng::Rng;
+pub use schema::ConfigSchema;
 pub use time::rfc3339;
 pub use vocabulary::{Candidate, Unique, name_length, naming, placement, scaling, types};
 
 /// A mistake in a policy's configuration: where, and what would be right.
 pub use wire::lifecycle::exports::vmgroup::policy::lifecycle::Problem;
 
+/// Derives the trait of the same name.
+pub use vmgroup_policy_sdk_derive::ConfigSchema;
+
 /// What nearly every policy names.
 pub mod prelude {
     pub use crate::types::Refusal;
-    pub use crate::{By, Naming, Placement, Problem, Protect, Rng, Scaling};
+    pub use crate::{By, ConfigSchema, Naming, Placement, Problem, Protect, Rng, Scaling};
 }
 
 /// What `export!` expands to needs these; nobody else does.

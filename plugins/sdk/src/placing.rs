@@ -5,8 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::placement;
+use crate::schema::Part;
 use crate::types::{Index, Inventory, Member, Refusal};
+use crate::{ConfigSchema, placement};
 
 /// What counts as a place: in a configuration `host`, `cluster`, `datastore`, or
 /// `{attribute: rack}` for whatever the site has put on its hosts or clusters.
@@ -26,13 +27,17 @@ pub enum By {
 
 /// The words of a configuration; apart from [`By`] so that its errors can say
 /// what would be right for both of its forms.
-#[derive(Deserialize)]
+#[derive(Deserialize, ConfigSchema)]
 #[serde(rename_all = "camelCase")]
 enum Words {
     Host,
     Cluster,
     Datastore,
     Attribute(String),
+}
+
+impl ConfigSchema for By {
+    const SCHEMA: &'static [Part] = Words::SCHEMA;
 }
 
 impl<'de> Deserialize<'de> for By {
@@ -96,7 +101,7 @@ impl By {
 
 /// Which datastore a new member's disks go to, as far as the policy's own rule does
 /// not say it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ConfigSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Storage {
     /// vCenter's or the operator's default.

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::types::Refusal;
-use crate::{Problem, naming, placement, scaling};
+use crate::{ConfigSchema, Problem, naming, placement, scaling};
 
 macro_rules! policy_trait {
     ($(#[$doc:meta])* $name:ident, $(#[$method_doc:meta])* fn $method:ident($request:ty) -> $answer:ty) => {
@@ -13,15 +13,18 @@ macro_rules! policy_trait {
         /// The type that implements it is the policy's configuration: one is read
         /// from the policy file's `config` for every question. Derive
         /// `Deserialize` with `deny_unknown_fields`, so that a misspelt field is
-        /// refused when the policy is checked and not ignored for a year.
-        pub trait $name: DeserializeOwned {
+        /// refused when the policy is checked and not ignored for a year, and
+        /// [`ConfigSchema`], so that the operator can say which line is wrong.
+        pub trait $name: DeserializeOwned + ConfigSchema {
             /// The policy's name in events and metrics: lower case, digits and
             /// hyphens; 1 to 40 characters.
             const NAME: &'static str;
             /// One sentence: what it decides and by what.
             const SUMMARY: &'static str;
-            /// A JSON schema of the configuration, where there is one.
-            const CONFIG_SCHEMA: Option<&'static str> = None;
+            /// Whether the same is decided when the request's tables are in another
+            /// order: ties are broken by name, never by position. `vmgroup policy
+            /// conformance` holds a policy to it.
+            const ORDER_FREE: bool = false;
 
             /// Mistakes that the types cannot express ("`min` is above `max`").
             /// Asked when the policy is checked, never on a decision.

@@ -3,11 +3,13 @@
 
 use serde::Deserialize;
 
+use crate::ConfigSchema;
+use crate::schema::Part;
 use crate::types::Member;
 
 /// Members that a policy must leave alone: `["pet=true", "keep"]`. A member is
 /// protected when any rule matches its attributes, or when the operator says so.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, ConfigSchema)]
 #[serde(transparent)]
 pub struct Protect {
     rules: Vec<Rule>,
@@ -20,6 +22,11 @@ pub struct Protect {
 pub struct Rule {
     key: String,
     value: Option<String>,
+}
+
+impl ConfigSchema for Rule {
+    const SCHEMA: &'static [Part] =
+        &[Part::Text(r#"{"type":"string","minLength":1,"description":"`key=value` or `key`, such as `pet=true`."}"#)];
 }
 
 impl TryFrom<String> for Rule {

@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use serde::Deserialize;
 
-use crate::Protect;
 use crate::time::rfc3339;
+use crate::{ConfigSchema, Protect};
 
 /// What every question and answer is made of (`interface types`).
 pub mod types {
@@ -188,7 +188,7 @@ impl naming::Request {
 }
 
 /// Where names have to be unique, in a configuration: `group` or `everywhere`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ConfigSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Unique {
     /// In the group's folder, as vCenter demands.

@@ -6,7 +6,7 @@ use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::{Unique, name_length};
 
 /// The configuration, as it stands under `config:` in policy.yaml.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct MyPolicy {
     /// What each name begins with, such as the code of a site.
@@ -18,6 +18,7 @@ pub struct MyPolicy {
 impl Naming for MyPolicy {
     const NAME: &'static str = "my-policy";
     const SUMMARY: &'static str = "Names are a prefix, the group's name and the lowest free number.";
+    const ORDER_FREE: bool = true;
 
     fn name(&self, request: &Request) -> Result<Answer, Refusal> {
         let scope = self.unique.into();

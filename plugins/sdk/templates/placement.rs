@@ -6,10 +6,11 @@ use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::{Room, Storage};
 
 /// The configuration, as it stands under `config:` in policy.yaml.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct MyPolicy {
     /// How much of a host's memory stays free, in percent.
+    #[schema(minimum = 0, maximum = 99)]
     headroom_percent: u32,
     /// Which datastore the disks go to: `leave` it to vCenter, or the one with `mostFree`.
     datastore: Storage,
@@ -18,14 +19,7 @@ pub struct MyPolicy {
 impl Placement for MyPolicy {
     const NAME: &'static str = "my-policy";
     const SUMMARY: &'static str = "Each new member goes where fewest of its group are.";
-
-    fn validate(&self) -> Vec<Problem> {
-        if self.headroom_percent <= 100 {
-            return Vec::new();
-        }
-        let message = format!("{} is no percentage, expected 0 to 100", self.headroom_percent);
-        vec![Problem { path: "/headroomPercent".to_owned(), message }]
-    }
+    const ORDER_FREE: bool = true;
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
         let mut room = Room::of(request);

@@ -5,7 +5,7 @@ use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::scaling::{Request, Victim};
 
 /// The configuration, as it stands under `config:` in policy.yaml.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct MyPolicy {
     /// Members that use more CPU than this, in MHz, leave after all others.
@@ -17,6 +17,7 @@ pub struct MyPolicy {
 impl Scaling for MyPolicy {
     const NAME: &'static str = "my-policy";
     const SUMMARY: &'static str = "The newest members leave first, the busy ones last.";
+    const ORDER_FREE: bool = true;
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let busy = |use_mhz: Option<u32>| self.busy_above.is_some_and(|limit| use_mhz.is_some_and(|mhz| mhz > limit));

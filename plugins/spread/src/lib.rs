@@ -28,7 +28,7 @@ use vmgroup_policy_sdk::types::{Index, Inventory};
 use vmgroup_policy_sdk::{Room, Spot, Storage};
 
 /// The configuration; see the crate.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Spread {
     /// What counts as a place.
@@ -53,6 +53,7 @@ type Counts<'a> = BTreeMap<Spot<'a>, u32>;
 impl Placement for Spread {
     const NAME: &'static str = "spread";
     const SUMMARY: &'static str = "New members go where fewest of their group are.";
+    const ORDER_FREE: bool = true;
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
         let inventory = &request.inventory;

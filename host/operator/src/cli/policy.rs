@@ -5,8 +5,10 @@
 //! does not decide in the same way: all of it goes through `vmgroup-policy`.
 
 mod ask;
+mod bench;
 mod build;
 mod check;
+mod conformance;
 mod input;
 mod inspect;
 mod new;
@@ -39,6 +41,10 @@ pub(super) enum PolicyCommand {
     Replay(replay::ReplayArgs),
     /// Prints a question to try a plugin on.
     Request(request::RequestArgs),
+    /// Measures how long a plugin thinks, beside what it may take.
+    Bench(bench::BenchArgs),
+    /// Tries on thousands of questions what any policy of its kind must hold.
+    Conformance(conformance::ConformanceArgs),
 }
 
 /// How a result is written.
@@ -78,6 +84,8 @@ pub(super) fn run(command: &PolicyCommand, out: &mut impl Write) -> Result<ExitC
         PolicyCommand::Run(arguments) => ask::run(arguments, out),
         PolicyCommand::Replay(arguments) => replay::run(arguments, out),
         PolicyCommand::Request(arguments) => request::run(arguments, out),
+        PolicyCommand::Bench(arguments) => bench::run(arguments, out),
+        PolicyCommand::Conformance(arguments) => conformance::run(arguments, out),
     }
 }
 

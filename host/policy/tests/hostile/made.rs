@@ -52,13 +52,33 @@ impl Made {
     }
 
     pub fn describe(&mut self, name: &str, schema: Option<&str>) {
+        self.describe_with(name, schema, &[]);
+    }
+
+    /// Says that it does not hang on the order of tables.
+    pub fn order_free(mut self) -> Self {
+        let kind = self.kind.to_string();
+        self.describe_with("made", None, &[("order-free", &kind)]);
+        self
+    }
+
+    fn describe_with(&mut self, name: &str, schema: Option<&str>, attributes: &[(&str, &str)]) {
+        let mut list = Vec::new();
+        for (key, value) in attributes {
+            for text in [key, value] {
+                let (ptr, len) = self.text(text);
+                words(&mut list, &[ptr, len]);
+            }
+        }
+        let list = self.put(&list);
+        let count = u32::try_from(attributes.len()).unwrap();
         let mut record = Vec::new();
         for text in [name, "1.0.0", "Made by hand"] {
             let (ptr, len) = self.text(text);
             words(&mut record, &[ptr, len]);
         }
         let (ptr, len) = schema.map_or((0, 0), |schema| self.text(schema));
-        words(&mut record, &[u32::from(schema.is_some()), ptr, len, 0, 0]);
+        words(&mut record, &[u32::from(schema.is_some()), ptr, len, list, count]);
         let record = self.put(&record);
         self.describe = format!("i32.const {record}");
     }
@@ -83,6 +103,12 @@ impl Made {
     /// Does this (WebAssembly text that leaves a pointer) when it is asked.
     pub fn decides(mut self, text: &str) -> Self {
         text.clone_into(&mut self.decide);
+        self
+    }
+
+    /// Does something else with what it was going to do.
+    pub fn but(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        self.decide = change(&self.decide);
         self
     }
 

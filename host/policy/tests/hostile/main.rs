@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conforming;
 mod made;
 mod offered;
 mod questions;

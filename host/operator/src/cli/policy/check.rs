@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vmgroup_policy::StageReport;
+use vmgroup_policy::{CheckError, Problem, StageReport};
 
 use super::input::{Plugin, PluginArgs, Verdict};
 use super::text::Paint;
 use super::{Output, PolicyError};
+use crate::policy_source::{line_of, with_lines};
 
 /// Arguments of `vmgroup policy check`.
 #[derive(Args, Debug)]
@@ -54,7 +55,8 @@ fn stages(result: &Verdict) -> &[StageReport] {
 }
 
 /// The verdict for programs.
-fn report(Plugin { source, kind, verdict: result }: &Plugin) -> Value {
+fn report(plugin: &Plugin) -> Value {
+    let Plugin { source, kind, verdict: result, policy_file: _ } = plugin;
     let stages: Vec<Value> = stages(result)
         .iter()
         .map(|stage| {
@@ -83,16 +85,36 @@ fn report(Plugin { source, kind, verdict: result }: &Plugin) -> Value {
         Err(error) => {
             report["refusal"] = json!({
                 "stage": error.stage.to_string(),
-                "problem": error.problem.to_string(),
+                "problem": problem(error, plugin),
                 "remedy": error.remedy,
+                "mistakes": mistakes(error, plugin),
             });
         }
     }
     report
 }
 
+/// What is wrong, with the lines of the policy file that it is in.
+fn problem(error: &CheckError, plugin: &Plugin) -> String {
+    match (&plugin.policy_file, plugin.kind) {
+        (Some(text), Some(kind)) => with_lines(&error.problem, kind, text),
+        _ => error.problem.to_string(),
+    }
+}
+
+/// What is wrong with the configuration, one by one; nothing if it is not that.
+fn mistakes(error: &CheckError, plugin: &Plugin) -> Vec<Value> {
+    let Problem::Config(mistakes) = &*error.problem else { return Vec::new() };
+    let line = |mistake| line_of(mistake, plugin.kind?, plugin.policy_file.as_ref()?);
+    mistakes
+        .iter()
+        .map(|mistake| json!({ "path": mistake.path, "line": line(mistake), "message": mistake.message }))
+        .collect()
+}
+
 /// The verdict for people.
-fn print(out: &mut impl Write, Plugin { source, kind, verdict: result }: &Plugin) -> std::io::Result<()> {
+fn print(out: &mut impl Write, plugin: &Plugin) -> std::io::Result<()> {
+    let Plugin { source, kind, verdict: result, policy_file: _ } = plugin;
     let paint = Paint::new();
     let as_what = kind.map(|kind| format!(" as a policy for {kind}")).unwrap_or_default();
     writeln!(out, "{}{as_what}", paint.bold(&source.name))?;
@@ -116,7 +138,7 @@ fn print(out: &mut impl Write, Plugin { source, kind, verdict: result }: &Plugin
         }
         Err(error) => {
             writeln!(out, "{} at stage {}", paint.bad("refused"), error.stage)?;
-            writeln!(out, "  problem  {}", error.problem)?;
+            writeln!(out, "  problem  {}", problem(error, plugin))?;
             writeln!(out, "  remedy   {}", error.remedy)
         }
     }

@@ -107,11 +107,18 @@ pub struct Plugin {
     pub source: Source,
     /// What it was checked as; none where it answers no kind at all.
     pub kind: Option<Kind>,
+    /// The text of the policy file that its configuration is from.
+    pub policy_file: Option<String>,
     /// Whether the operator would take it.
     pub verdict: Verdict,
 }
 
 impl PluginArgs {
+    /// The plugin's file, as it was given.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Reads everything and sends it through the checks.
     pub fn check(&self) -> Result<Plugin, InputError> {
         self.check_as(self.kind.map(Kind::from), None)
@@ -137,14 +144,23 @@ impl PluginArgs {
             None => match host.answers(&source)[..] {
                 [kind] => kind,
                 // Where no kind fits, the fault is the file's, whatever it is checked as.
-                [] => return Ok(Plugin { verdict: host.check(Kind::Naming, &source), source, kind: None }),
+                [] => {
+                    return Ok(Plugin {
+                        verdict: host.check(Kind::Naming, &source),
+                        source,
+                        kind: None,
+                        policy_file: None,
+                    });
+                }
                 ref several => return Err(InputError::SeveralKinds(several.iter().map(Kind::to_string).collect())),
             },
         };
-        if let Some(path) = &self.policy_file {
-            source.config = Value::Object(config_of(path, kind)?);
-        }
-        Ok(Plugin { verdict: host.check(kind, &source), source, kind: Some(kind) })
+        let policy_file = self.policy_file.as_deref().map(|path| config_of(path, kind)).transpose()?;
+        let policy_file = policy_file.map(|(text, config)| {
+            source.config = Value::Object(config);
+            text
+        });
+        Ok(Plugin { verdict: host.check(kind, &source), source, kind: Some(kind), policy_file })
     }
 }
 
@@ -177,7 +193,8 @@ pub fn config(text: &str) -> Result<Value, InputError> {
     if value.is_object() { Ok(value) } else { Err(InputError::NotAnObject) }
 }
 
-fn config_of(path: &Path, kind: Kind) -> Result<Map<String, Value>, InputError> {
+/// The whole text of a policy file, and what it has for this kind.
+fn config_of(path: &Path, kind: Kind) -> Result<(String, Map<String, Value>), InputError> {
     let text = String::from_utf8_lossy(&read(path)?).into_owned();
     let PolicyFile { naming, placement, scaling } =
         PolicyFile::parse(&text).map_err(|source| InputError::PolicyFile { path: path.to_owned(), source })?;
@@ -188,7 +205,7 @@ fn config_of(path: &Path, kind: Kind) -> Result<Map<String, Value>, InputError> 
     };
     let PolicyEntry { plugin: _, config, on_failure: _ } =
         entry.ok_or_else(|| InputError::NoEntry { path: path.to_owned(), kind })?;
-    Ok(config)
+    Ok((text, config))
 }
 
 #[cfg(test)]

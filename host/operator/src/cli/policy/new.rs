@@ -26,6 +26,8 @@ macro_rules! files {
 /// The SDK and what it is built from.
 const SDK: &[(&str, &str)] = files![
     "plugins/sdk/Cargo.toml",
+    "plugins/sdk/derive/Cargo.toml",
+    "plugins/sdk/derive/src/lib.rs",
     "plugins/sdk/examples/site.rs",
     "plugins/sdk/src/config.rs",
     "plugins/sdk/src/export.rs",
@@ -35,6 +37,7 @@ const SDK: &[(&str, &str)] = files![
     "plugins/sdk/src/policy.rs",
     "plugins/sdk/src/protect.rs",
     "plugins/sdk/src/rng.rs",
+    "plugins/sdk/src/schema.rs",
     "plugins/sdk/src/testing.rs",
     "plugins/sdk/src/time.rs",
     "plugins/sdk/src/vocabulary.rs",
@@ -247,7 +250,7 @@ strip = "symbols"
 fn sdk_workspace() -> String {
     let (before, rest) = WORKSPACE.split_once("members = [").unwrap_or((WORKSPACE, ""));
     let after = rest.split_once("[workspace.package]").map_or("", |(_, after)| after);
-    format!("{before}members = [\"plugins/sdk\"]\n\n[workspace.package]{after}")
+    format!("{before}members = [\"plugins/sdk\", \"plugins/sdk/derive\"]\n\n[workspace.package]{after}")
 }
 
 /// `CheapestFirst` of `cheapest-first`.
@@ -267,7 +270,9 @@ mod tests {
     #[test]
     fn the_copy_of_the_sdk_is_whole() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for folder in ["plugins/sdk/src", "plugins/sdk/templates", "plugins/sdk/examples", "wit/0.1"] {
+        for folder in
+            ["plugins/sdk/src", "plugins/sdk/derive/src", "plugins/sdk/templates", "plugins/sdk/examples", "wit/0.1"]
+        {
             for entry in std::fs::read_dir(root.join(folder)).unwrap() {
                 let name = entry.unwrap().file_name();
                 let path = format!("{folder}/{}", name.to_string_lossy());
