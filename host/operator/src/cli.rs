@@ -152,8 +152,8 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Crd => out.write_all(crd_yaml()?.as_bytes())?,
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
-        Command::Decisions(command) => asking()?.block_on(decisions::run(command, &mut out))?,
-        Command::Explain(arguments) => asking()?.block_on(decisions::explain(arguments, &mut out))?,
+        Command::Decisions(command) => runtime()?.block_on(decisions::run(command, &mut out))?,
+        Command::Explain(arguments) => runtime()?.block_on(decisions::explain(arguments, &mut out))?,
         Command::Orphans(arguments) => return Ok(runtime()?.block_on(orphans::run(*arguments, &mut out))?),
         Command::Adopt(arguments) => return Ok(runtime()?.block_on(adopt::run(*arguments, &mut out))?),
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,
@@ -165,11 +165,6 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// For a command that asks the running operator.
-fn asking() -> Result<tokio::runtime::Runtime, CliError> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
