@@ -55,6 +55,7 @@ impl tower::Service<Request<Body>> for VcenterService {
 struct Script {
     doom: Doom,
     missing: Option<String>,
+    end_session: bool,
     lose_reply: bool,
 }
 
@@ -107,6 +108,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
         None => {}
         Some(Fault::Reset) => return Err(Cut),
         Some(Fault::Error(what)) => {
+            // A vCenter that says so does not know the session any more.
+            script.end_session = what.ends_with("NotAuthenticated");
             if let Some(kind) = what.strip_prefix("missingSet:") {
                 script.missing = Some(kind.to_owned());
             } else if let Some(status) = what.parse().ok().and_then(|n| StatusCode::from_u16(n).ok()) {
@@ -114,6 +117,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
             } else {
                 let this = node.moref("_this").ok().flatten();
                 let fault = VimFault::scripted(&what, this);
+                if script.end_session {
+                    end_session(&shared, &caller);
+                }
                 return Ok(respond(StatusCode::INTERNAL_SERVER_ERROR, fault.envelope()));
             }
         }
@@ -133,6 +139,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
     finish(shared, node, caller, script).await
 }
 
+fn end_session(shared: &Shared, caller: &Caller) {
+    shared.change(|state| {
+        if let Some(id) = caller.cookie.as_deref().and_then(|cookie| state.session_of(cookie)) {
+            state.end_session(id);
+        }
+    });
+}
+
 struct Caller {
     cookie: Option<String>,
     agent: String,
@@ -140,6 +154,9 @@ struct Caller {
 
 async fn finish(shared: Arc<Shared>, node: Node, caller: Caller, script: Script) -> Result<Response<Body>, Cut> {
     let outcome = carry_out(&shared, &node, &caller, &script).await?;
+    if script.end_session {
+        end_session(&shared, &caller);
+    }
     if script.lose_reply {
         return Err(Cut);
     }
