@@ -96,12 +96,11 @@ impl RealWorld {
     pub fn mount_login(&mut self, password: &str) -> Result<(), WorldError> {
         let vcsim = &self.vcenter.vcsim;
         let files = [("VC_HOST", vcsim.url()), ("VC_USER", vcsim.login().0), ("VC_PASS", password)];
-        match &mut self.login {
-            Some(login) => login.change(&files),
-            None => {
-                self.login = Some(MountedSecret::mount(self.folder.0.join("login"), &files)?);
-                Ok(())
-            }
+        if let Some(login) = &mut self.login {
+            login.change(&files)
+        } else {
+            self.login = Some(MountedSecret::mount(self.folder.0.join("login"), &files)?);
+            Ok(())
         }
     }
 

@@ -10,15 +10,15 @@ use vmgroup_e2e::mutants::{self, SCENARIOS, Tried};
 fn every_mutant_can_still_be_planted() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let list = mutants::list(&root).unwrap();
-    let lost: Vec<String> = list
+    let missing: Vec<String> = list
         .iter()
         .filter_map(|mutant| mutants::planted(&root, std::slice::from_ref(mutant)).err().map(|error| error.to_string()))
         .collect();
     assert!(
-        lost.is_empty(),
+        missing.is_empty(),
         "the code has moved on; mend in {} (a `find` is an expression of the code as it is now):\n{}",
         mutants::LIST,
-        lost.join("\n")
+        missing.join("\n")
     );
     let planted = mutants::planted(&root, &list).unwrap();
     let names: BTreeSet<&str> = list.iter().map(|mutant| mutant.name.as_str()).collect();

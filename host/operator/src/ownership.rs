@@ -112,7 +112,7 @@ fn elsewhere(vm: &Vm, cluster: Option<&str>) -> bool {
 
 /// The `<namespace>/<name>` that a machine is marked with.
 pub fn marked_group(vm: &Vm) -> Option<GroupRef> {
-    vm.extra.get(mark::GROUP).and_then(|text| GroupRef::parse(text))
+    vm.extra.get(mark::GROUP).and_then(GroupRef::parse)
 }
 
 /// How a machine stands to the groups of this cluster.

@@ -155,7 +155,7 @@ impl<'a> Check<'a> {
                 let mut message = format!("expected {}, not {}", all.join(" or "), shown(value));
                 let words: Vec<&str> = alternatives.iter().flat_map(|one| choices(one)).collect();
                 if let Some(meant) = value.as_str().and_then(|text| meant(text, &words)) {
-                    message.push_str(&format!("; did you mean `{meant}`?"));
+                    message.extend(["; did you mean `", meant, "`?"]);
                 }
                 vec![problem(path, &message)]
             }
@@ -349,6 +349,7 @@ mod tests {
         })
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "`json!` gives a value")]
     fn found(config: Value) -> Vec<(String, String)> {
         let problems = mistakes(&schema(), Kind::Scaling, &config);
         problems.into_iter().map(|problem| (problem.path, problem.message)).collect()

@@ -305,16 +305,15 @@ impl Script {
     pub fn lag(&self) -> Duration {
         let held_up = |fault: &Fault| match fault {
             // Watches are begun anew after a pause that grows to half a minute; the
-            // longest pause of a leader, and what was cut off in it.
-            Fault::Watch | Fault::KubeErrors | Fault::Leaders => 60,
+            // longest pause of a leader, and what was cut off in it; the longest time
+            // between a task's end and its effect.
+            Fault::Watch | Fault::KubeErrors | Fault::Leaders | Fault::TaskLate => 60,
             // The longest outage besides; several calls of a pass, each of them slow.
             Fault::KubeDown | Fault::KubeSlow => 120,
             // An event that is lost is made up for when the faults end.
             Fault::Events => 180,
-            // The longest wait for a poll; the longest time between a task's end and
-            // its effect.
+            // The longest wait for a poll.
             Fault::VcStale => 25,
-            Fault::TaskLate => 60,
             // As long as a pass may take.
             Fault::VcSlow => 130,
             _ => 0,

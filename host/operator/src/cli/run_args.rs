@@ -140,7 +140,7 @@ pub struct RunArgs {
     #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", help_heading = "Decisions")]
     socket: Option<PathBuf>,
 
-    /// The OTLP collector that traces are sent to (HTTP, protobuf), such as http://collector:4318 [default: none]
+    /// The OTLP collector that traces are sent to (HTTP, protobuf), such as `http://collector:4318` [default: none]
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_ENDPOINT",

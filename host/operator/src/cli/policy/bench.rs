@@ -115,19 +115,17 @@ fn measure(policy: &Policy, members: u32) -> Row {
     let question = generate::sample(policy.kind(), Size::of(members.max(least)));
     let mut times = Vec::new();
     let mut spent = Duration::ZERO;
-    let mut last;
-    loop {
+    let answered = loop {
         let Asked { tried, took } = ask(policy, &question);
         times.push(took);
         spent += took;
-        last = tried;
-        if last.outcome.is_err() || times.len() >= QUESTIONS || spent >= PATIENCE {
-            break;
+        if tried.outcome.is_err() || times.len() >= QUESTIONS || spent >= PATIENCE {
+            break tried;
         }
-    }
+    };
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
-    let problem = last.outcome.as_ref().err();
+    let problem = answered.outcome.as_ref().err();
     Row {
         members,
         questions: times.len(),
@@ -135,8 +133,8 @@ fn measure(policy: &Policy, members: u32) -> Row {
         p90: at(90),
         p99: at(99),
         max: at(100),
-        fuel: last.fuel,
-        memory: last.memory,
+        fuel: answered.fuel,
+        memory: answered.memory,
         refused: problem.is_some_and(vmgroup_policy::DecisionError::is_refusal),
         problem: problem.map(ToString::to_string),
     }
