@@ -46,6 +46,96 @@ pub struct Question<'a> {
     pub attempt: u32,
 }
 
+impl Question<'_> {
+    /// As it is put to a naming policy: so many names.
+    pub fn for_names(&self, count: usize, taken: Taken) -> Asked {
+        Asked::Naming(wit::naming::Request {
+            context: context(self, wit::types::Purpose::ScaleOut),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            members: members(self).0,
+            taken_in_group: taken.in_group,
+            taken_elsewhere: taken.elsewhere,
+            max_length: NAME_LIMIT,
+        })
+    }
+
+    /// As it is put to a placement policy: places for these, by UUID and name.
+    pub fn for_places(&self, newcomers: &[(String, String)]) -> Asked {
+        Asked::Placement(wit::placement::Request {
+            context: context(self, wit::types::Purpose::ScaleOut),
+            inventory: inventory(self.capacity),
+            members: members(self).0,
+            newcomers: newcomers
+                .iter()
+                .map(|(_, name)| wit::placement::Newcomer {
+                    name: name.clone(),
+                    cpus: self.desired.cpus,
+                    memory_mib: self.desired.memory_mib,
+                    disk_mib: self.disk_mib,
+                    attributes: Vec::new(),
+                })
+                .collect(),
+        })
+    }
+
+    /// As it is put to a scaling policy: so many have to leave. With the UUIDs of
+    /// its members, in their order.
+    pub fn for_victims(&self, count: usize) -> (Asked, Vec<String>) {
+        let (table, uuids) = members(self);
+        let request = wit::scaling::Request {
+            context: context(self, wit::types::Purpose::ScaleIn),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            members: table,
+            inventory: inventory(self.capacity),
+        };
+        (Asked::Scaling(request), uuids)
+    }
+}
+
+/// The new members of these UUIDs, by an answer to [`Question::for_names`].
+pub fn newcomers(uuids: Vec<String>, answer: wit::naming::Answer) -> Vec<Newcomer> {
+    uuids
+        .into_iter()
+        .zip(answer.proposals)
+        .map(|(uuid, proposal)| Newcomer { uuid, name: proposal.name, reason: proposal.reason })
+        .collect()
+}
+
+/// Where each goes, by an answer to [`Question::for_places`].
+pub fn places(
+    capacity: &Capacity,
+    newcomers: &[(String, String)],
+    places: Vec<wit::placement::Place>,
+) -> BTreeMap<String, Place> {
+    let at = |index: Option<u32>| index.map(|index| index as usize);
+    newcomers
+        .iter()
+        .zip(places)
+        .map(|((uuid, _), place)| {
+            let host = at(place.host).and_then(|index| capacity.hosts.get(index));
+            // A host is of one cluster, and a clone needs that one's pool.
+            let cluster = at(place.cluster).or(host.map(|host| host.cluster));
+            let place = Place {
+                cluster: cluster.and_then(|index| capacity.clusters.get(index)).map(|cluster| cluster.id.clone()),
+                host: host.map(|host| host.id.clone()),
+                datastore: at(place.datastore)
+                    .and_then(|index| capacity.datastores.get(index))
+                    .map(|datastore| datastore.id.clone()),
+                reason: place.reason,
+            };
+            (uuid.clone(), place)
+        })
+        .collect()
+}
+
+/// Who leaves, by an answer to [`Question::for_victims`].
+pub fn victims(uuids: &[String], answer: Vec<wit::scaling::Victim>) -> Vec<Victim> {
+    answer
+        .into_iter()
+        .filter_map(|victim| Some(Victim { uuid: uuids.get(victim.member as usize)?.clone(), reason: victim.reason }))
+        .collect()
+}
+
 /// A policy that gave no legal answer.
 #[derive(Debug)]
 pub struct NoAnswer {
@@ -78,23 +168,12 @@ impl Decider {
         uuids: Vec<String>,
         taken: Taken,
     ) -> Result<(Vec<Newcomer>, bool), NoAnswer> {
-        let request = wit::naming::Request {
-            context: context(question, wit::types::Purpose::ScaleOut),
-            count: u32::try_from(uuids.len()).unwrap_or(u32::MAX),
-            members: members(question).0,
-            taken_in_group: taken.in_group,
-            taken_elsewhere: taken.elsewhere,
-            max_length: NAME_LIMIT,
-        };
+        let asked = question.for_names(uuids.len(), taken);
         let (plugin, answer) =
-            self.ask(serving, &serving.set.naming, &serving.builtin.naming, Asked::Naming(request)).await?;
+            self.ask(serving, &serving.set.naming, &serving.builtin.naming, asked).await?;
         let Answer::Naming(answer) = answer else { return Err(beside_the_point(plugin)) };
-        let newcomers = uuids
-            .into_iter()
-            .zip(answer.proposals)
-            .map(|(uuid, proposal)| Newcomer { uuid, name: proposal.name, reason: proposal.reason })
-            .collect();
-        Ok((newcomers, answer.scope == wit::naming::Scope::Everywhere))
+        let everywhere = answer.scope == wit::naming::Scope::Everywhere;
+        Ok((newcomers(uuids, answer), everywhere))
     }
 
     /// Places for members that are about to be made.
@@ -104,44 +183,11 @@ impl Decider {
         question: &Question<'_>,
         newcomers: &[(String, String)],
     ) -> Result<BTreeMap<String, Place>, NoAnswer> {
-        let request = wit::placement::Request {
-            context: context(question, wit::types::Purpose::ScaleOut),
-            inventory: inventory(question.capacity),
-            members: members(question).0,
-            newcomers: newcomers
-                .iter()
-                .map(|(_, name)| wit::placement::Newcomer {
-                    name: name.clone(),
-                    cpus: question.desired.cpus,
-                    memory_mib: question.desired.memory_mib,
-                    disk_mib: question.disk_mib,
-                    attributes: Vec::new(),
-                })
-                .collect(),
-        };
+        let asked = question.for_places(newcomers);
         let (plugin, answer) =
-            self.ask(serving, &serving.set.placement, &serving.builtin.placement, Asked::Placement(request)).await?;
+            self.ask(serving, &serving.set.placement, &serving.builtin.placement, asked).await?;
         let Answer::Placement(places) = answer else { return Err(beside_the_point(plugin)) };
-        let capacity = question.capacity;
-        let at = |index: Option<u32>| index.map(|index| index as usize);
-        Ok(newcomers
-            .iter()
-            .zip(places)
-            .map(|((uuid, _), place)| {
-                let host = at(place.host).and_then(|index| capacity.hosts.get(index));
-                // A host is of one cluster, and a clone needs that one's pool.
-                let cluster = at(place.cluster).or(host.map(|host| host.cluster));
-                let place = Place {
-                    cluster: cluster.and_then(|index| capacity.clusters.get(index)).map(|cluster| cluster.id.clone()),
-                    host: host.map(|host| host.id.clone()),
-                    datastore: at(place.datastore)
-                        .and_then(|index| capacity.datastores.get(index))
-                        .map(|datastore| datastore.id.clone()),
-                    reason: place.reason,
-                };
-                (uuid.clone(), place)
-            })
-            .collect())
+        Ok(self::places(question.capacity, newcomers, places))
     }
 
     /// Who leaves.
@@ -151,22 +197,11 @@ impl Decider {
         question: &Question<'_>,
         count: usize,
     ) -> Result<Vec<Victim>, NoAnswer> {
-        let (table, uuids) = members(question);
-        let request = wit::scaling::Request {
-            context: context(question, wit::types::Purpose::ScaleIn),
-            count: u32::try_from(count).unwrap_or(u32::MAX),
-            members: table,
-            inventory: inventory(question.capacity),
-        };
+        let (asked, uuids) = question.for_victims(count);
         let (plugin, answer) =
-            self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, Asked::Scaling(request)).await?;
+            self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, asked).await?;
         let Answer::Scaling(victims) = answer else { return Err(beside_the_point(plugin)) };
-        Ok(victims
-            .into_iter()
-            .filter_map(|victim| {
-                Some(Victim { uuid: uuids.get(victim.member as usize)?.clone(), reason: victim.reason })
-            })
-            .collect())
+        Ok(self::victims(&uuids, victims))
     }
 
     /// Asks, and where the policy file says so the built-in policy after it. Gives

@@ -256,6 +256,12 @@ impl Memories {
         GroupMemory { era: remembered.era, ..memory }
     }
 
+    /// A copy of a group's memory, to look into; none if there is none, or a pass
+    /// has it.
+    pub fn peek(&self, uid: &str) -> Option<GroupMemory> {
+        self.remembered().groups.get(uid).cloned()
+    }
+
     /// Brings it back, unless everything was forgotten meanwhile: a pass that
     /// outlives our lease must not bring along what it knew before.
     pub fn put(&self, uid: &str, memory: GroupMemory) {

@@ -7,13 +7,42 @@ use std::time::Duration;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Template, VmRef};
 
-use super::{NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
+use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::decide::{NoAnswer, Question, Taken};
 use crate::link::{Connected, chain};
-use crate::memory::{Topic, Why};
+use crate::memory::{GroupMemory, Topic, Why};
 use crate::observe;
 use crate::observe::Observed;
 use crate::plan::{Decisions, Demand};
+
+impl Engine {
+    /// Names that are not free, in the group and elsewhere.
+    pub(super) fn taken(&self, connected: &Connected, seen: &Observed, uid: &str, memory: &GroupMemory) -> Taken {
+        let mut taken = Taken {
+            in_group: seen
+                .members
+                .iter()
+                .map(|member| member.name.clone())
+                .chain(memory.taken.iter().cloned())
+                .collect(),
+            elsewhere: Vec::new(),
+        };
+        for (vm, folder, name) in connected.inventory().names() {
+            // Its name is free, whatever the watch still shows.
+            if memory.vanished.contains(&vm) {
+                continue;
+            }
+            if Some(&folder) == seen.folder.id.as_ref() { &mut taken.in_group } else { &mut taken.elsewhere }
+                .push(name);
+        }
+        taken.elsewhere.extend(self.reserved_names.of_others(uid));
+        for names in [&mut taken.in_group, &mut taken.elsewhere] {
+            names.sort();
+            names.dedup();
+        }
+        taken
+    }
+}
 
 impl Pass<'_> {
     /// Drops failures of questions that no longer arise.
@@ -132,15 +161,7 @@ impl Pass<'_> {
         count: usize,
         decisions: &mut Decisions,
     ) {
-        let running: Vec<VmRef> = seen
-            .members
-            .iter()
-            .filter(|member| !member.leaving())
-            .filter_map(|member| member.vm.as_ref())
-            .filter(|vm| vm.power == PowerState::On)
-            .map(|vm| vm.id.clone())
-            .collect();
-        let usage = match self.engine.link.vcenter().usage(&running).await {
+        let usage = match self.engine.link.vcenter().usage(&running(seen)).await {
             Ok(usage) => usage,
             Err(error) => return self.fail_vc(Topic::Reading, &error),
         };
@@ -166,7 +187,7 @@ impl Pass<'_> {
             return;
         }
         let uuids: Vec<String> = (0..births).map(|_| self.engine.new_uuid()).collect();
-        let taken = self.taken(connected, seen);
+        let taken = self.engine.taken(connected, seen, &self.desired.uid, &self.memory);
         let usage = HashMap::new();
         let question = self.question(seen, capacity, &usage, self.memory.naming_attempts);
         match self.engine.decider.name(&self.serving, &question, uuids, taken).await {
@@ -183,33 +204,6 @@ impl Pass<'_> {
             }
             Err(failed) => self.no_answer(Topic::Naming, "nothing is cloned", &failed),
         }
-    }
-
-    /// Names that are not free, here and elsewhere.
-    fn taken(&self, connected: &Connected, seen: &Observed) -> Taken {
-        let mut taken = Taken {
-            in_group: seen
-                .members
-                .iter()
-                .map(|member| member.name.clone())
-                .chain(self.memory.taken.iter().cloned())
-                .collect(),
-            elsewhere: Vec::new(),
-        };
-        for (vm, folder, name) in connected.inventory().names() {
-            // Its name is free, whatever the watch still shows.
-            if self.memory.vanished.contains(&vm) {
-                continue;
-            }
-            if Some(&folder) == seen.folder.id.as_ref() { &mut taken.in_group } else { &mut taken.elsewhere }
-                .push(name);
-        }
-        taken.elsewhere.extend(self.engine.reserved_names.of_others(&self.desired.uid));
-        for names in [&mut taken.in_group, &mut taken.elsewhere] {
-            names.sort();
-            names.dedup();
-        }
-        taken
     }
 
     async fn ask_for_places(
@@ -257,4 +251,15 @@ impl Pass<'_> {
         let reason = failed.error.reason().to_owned();
         self.fail(topic, Why { reason, message, stalled: true, patience: POLICY_PATIENCE });
     }
+}
+
+/// Whose use is of interest when somebody has to leave.
+pub(super) fn running(seen: &Observed) -> Vec<VmRef> {
+    seen.members
+        .iter()
+        .filter(|member| !member.leaving())
+        .filter_map(|member| member.vm.as_ref())
+        .filter(|vm| vm.power == PowerState::On)
+        .map(|vm| vm.id.clone())
+        .collect()
 }
