@@ -169,8 +169,7 @@ impl Decider {
         taken: Taken,
     ) -> Result<(Vec<Newcomer>, bool), NoAnswer> {
         let asked = question.for_names(uuids.len(), taken);
-        let (plugin, answer) =
-            self.ask(serving, &serving.set.naming, &serving.builtin.naming, asked).await?;
+        let (plugin, answer) = self.ask(serving, &serving.set.naming, &serving.builtin.naming, asked).await?;
         let Answer::Naming(answer) = answer else { return Err(beside_the_point(plugin)) };
         let everywhere = answer.scope == wit::naming::Scope::Everywhere;
         Ok((newcomers(uuids, answer), everywhere))
@@ -184,8 +183,7 @@ impl Decider {
         newcomers: &[(String, String)],
     ) -> Result<BTreeMap<String, Place>, NoAnswer> {
         let asked = question.for_places(newcomers);
-        let (plugin, answer) =
-            self.ask(serving, &serving.set.placement, &serving.builtin.placement, asked).await?;
+        let (plugin, answer) = self.ask(serving, &serving.set.placement, &serving.builtin.placement, asked).await?;
         let Answer::Placement(places) = answer else { return Err(beside_the_point(plugin)) };
         Ok(self::places(question.capacity, newcomers, places))
     }
@@ -198,8 +196,7 @@ impl Decider {
         count: usize,
     ) -> Result<Vec<Victim>, NoAnswer> {
         let (asked, uuids) = question.for_victims(count);
-        let (plugin, answer) =
-            self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, asked).await?;
+        let (plugin, answer) = self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, asked).await?;
         let Answer::Scaling(victims) = answer else { return Err(beside_the_point(plugin)) };
         Ok(self::victims(&uuids, victims))
     }
