@@ -3,7 +3,7 @@
 //! same run.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -171,6 +171,7 @@ pub struct SimWorld {
     seed: u64,
     operators: Vec<tokio::task::AbortHandle>,
     metrics: Vec<Metrics>,
+    pages: Vec<Arc<OnceLock<axum::Router>>>,
 }
 
 impl SimWorld {
@@ -231,6 +232,7 @@ impl SimWorld {
             seed,
             operators: Vec::new(),
             metrics: Vec::new(),
+            pages: Vec::new(),
         })
     }
 
@@ -247,6 +249,7 @@ impl SimWorld {
             seed: self.seed,
             operators: Vec::new(),
             metrics: Vec::new(),
+            pages: Vec::new(),
         }
     }
 
@@ -336,7 +339,9 @@ impl SimWorld {
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
             offload: Offload::Inline,
             sandbox: SANDBOX.clone(),
+            pages: Arc::default(),
         };
+        self.pages.push(parts.pages.clone());
         let stop = CancellationToken::new();
         let token = stop.clone();
         // Everything of the operator hangs below one task in a local scope, so
@@ -366,6 +371,17 @@ impl SimWorld {
     /// If there never was one.
     pub fn metrics(&self, operator: usize) -> &Metrics {
         &self.metrics[operator]
+    }
+
+    /// Asks the operator of this number what it serves on its local socket.
+    ///
+    /// # Panics
+    /// If there never was one, or it has not come so far.
+    pub async fn ask(&self, operator: usize, request: http::Request<Body>) -> (http::StatusCode, Bytes) {
+        let router = self.pages[operator].get().expect("an operator that has begun").clone();
+        let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+        let (parts, body) = response.into_parts();
+        (parts.status, axum::body::to_bytes(body, usize::MAX).await.expect("a whole answer"))
     }
 
     /// Kills the operator of this number, without a word.

@@ -8,7 +8,9 @@ mod crd;
 mod decisions;
 pub mod orphans;
 mod policy;
+mod preview;
 mod run_args;
+mod socket;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -67,6 +69,15 @@ enum Command {
     Decisions(DecisionsCommand),
     /// Says why a machine is called so, is there, and had to leave or not.
     Explain(ExplainArgs),
+    /// Shows who would come and go, where and why, if a group were scaled.
+    Preview(Box<preview::PreviewArgs>),
+    /// Connects standard input and output with the operator's socket.
+    #[command(hide = true)]
+    Tunnel {
+        /// The socket
+        #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", default_value = crate::decisions::SOCKET)]
+        socket: std::path::PathBuf,
+    },
     /// Lists machines and folders that no group has; releases or deletes them.
     Orphans(Box<orphans::OrphansArgs>),
     /// Gives machines that are nobody's to a group.
@@ -95,7 +106,7 @@ enum CliError {
     #[error(transparent)]
     Policy(#[from] policy::PolicyError),
     #[error(transparent)]
-    Decisions(#[from] decisions::AskFailure),
+    Ask(#[from] socket::AskFailure),
     #[error(transparent)]
     Traces(#[from] crate::traces::TracesError),
     #[error("the CustomResourceDefinition could not be written as YAML")]
@@ -111,7 +122,8 @@ enum CliError {
 /// The whole program, from its arguments (the program's name first) to its exit
 /// code: 0, 1 when something failed, 2 for wrong usage.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(run_args::normalise(arguments)) {
+    let arguments = socket::as_plugin(run_args::normalise(arguments));
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version come this way too, and go to standard output.
         Err(error) => {
@@ -154,6 +166,15 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
         Command::Decisions(command) => runtime()?.block_on(decisions::run(command, &mut out))?,
         Command::Explain(arguments) => runtime()?.block_on(decisions::explain(arguments, &mut out))?,
+        Command::Preview(arguments) => runtime()?.block_on(preview::run(*arguments, &mut out))?,
+        Command::Tunnel { socket } => {
+            drop(out);
+            let runtime = runtime()?;
+            let ended = runtime.block_on(socket::tunnel(&socket));
+            // Reading standard input cannot be cancelled, and nobody waits for it.
+            runtime.shutdown_background();
+            ended?;
+        }
         Command::Orphans(arguments) => return Ok(runtime()?.block_on(orphans::run(*arguments, &mut out))?),
         Command::Adopt(arguments) => return Ok(runtime()?.block_on(adopt::run(*arguments, &mut out))?),
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,

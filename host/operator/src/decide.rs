@@ -201,6 +201,13 @@ impl Decider {
         Ok(self::victims(&uuids, victims))
     }
 
+    /// Asks as if nobody had: nothing is counted or recorded.
+    pub async fn try_out(&self, policy: &Arc<Policy>, question: &Arc<Asked>) -> Result<Answer, NoAnswer> {
+        let (asked, put) = (policy.clone(), question.clone());
+        let tried = self.offload.run(move || asked.answer(&put)).await;
+        tried.outcome.map_err(|error| NoAnswer { plugin: policy.plugin().to_owned(), error })
+    }
+
     /// Asks, and where the policy file says so the built-in policy after it. Gives
     /// the answer with the plugin whose it is.
     async fn ask(

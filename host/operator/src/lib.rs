@@ -28,6 +28,7 @@ pub mod offload;
 pub mod ownership;
 pub mod plan;
 pub mod policy_source;
+pub mod preview;
 pub mod report;
 pub mod rest;
 pub mod run;

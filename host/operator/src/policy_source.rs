@@ -44,6 +44,26 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// The same with another policy for its kind, whose failures are shown.
+    #[must_use]
+    pub fn trying(mut self, candidate: &Arc<Policy>) -> Self {
+        let mut set = (*self.set).clone();
+        let (place, on_failure) = match candidate.kind() {
+            Kind::Naming => (&mut set.naming, &mut self.naming),
+            Kind::Placement => (&mut set.placement, &mut self.placement),
+            Kind::Scaling => (&mut set.scaling, &mut self.scaling),
+        };
+        *place = candidate.clone();
+        *on_failure = OnFailure::Hold;
+        self.set = Arc::new(set);
+        self
+    }
+
+    /// Who is asked when the policy of this kind gives no legal answer, if somebody is.
+    pub fn instead(&self, kind: Kind) -> Option<&Arc<Policy>> {
+        (self.on_failure(kind) == OnFailure::Builtin).then(|| self.builtin.get(kind))
+    }
+
     /// What happens when the policy of this kind gives no legal answer.
     pub fn on_failure(&self, kind: Kind) -> OnFailure {
         match kind {
@@ -209,6 +229,22 @@ impl PolicyBook {
     /// are in force only because nobody has looked yet: do not decide by them.
     pub fn settled(&self) -> tokio::sync::watch::Receiver<bool> {
         self.0.settled.subscribe()
+    }
+
+    /// Sends a plugin that nobody offers through the checks: as a policy of this
+    /// kind, or (nothing) of each that it answers.
+    pub async fn check(&self, kind: Option<Kind>, source: Source) -> Result<Vec<Arc<Policy>>, CheckError> {
+        let host = self.0.host.clone();
+        let check = move || {
+            let kinds = match kind {
+                Some(kind) => vec![kind],
+                None => host.answers(&source),
+            };
+            // Where no kind fits, the fault is the file's, whatever it is checked as.
+            let kinds = if kinds.is_empty() { vec![Kind::Naming] } else { kinds };
+            kinds.into_iter().map(|kind| host.check(kind, &source).map(|checked| checked.policy)).collect()
+        };
+        self.0.offload.run(check).await
     }
 
     /// Offers the content of the ConfigMap; none: there is none, or no more.

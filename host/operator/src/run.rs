@@ -3,7 +3,7 @@
 //! Everything that a test replaces (the Kubernetes client, the transport to
 //! vCenter, clock and randomness, where sandboxes run) is in [`Parts`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -33,6 +33,7 @@ use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, mark};
 use crate::policy_source::{PolicyBook, watch_config_map};
+use crate::preview;
 use crate::rest::CountCalls;
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
@@ -98,6 +99,8 @@ pub struct Parts {
     pub offload: Offload,
     /// The policy host.
     pub sandbox: vmgroup_policy::Host,
+    /// Filled with the pages of the local socket, for who has no socket.
+    pub pages: Arc<OnceLock<axum::Router>>,
 }
 
 /// The way to the Kubernetes API, its calls counted.
@@ -147,6 +150,7 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         seed: seed(),
         offload: Offload::Blocking,
         sandbox: vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).map_err(RunError::Sandbox)?,
+        pages: Arc::default(),
     };
     let stop = CancellationToken::new();
     let signal = stop.clone();
@@ -180,7 +184,7 @@ async fn terminated() {
 
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let Parts { kube, transport, clock, metrics, seed, offload, sandbox } = parts;
+    let Parts { kube, transport, clock, metrics, seed, offload, sandbox, pages } = parts;
     let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
     let agent = Agent { instance: config.instance.clone(), process: seed };
     let vcenter = Vcenter::new(Options { agent, ..vcenter_options(&config.vcenter) }, transport);
@@ -234,9 +238,11 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
             }
         });
     }
+    let router = decisions::router(recorder.clone(), offload).merge(preview::router(engine.clone()));
+    // Nobody else fills it.
+    let _ = pages.set(router.clone());
     if let Some(path) = config.socket.clone() {
         let listener = decisions::listen(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
-        let router = decisions::router(recorder.clone(), offload);
         background.spawn(decisions::serve(listener, path, router, stop.clone()));
     }
     background.spawn(watch_config_map(

@@ -2,35 +2,15 @@
 //! local socket, and print. Decide nothing.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use vmgroup_records::{Considered, Explanation, Filter, Outcome, Record, Role, Said, Summary};
 
 use super::policy::json;
+use super::socket::{AskFailure, SocketArg, path};
 use super::{KindArg, Output};
-use crate::decisions::{Machine, SOCKET};
-
-/// An operator that is there answers at once; it does nothing but look.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where the running operator is.
-#[derive(Args, Debug)]
-pub struct SocketArg {
-    /// The socket of the running operator
-    #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", default_value = SOCKET)]
-    socket: PathBuf,
-
-    /// For people or for programs
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    output: Output,
-}
+use crate::decisions::Machine;
 
 /// Which decisions.
 #[derive(Args, Debug)]
@@ -108,45 +88,25 @@ pub struct ExplainArgs {
     from: SocketArg,
 }
 
-/// Why the running operator cannot be asked, or what it has against it.
-#[derive(Debug, thiserror::Error)]
-pub enum AskFailure {
-    /// Nobody listens.
-    #[error(
-        "no operator listens on `{}`: run this beside it (kubectl exec deploy/vmgroup-operator -- /vmgroup …), or name its socket with --socket",
-        .0.display()
-    )]
-    Absent(PathBuf, #[source] std::io::Error),
-    /// It does not answer, or breaks off.
-    #[error("the operator does not answer on its socket")]
-    Silent(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It does not have what was asked for.
-    #[error("{0}")]
-    Denied(String),
-    /// The result could not be written.
-    #[error("the output could not be written")]
-    Output(#[from] std::io::Error),
-}
-
 /// Lists, shows or exports.
 pub(super) async fn run(command: DecisionsCommand, out: &mut impl Write) -> Result<(), AskFailure> {
     match command {
         DecisionsCommand::List { wanted, from } => {
-            let decisions: Vec<Summary> = ask(&from.socket, &path("/decisions", &wanted.filter())?).await?;
+            let decisions: Vec<Summary> = from.ask(&path("/decisions", &wanted.filter())?).await?;
             match from.output {
                 Output::Json => Ok(json(out, &decisions)?),
                 Output::Text => list(out, &decisions),
             }
         }
         DecisionsCommand::Show { number, from } => {
-            let record: Record = ask(&from.socket, &format!("/decisions/{number}")).await?;
+            let record: Record = from.ask(&format!("/decisions/{number}")).await?;
             match from.output {
                 Output::Json => Ok(json(out, &record)?),
                 Output::Text => show(out, &record),
             }
         }
         DecisionsCommand::Export { wanted, from } => {
-            let bytes = fetch(&from.socket, &path("/export", &wanted.filter())?).await?;
+            let bytes = from.fetch(&path("/export", &wanted.filter())?).await?;
             Ok(out.write_all(&bytes)?)
         }
     }
@@ -155,39 +115,11 @@ pub(super) async fn run(command: DecisionsCommand, out: &mut impl Write) -> Resu
 /// Explains.
 pub(super) async fn explain(arguments: ExplainArgs, out: &mut impl Write) -> Result<(), AskFailure> {
     let ExplainArgs { group, vm, from } = arguments;
-    let explanation: Explanation = ask(&from.socket, &path("/explain", &Machine { group, vm })?).await?;
+    let explanation: Explanation = from.ask(&path("/explain", &Machine { group, vm })?).await?;
     match from.output {
         Output::Json => Ok(json(out, &explanation)?),
         Output::Text => tell(out, &explanation),
     }
-}
-
-fn silent(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AskFailure {
-    AskFailure::Silent(error.into())
-}
-
-fn path(page: &str, query: &impl serde::Serialize) -> Result<String, AskFailure> {
-    Ok(format!("{page}?{}", serde_urlencoded::to_string(query).map_err(silent)?))
-}
-
-async fn ask<A: DeserializeOwned>(socket: &Path, path: &str) -> Result<A, AskFailure> {
-    serde_json::from_slice(&fetch(socket, path).await?).map_err(silent)
-}
-
-async fn fetch(socket: &Path, path: &str) -> Result<Bytes, AskFailure> {
-    tokio::time::timeout(PATIENCE, fetch_in_time(socket, path)).await.map_err(silent)?
-}
-
-async fn fetch_in_time(socket: &Path, path: &str) -> Result<Bytes, AskFailure> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| AskFailure::Absent(socket.to_owned(), error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(silent)?;
-    tokio::spawn(connection);
-    let request =
-        http::Request::get(path).header(http::header::HOST, "vmgroup").body(Empty::<Bytes>::new()).map_err(silent)?;
-    let response = sender.send_request(request).await.map_err(silent)?;
-    let status = response.status();
-    let body = response.into_body().collect().await.map_err(silent)?.to_bytes();
-    if status.is_success() { Ok(body) } else { Err(AskFailure::Denied(String::from_utf8_lossy(&body).into_owned())) }
 }
 
 /// A time of a record, as a person writes it.

@@ -14,7 +14,7 @@ mod inspect;
 mod new;
 mod replay;
 mod request;
-mod text;
+pub(super) mod text;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +22,8 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 
 pub use check::CheckArgs;
-pub use input::KindArg;
+pub use input::{InputError, KindArg};
+pub(super) use input::{config, file_or_shipped};
 
 /// What can be done with a policy.
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@
 mod ask;
 mod laps;
 mod look;
+mod preview;
 mod record;
 mod tell;
 

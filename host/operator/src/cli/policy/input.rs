@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use vmgroup_api::PolicyEntry;
 use vmgroup_api::policy_file::{PolicyFile, PolicyFileError};
-use vmgroup_policy::{CheckError, Checked, Host, HostError, Kind, Limits, Question, Source};
+use vmgroup_policy::{CheckError, Checked, Host, HostError, Kind, Limits, Question, Source, shipped};
 
 /// A plugin and how it is to be used.
 #[derive(Args, Debug)]
@@ -173,6 +173,15 @@ pub fn host() -> Result<Host, InputError> {
 pub fn source(path: &Path) -> Result<Source, InputError> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(Source { name, bytes: read(path)?.into(), config: Value::Object(Map::new()) })
+}
+
+/// A plugin's file, or where there is none of that name the shipped policy, with
+/// an empty configuration.
+pub fn file_or_shipped(path: &Path) -> Result<Source, InputError> {
+    match shipped::find(&path.to_string_lossy()) {
+        Some(shipped) if !path.exists() => Ok(shipped),
+        _ => source(path),
+    }
 }
 
 /// The whole of a file.

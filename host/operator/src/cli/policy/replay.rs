@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vmgroup_policy::{CheckError, Kind, Policy, shipped};
+use vmgroup_policy::{CheckError, Kind, Policy};
 use vmgroup_records::{Difference, Outcome, ReadError, Record, Replay, Replayed, Verdict, html, read};
 
 use super::{KindArg, Output, PolicyError, input};
@@ -102,11 +102,7 @@ pub(super) fn run(arguments: &ReplayArgs, out: &mut impl Write) -> Result<ExitCo
 /// questions, the one that comes first in the records is meant.
 fn policy(arguments: &ReplayArgs, records: &[Record]) -> Result<Arc<Policy>, PolicyError> {
     let host = input::host()?;
-    let name = arguments.policy.to_string_lossy();
-    let mut source = match shipped::find(&name) {
-        Some(shipped) if !arguments.policy.exists() => shipped,
-        _ => input::source(&arguments.policy)?,
-    };
+    let mut source = input::file_or_shipped(&arguments.policy)?;
     source.config = input::config(&arguments.config)?;
     let answers = host.answers(&source);
     let of_records = || records.iter().map(|record| record.question.kind()).find(|kind| answers.contains(kind));

@@ -1,0 +1,97 @@
+//! `vmgroup preview`: asks the running operator what scaling a group would bring,
+//! and prints it. Decides nothing.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+
+use super::policy::{json, text::Paint};
+use super::socket::{AskFailure, SocketArg, path};
+use super::{KindArg, Output, policy};
+use crate::preview::{Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
+
+/// Arguments of `vmgroup preview`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Nothing is changed, and nothing recorded as a decision. It goes by what the operator knows now:
+what is under way is taken as done, the room on hosts and datastores is that of this moment, and
+names that a policy draws by lot will be others.
+
+Examples:
+  kubectl vmgroup preview shop/web --replicas 5
+  kubectl vmgroup preview shop/web --replicas 2 --policy new.wasm --output json
+  kubectl -n vmgroup-system exec deploy/vmgroup-operator -- /vmgroup preview shop/web --replicas 5")]
+pub struct PreviewArgs {
+    /// The group
+    #[arg(value_name = "NAMESPACE/GROUP")]
+    group: String,
+
+    /// How many members it would have [default: as many as its spec says]
+    #[arg(long, value_name = "N")]
+    replicas: Option<usize>,
+
+    /// Ask this policy instead of the one in force: a .wasm or .wasm.gz file, or the name of a shipped one
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// Which question it is to answer [default: each that it can]
+    #[arg(long, value_enum, value_name = "KIND", requires = "policy")]
+    kind: Option<KindArg>,
+
+    /// Its configuration: JSON, or @FILE [default: {}]
+    #[arg(long, value_name = "JSON", requires = "policy")]
+    config: Option<String>,
+
+    #[command(flatten)]
+    from: SocketArg,
+}
+
+/// Asks and prints.
+pub(super) async fn run(arguments: PreviewArgs, out: &mut impl Write) -> Result<(), AskFailure> {
+    let PreviewArgs { group, replicas, policy, kind, config, from } = arguments;
+    let source = policy.as_deref().map(policy::file_or_shipped).transpose()?;
+    let config = config.as_deref().map(policy::config).transpose()?.map(|config| config.to_string());
+    let (plugin, body) = source.map_or((None, Bytes::new()), |source| (Some(source.name), source.bytes));
+    let wanted = Wanted { group, replicas, plugin, kind: kind.map(Into::into), config };
+    let patience = DEADLINE + Duration::from_secs(10);
+    let preview: Preview = from.post(&path("/preview", &wanted)?, body, patience).await?;
+    match from.output {
+        Output::Json => Ok(json(out, &preview)?),
+        Output::Text => Ok(print(out, &preview)?),
+    }
+}
+
+fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
+    let Preview { group, wished_now, replicas, members, under_way, coming, going, asked, stopped, troubles } = preview;
+    let paint = Paint::new();
+    let instead = if wished_now == replicas { String::new() } else { format!(" instead of {wished_now}") };
+    writeln!(out, "{}: {members} there, {replicas} wished{instead}", paint.bold(group))?;
+    for Said { name, reason } in under_way {
+        writeln!(out, "    {name}  under way: {reason}")?;
+    }
+    for Coming { name, place, named, placed } in coming {
+        writeln!(out, "  {} {name}  {place}", paint.good("+"))?;
+        writeln!(out, "      name   {named}")?;
+        writeln!(out, "      place  {placed}")?;
+    }
+    for Said { name, reason } in going {
+        writeln!(out, "  {} {name}  {reason}", paint.bad("-"))?;
+    }
+    if coming.is_empty() && going.is_empty() && stopped.is_none() {
+        writeln!(out, "  nobody would come or go")?;
+    }
+    if let Some(Trouble { reason, message }) = stopped {
+        writeln!(out, "  {} ({reason}): {message}", paint.bad("no further"))?;
+    }
+    for Trouble { reason, message } in troubles {
+        writeln!(out, "  at present ({reason}): {message}")?;
+    }
+    for Counsel { kind, policy, tried } in asked {
+        let tried = if *tried { ", tried here" } else { "" };
+        writeln!(out, "{kind} by {} {} ({}{tried})", policy.plugin, policy.version, policy.digest)?;
+    }
+    writeln!(out, "Nothing was changed.")
+}

@@ -1,0 +1,339 @@
+//! A pass that is only rehearsed: the same questions, put to the same policies
+//! or to one that is tried, with what they answer carried out in thought. Takes
+//! the caches as they are, and what is under way as done.
+//!
+//! Must not write anything to anybody, nor remember anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube::api::Api;
+use vmgroup_api::{MemberState, VmGroup};
+use vmgroup_policy::{Answer, Policy, Question as Asked};
+use vmgroup_records::Asked as Who;
+use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, Vm, VmRef};
+
+use super::{Engine, why};
+use crate::decide::{NoAnswer, Question, newcomers, places, victims};
+use crate::folder;
+use crate::link::{Connected, chain};
+use crate::memory::GroupMemory;
+use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, Seen, VmSeen};
+use crate::ownership::Owner;
+use crate::plan::{self, Demand};
+use crate::policy_source::Serving;
+use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble};
+use crate::status::bounded;
+use crate::validate::{Desired, MAX_REPLICAS, validate};
+use crate::wake::GroupRef;
+
+/// A rehearsal under way.
+struct Rehearsal<'a> {
+    engine: &'a Engine,
+    connected: Arc<Connected>,
+    serving: Serving,
+    candidates: &'a [Arc<Policy>],
+    desired: Desired,
+    memory: GroupMemory,
+    seen: Observed,
+    capacity: Arc<Capacity>,
+    /// Found when somebody is to be made.
+    template: Option<Template>,
+    /// Why recorded members that do not exist yet are called as they are.
+    named: HashMap<String, String>,
+    preview: Preview,
+}
+
+impl Engine {
+    /// What a group of so many members (nothing: of as many as its spec says)
+    /// would look like, and how it would come to that. `candidates` are asked
+    /// instead of the policies in force for their kinds.
+    pub async fn preview(
+        &self,
+        group: &GroupRef,
+        replicas: Option<usize>,
+        candidates: &[Arc<Policy>],
+    ) -> Result<Preview, PreviewError> {
+        let api: Api<VmGroup> = Api::namespaced(self.kube.clone(), &group.namespace);
+        let object = bounded(api.get_opt(&group.name)).await?.ok_or_else(|| PreviewError::NoGroup(group.clone()))?;
+        let mut desired = validate(&object)?;
+        if desired.deleting {
+            return Err(PreviewError::Deleting(group.clone()));
+        }
+        let wished_now = desired.replicas;
+        desired.replicas = replicas.unwrap_or(wished_now);
+        if desired.replicas > MAX_REPLICAS {
+            return Err(PreviewError::TooMany { wanted: desired.replicas, limit: MAX_REPLICAS });
+        }
+        let connected = self.link.up().map_err(PreviewError::NoLink)?;
+        let memory = self.memories.peek(&desired.uid).unwrap_or_default();
+        let seen = self.look_only(&connected, &object, &desired, &memory);
+        let (seen, under_way) = settled(seen, u64::try_from(self.clock.now().as_second()).unwrap_or_default());
+        let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
+        let serving = candidates.iter().fold((*self.policies.in_force()).clone(), Serving::trying);
+        let preview = Preview {
+            group: group.to_string(),
+            wished_now,
+            replicas: desired.replicas,
+            members: seen.members.iter().filter(|member| member.vm.is_some()).count(),
+            under_way,
+            troubles: memory
+                .failures
+                .values()
+                .map(|failure| Trouble { reason: failure.reason.clone(), message: failure.message.clone() })
+                .collect(),
+            ..Preview::default()
+        };
+        let mut rehearsal = Rehearsal {
+            engine: self,
+            capacity: connected.capacity(self.link.vcenter()).await?,
+            connected,
+            serving,
+            candidates,
+            desired,
+            memory,
+            seen,
+            template: None,
+            named,
+            preview,
+        };
+        rehearsal.preview.stopped = rehearsal.run().await.err();
+        Ok(rehearsal.preview)
+    }
+
+    /// The group as the caches and its record have it, without a fresh read.
+    fn look_only(
+        &self,
+        connected: &Connected,
+        object: &VmGroup,
+        desired: &Desired,
+        memory: &GroupMemory,
+    ) -> Observed {
+        let status = object.status.clone().unwrap_or_default();
+        let owner = Owner {
+            uid: desired.uid.clone(),
+            group: desired.group.clone(),
+            cluster: self.cluster.id().map(str::to_owned),
+        };
+        let inventory = connected.inventory();
+        let recorded = status.folder.as_ref();
+        let folder = FolderSeen {
+            name: recorded.map_or_else(|| folder::preferred(&desired.group), |folder| folder.name.clone()),
+            id: recorded
+                .and_then(|folder| folder.id.as_deref())
+                .map(FolderRef::new)
+                .filter(|id| inventory.folder(id).is_some())
+                .or_else(|| memory.folder.clone()),
+        };
+        let vms: Vec<Vm> = inventory
+            .indexed(&desired.uid)
+            .iter()
+            .filter(|vm| owner.owns(vm) && !memory.vanished.contains(&vm.id))
+            .map(|vm| Vm::clone(vm))
+            .collect();
+        let flights = self.tasks.in_flight(&desired.uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+        let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
+        let know = Knowledge { flights, births, bound_for, held: HashMap::new() };
+        observe::lay_over(&owner, folder, &status.members, &vms, &know)
+    }
+}
+
+/// The group when all that is under way has ended well, and what that is: those
+/// who leave are gone, and those who are being made are there.
+fn settled(seen: Observed, now: u64) -> (Observed, Vec<Said>) {
+    let mut under_way = Vec::new();
+    let mut members = Vec::new();
+    for mut member in seen.members {
+        let mut say = |reason: String| under_way.push(Said { name: member.name.clone(), reason });
+        if member.leaving() {
+            let why = member.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            say(format!("leaves{why}"));
+            continue;
+        }
+        if member.being_made() {
+            say("is being made".to_owned());
+            let bound_for = member.bound_for.clone().unwrap_or_default();
+            member.vm = Some(VmSeen {
+                id: VmRef::new(format!("preview-{}", member.uuid)),
+                power: PowerState::On,
+                host: bound_for.host,
+                datastore: bound_for.datastore,
+                created_at: Some(now),
+                attributes: std::collections::BTreeMap::default(),
+                outdated: false,
+            });
+        }
+        member.flight = None;
+        member.held_until = None;
+        members.push(member);
+    }
+    (Observed { members, ..seen }, under_way)
+}
+
+impl Rehearsal<'_> {
+    /// Round by round, as pass would follow pass, until nothing is left to do or
+    /// something is in the way.
+    async fn run(&mut self) -> Result<(), Trouble> {
+        loop {
+            let demand = plan::demand(&self.desired, &self.seen, self.engine.clock.now());
+            if demand.excess > 0 {
+                self.who_goes(demand.excess).await?;
+            } else if !demand.forget.is_empty() {
+                self.forget(&demand);
+            } else if demand.missing + demand.resume.len() > 0 {
+                self.who_comes(&demand).await?;
+            } else {
+                break;
+            }
+        }
+        let left = self.seen.members.len();
+        if left <= self.desired.replicas {
+            return Ok(());
+        }
+        Err(Trouble {
+            reason: "Adopting".to_owned(),
+            message: format!("{} would have to leave, once the machines to be adopted are there", left - self.desired.replicas),
+        })
+    }
+
+    async fn who_goes(&mut self, count: usize) -> Result<(), Trouble> {
+        let vcenter = self.engine.link.vcenter();
+        let usage = vcenter.usage(&super::ask::running(&self.seen)).await.map_err(|error| trouble(&error))?;
+        let (asked, uuids) = self.question(&usage, None).for_victims(count);
+        let answer = self.ask(&Arc::new(asked)).await?;
+        let Answer::Scaling(chosen) = answer else { return Err(beside_the_point()) };
+        let mut progress = false;
+        for victim in victims(&uuids, chosen) {
+            let Some(at) = self.seen.members.iter().position(|member| member.uuid == victim.uuid) else { continue };
+            let member = self.seen.members.remove(at);
+            self.preview.going.push(Said { name: member.name, reason: victim.reason });
+            progress = true;
+        }
+        if progress { Ok(()) } else { Err(beside_the_point()) }
+    }
+
+    fn forget(&mut self, demand: &Demand) {
+        let (gone, kept): (Vec<Seen>, Vec<Seen>) =
+            self.seen.members.drain(..).partition(|member| demand.forget.contains(&member.uuid));
+        self.seen.members = kept;
+        let reason = "it was not made yet: nobody is asked".to_owned();
+        self.preview.going.extend(gone.into_iter().map(|member| Said { name: member.name, reason: reason.clone() }));
+    }
+
+    /// A batch of newcomers, as large as there are tasks at a time.
+    async fn who_comes(&mut self, demand: &Demand) -> Result<(), Trouble> {
+        let slots = self.engine.tasks.limit().max(1);
+        let disk_mib = self.template().await?;
+        let usage = HashMap::new();
+        let mut batch: Vec<(String, String)> = self
+            .seen
+            .members
+            .iter()
+            .filter(|member| demand.resumed(slots).contains(&member.uuid))
+            .map(|member| (member.uuid.clone(), member.name.clone()))
+            .collect();
+        let births = demand.births(slots);
+        if births > 0 {
+            let taken = self.engine.taken(&self.connected, &self.seen, &self.desired.uid, &self.memory);
+            let asked = self.question(&usage, None).for_names(births, taken);
+            let answer = self.ask(&Arc::new(asked)).await?;
+            let Answer::Naming(answer) = answer else { return Err(beside_the_point()) };
+            let uuids = (0..births).map(|_| self.engine.new_uuid()).collect();
+            for newcomer in newcomers(uuids, answer) {
+                self.named.insert(newcomer.uuid.clone(), newcomer.reason);
+                batch.push((newcomer.uuid, newcomer.name));
+            }
+        }
+        let asked = Arc::new(self.question(&usage, disk_mib).for_places(&batch));
+        let answer = self.ask(&asked).await?;
+        let lines = answer.lines(&asked);
+        let Answer::Placement(chosen) = answer else { return Err(beside_the_point()) };
+        let mut bound_for = places(&self.capacity, &batch, chosen);
+        for ((uuid, name), line) in batch.into_iter().zip(lines) {
+            let place = bound_for.remove(&uuid).unwrap_or_default();
+            self.preview.coming.push(Coming {
+                name: name.clone(),
+                place: line.place.unwrap_or_default(),
+                named: self.named.remove(&uuid).unwrap_or_default(),
+                placed: line.reason,
+            });
+            self.seen.members.retain(|member| member.uuid != uuid);
+            self.seen.members.push(Seen {
+                uuid,
+                name,
+                recorded: Some(MemberState::Cloning),
+                reason: None,
+                vm: None,
+                bound_for: Some(BoundFor { host: place.host, datastore: place.datastore }),
+                flight: None,
+                birth: Birth::Awaited,
+                held_until: None,
+            });
+        }
+        self.seen.members.sort_by(|a, b| (&a.name, &a.uuid).cmp(&(&b.name, &b.uuid)));
+        Ok(())
+    }
+
+    /// The disk space that a member will take; nothing can be made without a
+    /// template.
+    async fn template(&mut self) -> Result<Option<u64>, Trouble> {
+        if self.template.is_none() {
+            let found = self.connected.template(self.engine.link.vcenter(), &self.desired.template).await;
+            self.template = Some(found.map_err(|error| trouble(&error))?);
+        }
+        Ok(self.template.as_ref().and_then(|template| template.disk_mib))
+    }
+
+    fn question<'q>(
+        &'q self,
+        usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
+        disk_mib: Option<u64>,
+    ) -> Question<'q> {
+        Question {
+            desired: &self.desired,
+            seen: &self.seen,
+            capacity: &self.capacity,
+            usage,
+            now: u64::try_from(self.engine.clock.now().as_second()).unwrap_or_default(),
+            seed: self.engine.random(),
+            disk_mib,
+            attempt: 0,
+        }
+    }
+
+    async fn ask(&mut self, asked: &Arc<Asked>) -> Result<Answer, Trouble> {
+        let kind = asked.kind();
+        let policy = self.serving.set.get(kind).clone();
+        let mut told = self.ask_one(&policy, asked).await;
+        if told.is_err()
+            && let Some(instead) = self.serving.instead(kind).cloned()
+        {
+            told = self.ask_one(&instead, asked).await;
+        }
+        told.map_err(|NoAnswer { plugin, error }| Trouble {
+            reason: error.reason().to_owned(),
+            message: format!("policy {plugin}, asked for {kind}: {error}"),
+        })
+    }
+
+    async fn ask_one(&mut self, policy: &Arc<Policy>, asked: &Arc<Asked>) -> Result<Answer, NoAnswer> {
+        let tried = self.candidates.iter().any(|candidate| Arc::ptr_eq(candidate, policy));
+        let counsel = Counsel { kind: policy.kind(), policy: Who::of(policy), tried };
+        if !self.preview.asked.contains(&counsel) {
+            self.preview.asked.push(counsel);
+        }
+        self.engine.decider.try_out(policy, asked).await
+    }
+
+}
+
+fn trouble(error: &vmgroup_vsphere::Error) -> Trouble {
+    let why = why(error.category(), chain(error));
+    Trouble { reason: why.reason, message: why.message }
+}
+
+/// The policy host answers each question in kind and in full; this is for the
+/// compiler.
+fn beside_the_point() -> Trouble {
+    Trouble { reason: "PolicyError".to_owned(), message: "the policy answered another question".to_owned() }
+}

@@ -1,0 +1,217 @@
+//! What scaling a group would bring, told without doing it: the questions that
+//! would arise, put to the policies in force or to one that is only tried here.
+//! Served on the local socket to `vmgroup preview`.
+//!
+//! The engine rehearses (`engine/preview`); here is what it tells, and the page.
+//! Nothing is written, to anybody; nothing is recorded or counted as a decision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::Json;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use vmgroup_policy::{CheckError, Kind, Limits, Policy, Source};
+use vmgroup_records::Asked;
+
+use crate::engine::Engine;
+use crate::link::{Problem, chain};
+use crate::status::StatusError;
+use crate::wake::GroupRef;
+
+/// The longest that a preview may take. Its questions have the deadlines of any
+/// decision, and a large group raises many.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What is to be previewed. A policy to be tried is the body of the request.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Wanted {
+    /// `namespace/name`.
+    pub group: String,
+    /// How many members; nothing: as many as its spec says.
+    pub replicas: Option<usize>,
+    /// What the policy in the body is called.
+    pub plugin: Option<String>,
+    /// Which question it is to answer; nothing: all that it can.
+    pub kind: Option<Kind>,
+    /// Its configuration, a JSON object.
+    pub config: Option<String>,
+}
+
+/// What would happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    /// `namespace/name`.
+    pub group: String,
+    /// How many members the spec wishes now.
+    pub wished_now: usize,
+    /// How many are wished in this preview.
+    pub replicas: usize,
+    /// How many there are, once what is under way has ended.
+    pub members: usize,
+    /// What is under way already, and taken as done.
+    pub under_way: Vec<Said>,
+    /// Who would come, in this order.
+    pub coming: Vec<Coming>,
+    /// Who would go, the first to leave first.
+    pub going: Vec<Said>,
+    /// Who was asked.
+    pub asked: Vec<Counsel>,
+    /// Why it would not come so far; nothing if it would.
+    pub stopped: Option<Trouble>,
+    /// What holds the group up at present.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something about one member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The member's name.
+    pub name: String,
+    /// In words.
+    pub reason: String,
+}
+
+/// A member that would come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// What it would be called.
+    pub name: String,
+    /// Where it would go, as `cluster/host/datastore` with `-` for what is left to
+    /// vCenter.
+    pub place: String,
+    /// Why it is called so.
+    pub named: String,
+    /// Why it would go there.
+    pub placed: String,
+}
+
+/// A policy that was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counsel {
+    /// What.
+    pub kind: Kind,
+    /// Which.
+    pub policy: Asked,
+    /// It is not in force, and was tried here.
+    pub tried: bool,
+}
+
+/// Something that is in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// CamelCase, as in the group's conditions.
+    pub reason: String,
+    /// What it is and what to do about it.
+    pub message: String,
+}
+
+/// Why there is no preview.
+#[derive(Debug, thiserror::Error)]
+pub enum PreviewError {
+    /// Not `namespace/name`.
+    #[error("`{0}` is no group: write NAMESPACE/NAME")]
+    Name(String),
+    /// There is no such group.
+    #[error("there is no VmGroup {0}")]
+    NoGroup(GroupRef),
+    /// It is being deleted.
+    #[error("{0} is being deleted: all its members leave, and nobody is asked")]
+    Deleting(GroupRef),
+    /// The spec, or the number.
+    #[error(transparent)]
+    Invalid(#[from] crate::validate::Invalid),
+    /// More than a group may have.
+    #[error("{wanted} members are more than the {limit} that a group may have")]
+    TooMany {
+        /// So many.
+        wanted: usize,
+        /// At most so many.
+        limit: usize,
+    },
+    /// The Kubernetes API.
+    #[error("the group could not be read")]
+    Kubernetes(#[from] StatusError),
+    /// No link to vCenter.
+    #[error("{}", .0.message)]
+    NoLink(Arc<Problem>),
+    /// vCenter.
+    #[error("vCenter could not be asked")]
+    Vcenter(#[from] vmgroup_vsphere::Error),
+    /// The configuration of the policy to be tried.
+    #[error("the configuration of the policy is no JSON object")]
+    Config(#[source] serde_json::Error),
+    /// The policy to be tried does not pass its checks.
+    #[error("{0}. {remedy}", remedy = .0.remedy)]
+    Refused(Box<CheckError>),
+    /// One at a time.
+    #[error("another preview is under way: try again in a moment")]
+    Busy,
+    /// It takes too long.
+    #[error("the preview took longer than {} s", DEADLINE.as_secs())]
+    Slow,
+}
+
+impl PreviewError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoGroup(_) => StatusCode::NOT_FOUND,
+            Self::Name(_) | Self::TooMany { .. } | Self::Config(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Deleting(_) => StatusCode::CONFLICT,
+            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::Kubernetes(_) | Self::Vcenter(_) => StatusCode::BAD_GATEWAY,
+            Self::NoLink(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Slow => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Page {
+    engine: Engine,
+    /// A large group and a slow policy keep a core busy for a while: one at a time.
+    turn: Arc<Semaphore>,
+}
+
+/// The page as a router.
+pub fn router(engine: Engine) -> Router {
+    let page = Page { engine, turn: Arc::new(Semaphore::new(1)) };
+    Router::new()
+        .route("/preview", post(show))
+        .layer(DefaultBodyLimit::max(Limits::default().wasm_bytes))
+        .with_state(page)
+}
+
+async fn show(State(Page { engine, turn }): State<Page>, Query(wanted): Query<Wanted>, body: Bytes) -> Response {
+    let made = async {
+        let _turn = turn.try_acquire().map_err(|_| PreviewError::Busy)?;
+        tokio::time::timeout(DEADLINE, make(&engine, wanted, body)).await.map_err(|_| PreviewError::Slow)?
+    };
+    match made.await {
+        Ok(preview) => Json(preview).into_response(),
+        Err(error) => (error.status(), chain(&error)).into_response(),
+    }
+}
+
+/// Makes a preview, with a policy to be tried if there is one.
+pub async fn make(engine: &Engine, wanted: Wanted, body: Bytes) -> Result<Preview, PreviewError> {
+    let Wanted { group, replicas, plugin, kind, config } = wanted;
+    let group = GroupRef::parse(&group).ok_or(PreviewError::Name(group))?;
+    let mut candidates: Vec<Arc<Policy>> = Vec::new();
+    if !body.is_empty() {
+        let config = config.as_deref().map_or(Ok(serde_json::Value::Null), serde_json::from_str);
+        let config = config.map_err(PreviewError::Config)?;
+        let source = Source { name: plugin.unwrap_or_else(|| "candidate.wasm".to_owned()), bytes: body, config };
+        let checked = engine.policies.check(kind, source).await;
+        candidates = checked.map_err(|error| PreviewError::Refused(Box::new(error)))?;
+    }
+    engine.preview(&group, replicas, &candidates).await
+}
