@@ -113,11 +113,8 @@ async fn saying_it_changes_nothing() {
 async fn another_policy_is_tried() {
     let (world, user) = begun(3, POLICY).await;
     let newest = ask(&world, &wanted(1), "").await.unwrap();
-    let candidate = |config: &str| Wanted {
-        plugin: Some("mine.wasm".to_owned()),
-        config: Some(config.to_owned()),
-        ..wanted(1)
-    };
+    let candidate =
+        |config: &str| Wanted { plugin: Some("mine.wasm".to_owned()), config: Some(config.to_owned()), ..wanted(1) };
     let bytes = shipped::find("ordered").unwrap().bytes;
     let oldest = ask(&world, &candidate(r#"{"order":"oldest"}"#), bytes.clone()).await.unwrap();
     let names = |preview: &Preview| preview.going.iter().map(|gone| gone.name.clone()).collect::<Vec<_>>();

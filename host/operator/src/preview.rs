@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::Json;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use vmgroup_policy::{CheckError, Kind, Limits, Policy, Source};

@@ -131,8 +131,12 @@ async fn a_preview_comes_through_kubectl() {
     let output = desk.plugin(holder, pod, &arguments).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     let shown = text(&output.stdout);
-    for part in ["shop/web: 3 there, 2 wished instead of 3", "- web-7  it is the oldest", "+ web-8  c/h/d", "Nothing was changed."]
-    {
+    for part in [
+        "shop/web: 3 there, 2 wished instead of 3",
+        "- web-7  it is the oldest",
+        "+ web-8  c/h/d",
+        "Nothing was changed.",
+    ] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }
     let (wanted, body) = seen.lock().unwrap().take().unwrap();
@@ -146,7 +150,10 @@ async fn a_preview_comes_through_kubectl() {
     assert_eq!(shown, said());
 
     let output = desk.plugin(holder, pod, &["preview", "shop/none"]).await;
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), "error: there is no VmGroup shop/none\n".into()));
+    assert_eq!(
+        (output.status.code(), text(&output.stderr)),
+        (Some(1), "error: there is no VmGroup shop/none\n".into())
+    );
     stop.cancel();
 }
 

@@ -68,7 +68,9 @@ pub enum AskFailure {
     #[error("the operator does not answer on its socket")]
     Silent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The same over kubectl, which has said more on standard error.
-    #[error("the operator does not answer through kubectl: can you exec into its pods? Does its version know `vmgroup tunnel`?")]
+    #[error(
+        "the operator does not answer through kubectl: can you exec into its pods? Does its version know `vmgroup tunnel`?"
+    )]
     SilentKubectl(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It does not have what was asked for.
     #[error("{0}")]

@@ -102,13 +102,7 @@ impl Engine {
     }
 
     /// The group as the caches and its record have it, without a fresh read.
-    fn look_only(
-        &self,
-        connected: &Connected,
-        object: &VmGroup,
-        desired: &Desired,
-        memory: &GroupMemory,
-    ) -> Observed {
+    fn look_only(&self, connected: &Connected, object: &VmGroup, desired: &Desired, memory: &GroupMemory) -> Observed {
         let status = object.status.clone().unwrap_or_default();
         let owner = Owner {
             uid: desired.uid.clone(),
@@ -131,7 +125,8 @@ impl Engine {
             .filter(|vm| owner.owns(vm) && !memory.vanished.contains(&vm.id))
             .map(|vm| Vm::clone(vm))
             .collect();
-        let flights = self.tasks.in_flight(&desired.uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+        let flights =
+            self.tasks.in_flight(&desired.uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
         let know = Knowledge { flights, births, bound_for, held: HashMap::new() };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
@@ -192,7 +187,10 @@ impl Rehearsal<'_> {
         }
         Err(Trouble {
             reason: "Adopting".to_owned(),
-            message: format!("{} would have to leave, once the machines to be adopted are there", left - self.desired.replicas),
+            message: format!(
+                "{} would have to leave, once the machines to be adopted are there",
+                left - self.desired.replicas
+            ),
         })
     }
 
@@ -324,7 +322,6 @@ impl Rehearsal<'_> {
         }
         self.engine.decider.try_out(policy, asked).await
     }
-
 }
 
 fn trouble(error: &vmgroup_vsphere::Error) -> Trouble {
