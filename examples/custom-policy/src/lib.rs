@@ -9,7 +9,7 @@ use vmgroup_policy_sdk::types::Member;
 /// `config: { drain: esx-7.example.com, keepOldest: 2 }`
 #[derive(Default, Deserialize, ConfigSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct DrainFirst {
+pub struct EmptyHost {
     /// The name of the host that is to be emptied.
     drain: Option<String>,
     /// How many of the oldest members stay.
@@ -18,8 +18,8 @@ pub struct DrainFirst {
     protect: Protect,
 }
 
-impl Scaling for DrainFirst {
-    const NAME: &'static str = "drain-first";
+impl Scaling for EmptyHost {
+    const NAME: &'static str = "empty-host";
     const SUMMARY: &'static str = "Members on a given host leave first, the oldest stay.";
     const ORDER_FREE: bool = true;
 
@@ -52,7 +52,7 @@ impl Scaling for DrainFirst {
     }
 }
 
-vmgroup_policy_sdk::export!(DrainFirst: scaling);
+vmgroup_policy_sdk::export!(EmptyHost: scaling);
 
 #[cfg(test)]
 mod tests {
@@ -63,7 +63,7 @@ mod tests {
     fn the_drained_host_gives_first_the_oldest_stay() {
         // web-1, web-3 and web-5 are on esx-1; web-1 is the oldest.
         let question = group("web").hosts(2).members(5);
-        let policy: DrainFirst = vmgroup_policy_sdk::parse_config(r#"{"drain": "esx-1", "keepOldest": 1}"#).unwrap();
+        let policy: EmptyHost = vmgroup_policy_sdk::parse_config(r#"{"drain": "esx-1", "keepOldest": 1}"#).unwrap();
 
         let request = question.clone().remove(3);
         let victims = policy.choose(&request).unwrap();

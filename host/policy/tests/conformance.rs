@@ -3,24 +3,32 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use vmgroup_policy::conformance::{self, Report};
-use vmgroup_policy::{Host, Limits, shipped};
+use vmgroup_policy::{Host, Kind, Limits, Source, shipped};
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
 
 fn report(name: &str, config: &Value, questions: u32) -> Report {
-    let mut source = shipped::find(name).unwrap();
-    source.config = config.clone();
+    let source = shipped::find(name).unwrap();
     let kind = shipped::all().iter().find(|one| one.name == name).unwrap().kind;
-    let policy = HOST.check(kind, &source).unwrap().policy;
+    report_of(kind, &Source { config: config.clone(), ..source }, questions)
+}
+
+fn report_of(kind: Kind, source: &Source, questions: u32) -> Report {
+    let policy = HOST.check(kind, source).unwrap_or_else(|error| panic!("{error}: {}", error.remedy())).policy;
     conformance::run(&policy, 1, questions, |_| ())
 }
 
 fn assert_conforms(name: &str, config: &Value, questions: u32) {
-    let report = report(name, config, questions);
+    assert_report(name, config, questions, &report(name, config, questions));
+}
+
+fn assert_report(name: &str, config: &Value, questions: u32, report: &Report) {
     for finding in &report.findings {
         eprintln!(
             "{name} {config}: {} in {} cases, no. {}: {}",
@@ -50,7 +58,32 @@ fn and_with_every_rule_of_its_configuration_in_use() {
         ("ordered", json!({"order": "poweredOffFirst", "protect": ["pet=true"]})),
         ("idle-first", json!({"unknown": "first", "busyAbove": 4000, "protect": ["pet"]})),
         ("balanced", json!({"by": "datastore", "protect": ["pet=true"]})),
+        (
+            "anti-affinity",
+            json!({"apart": [{"attribute": "rack"}, "host"], "maxPerPlace": 2, "fallback": "refuse", "datastore": "mostFree"}),
+        ),
+        ("cheapest-datastore", json!({"price": "tier", "headroomPercent": 20, "unpriced": "last"})),
+        ("drain-first", json!({"idleBelow": 2000, "protect": ["pet=true"]})),
+        ("pets", json!({"protect": ["pet=true"], "groups": ["app=db"], "olderThan": "300d", "unknownAge": "leaves"})),
     ] {
         assert_conforms(name, &config, 300);
+    }
+}
+
+/// They need a site's conventions to have an answer at all.
+#[test]
+fn so_do_those_that_are_built_on_demand() {
+    for (kind, name, config) in [
+        (
+            Kind::Naming,
+            "site-names",
+            json!({"site": "ber", "separator": "-", "width": 5, "maxLength": 20, "reserved": ["ber-front-*7"]}),
+        ),
+        (Kind::Placement, "licensed-hosts", json!({"label": "site", "attribute": "rack", "others": "last"})),
+        (Kind::Placement, "licensed-hosts", json!({"label": "no-such-label", "attribute": "rack", "maxHosts": 2})),
+        (Kind::Scaling, "business-hours", json!({"leave": "inside", "utcOffset": "-05:30", "protect": ["pet"]})),
+    ] {
+        let source = Source { name: format!("{name}.wasm"), bytes: common::built("--policy", name), config };
+        assert_report(name, &source.config, 300, &report_of(kind, &source, 300));
     }
 }

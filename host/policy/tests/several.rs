@@ -5,8 +5,6 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -17,16 +15,7 @@ use vmgroup_policy::{CheckError, Host, Kind, Limits, Policy, Problem, Source, St
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
 
-static SITE: LazyLock<Bytes> = LazyLock::new(|| {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let done = Command::new(root.join("scripts/build-plugins"))
-        .args(["--no-install", "--example", "site"])
-        .current_dir(&root)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    Bytes::from(std::fs::read(root.join("target/plugins/examples/site.wasm")).unwrap())
-});
+static SITE: LazyLock<Bytes> = LazyLock::new(|| common::built("--example", "site"));
 
 fn check(kind: Kind, config: serde_json::Value) -> Result<std::sync::Arc<Policy>, CheckError> {
     HOST.check(kind, &Source { name: "site.wasm".into(), bytes: SITE.clone(), config }).map(|checked| checked.policy)

@@ -76,7 +76,7 @@ fn naming(seed: u64) -> naming::Request {
 }
 
 #[test]
-fn the_list_is_the_one_of_the_issue() {
+fn the_list_is_the_one_of_the_documentation() {
     let mut names: Vec<_> = shipped::all().iter().map(|one| (one.kind, one.name)).collect();
     names.sort_unstable();
     assert_eq!(
@@ -84,12 +84,16 @@ fn the_list_is_the_one_of_the_issue() {
         [
             (Kind::Naming, "ordinal"),
             (Kind::Naming, "random-suffix"),
+            (Kind::Placement, "anti-affinity"),
+            (Kind::Placement, "cheapest-datastore"),
             (Kind::Placement, "pack"),
             (Kind::Placement, "pool-default"),
             (Kind::Placement, "spread"),
             (Kind::Scaling, "balanced"),
+            (Kind::Scaling, "drain-first"),
             (Kind::Scaling, "idle-first"),
             (Kind::Scaling, "ordered"),
+            (Kind::Scaling, "pets"),
         ]
     );
 }
@@ -130,7 +134,7 @@ fn a_shipped_one_is_found_with_and_without_its_ending() {
     assert_eq!(digest("ordered"), digest("ordered.wasm"));
     assert!(shipped::find("no-such").is_none());
     let error = shipped::not_shipped("no-such.wasm");
-    assert!(error.to_string().contains("it ships balanced, idle-first"), "{error}");
+    assert!(error.to_string().contains("it ships anti-affinity, balanced"), "{error}");
 }
 
 #[test]

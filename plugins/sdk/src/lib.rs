@@ -55,7 +55,7 @@ mod protect;
 mod rng;
 pub mod schema;
 pub mod testing;
-mod time;
+pub mod time;
 mod vocabulary;
 #[doc(hidden)]
 pub mod wire;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::ConfigSchema;
 use crate::schema::Part;
-use crate::types::Member;
+use crate::types::{Attribute, Member};
 
 /// Members that a policy must leave alone: `["pet=true", "keep"]`. A member is
 /// protected when any rule matches its attributes, or when the operator says so.
@@ -15,8 +15,8 @@ pub struct Protect {
     rules: Vec<Rule>,
 }
 
-/// `key=value` matches members whose attribute `key` is `value`; `key` alone those
-/// that have the attribute at all.
+/// `key=value` matches what has the attribute `key` with this `value`; `key` alone
+/// what has the attribute at all.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rule {
@@ -54,12 +54,10 @@ impl std::fmt::Display for Rule {
 }
 
 impl Rule {
-    fn matches(&self, member: &Member) -> bool {
-        match (member.attribute(&self.key), &self.value) {
-            (Some(_), None) => true,
-            (Some(actual), Some(wanted)) => actual == wanted,
-            (None, _) => false,
-        }
+    /// Whether it fits the attributes of a member, or the labels of a group.
+    pub fn matches(&self, attributes: &[Attribute]) -> bool {
+        let found = attributes.iter().find(|attribute| attribute.key == self.key);
+        found.is_some_and(|found| self.value.as_ref().is_none_or(|wanted| found.value == *wanted))
     }
 }
 
@@ -77,7 +75,7 @@ impl Protect {
 
     /// The first rule that protects `member`.
     pub fn rule_for(&self, member: &Member) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches(member))
+        self.rules.iter().find(|rule| rule.matches(&member.attributes))
     }
 }
 

@@ -142,22 +142,30 @@ impl scaling::Request {
     /// The members that may leave, by name (so that whatever sorts them with a
     /// stable sort breaks ties by name). Refuses if they are fewer than asked for.
     pub fn candidates(&self, protect: &Protect) -> Result<Vec<Candidate<'_>>, Refusal> {
-        let mut candidates: Vec<Candidate<'_>> = (0..)
-            .zip(&self.members)
-            .filter(|(_, member)| !protect.protects(member))
-            .map(|(index, member)| Candidate { index, member })
-            .collect();
-        if candidates.len() < self.count as usize {
+        self.candidates_of(|member| !protect.protects(member)).map_err(|few| {
             let by_rule =
                 self.members.iter().filter(|member| !member.protected && protect.rule_for(member).is_some()).count();
             let all = self.members.len();
-            return Err(Refusal::Unsatisfiable(format!(
+            Refusal::Unsatisfiable(format!(
                 "{} of {all} members have to leave, but {} are protected ({by_rule} of them by \
-                 this policy's `protect`) and only {} may go",
+                 this policy's `protect`) and only {few} may go",
                 self.count,
-                all - candidates.len(),
-                candidates.len(),
-            )));
+                all - few,
+            ))
+        })
+    }
+
+    /// As [`candidates`](Self::candidates), by a rule of the policy's own; those whom
+    /// the operator protects never are. If they are fewer than asked for, how many
+    /// there are.
+    pub fn candidates_of(&self, may_leave: impl Fn(&Member) -> bool) -> Result<Vec<Candidate<'_>>, usize> {
+        let mut candidates: Vec<Candidate<'_>> = (0..)
+            .zip(&self.members)
+            .filter(|(_, member)| !member.protected && may_leave(member))
+            .map(|(index, member)| Candidate { index, member })
+            .collect();
+        if candidates.len() < self.count as usize {
+            return Err(candidates.len());
         }
         candidates.sort_by(|a, b| a.by_name(b));
         Ok(candidates)

@@ -11,12 +11,16 @@ use std::process::Command;
 
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
-const SHIPPED: [(&str, &str); 8] = [
+const SHIPPED: [(&str, &str); 12] = [
+    ("anti-affinity", "placement"),
     ("balanced", "scaling"),
+    ("cheapest-datastore", "placement"),
+    ("drain-first", "scaling"),
     ("idle-first", "scaling"),
     ("ordered", "scaling"),
     ("ordinal", "naming"),
     ("pack", "placement"),
+    ("pets", "scaling"),
     ("pool-default", "placement"),
     ("random-suffix", "naming"),
     ("spread", "placement"),
@@ -100,6 +104,15 @@ fn the_shipped_policies_are_components_that_import_only_the_log() {
 }
 
 #[test]
+fn those_that_are_not_shipped_are_built_on_demand() {
+    for (name, kind) in [("site-names", "naming"), ("licensed-hosts", "placement"), ("business-hours", "scaling")] {
+        build(&["--policy", name]);
+        let bytes = fs::read(root().join(format!("target/plugins/examples/{name}.wasm"))).unwrap();
+        assert_policy(&bytes, &[kind]);
+    }
+}
+
+#[test]
 fn one_component_answers_several_questions_and_no_other() {
     build(&["--example", "site"]);
     let bytes = fs::read(root().join("target/plugins/examples/site.wasm")).unwrap();
@@ -110,7 +123,7 @@ fn one_component_answers_several_questions_and_no_other() {
 fn an_outsiders_policy_is_built_and_tested_with_nothing_but_the_sdk() {
     build(&["--dir", "examples/custom-policy"]);
     let folder = root().join("examples/custom-policy");
-    assert_policy(&fs::read(folder.join("target/plugins/drain-first.wasm")).unwrap(), &["scaling"]);
+    assert_policy(&fs::read(folder.join("target/plugins/empty-host.wasm")).unwrap(), &["scaling"]);
     let mut cargo = Command::new("cargo");
     for (name, _) in std::env::vars() {
         if name.starts_with("CARGO_") && name != "CARGO_HOME" || name == "RUSTC" {

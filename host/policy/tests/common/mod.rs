@@ -1,6 +1,25 @@
 //! What the tests of the policy host have in common.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::path::Path;
+use std::process::Command;
+
+use bytes::Bytes;
 use vmgroup_policy::wit::types::{Context, Group, Purpose};
+
+/// A component that is not shipped, built now: `how` is `--policy` (one of `plugins/`)
+/// or `--example` (one of `plugins/sdk/examples`).
+pub fn built(how: &str, name: &str) -> Bytes {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let done = Command::new(root.join("scripts/build-plugins"))
+        .args(["--no-install", how, name])
+        .current_dir(&root)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Bytes::from(std::fs::read(root.join(format!("target/plugins/examples/{name}.wasm"))).unwrap())
+}
 
 /// The context of a question about three members of `shop/web`.
 pub fn context(purpose: Purpose, seed: u64, attempt: u32) -> Context {
