@@ -41,6 +41,21 @@ pub struct PolicyEntry {
     /// What happens when it gives no legal answer.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// A policy on trial: asked the same questions, its answers compared and
+    /// never carried out (`vmgroup shadow report`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowEntry>,
+}
+
+/// A policy on trial beside another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ShadowEntry {
+    /// As in [`PolicyEntry::plugin`].
+    pub plugin: String,
+    /// As in [`PolicyEntry::config`].
+    #[serde(default)]
+    pub config: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What happens when a policy gives no legal answer.
@@ -224,6 +239,15 @@ naming: { plugin: ordinal, config: { width: 3 } }
         }
         assert_eq!(line_of(text, "/placement"), None);
         assert_eq!(line_of("a: [", "/a"), None);
+    }
+
+    #[test]
+    fn a_policy_on_trial_stands_beside_the_one_in_force() {
+        let file = PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: new.wasm, config: { a: 1 } } }");
+        let shadow = file.unwrap().scaling.unwrap().shadow.unwrap();
+        assert_eq!((shadow.plugin.as_str(), &shadow.config["a"]), ("new.wasm", &serde_json::json!(1)));
+        let error = PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: x, onFailure: hold } }").unwrap_err();
+        assert!(error.to_string().contains("onFailure"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub mod orphans;
 mod policy;
 mod preview;
 mod run_args;
+mod shadow;
 mod socket;
+mod text;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -71,6 +73,9 @@ enum Command {
     Explain(ExplainArgs),
     /// Shows who would come and go, where and why, if a group were scaled.
     Preview(Box<preview::PreviewArgs>),
+    /// Looks at the policies on trial.
+    #[command(subcommand)]
+    Shadow(shadow::ShadowCommand),
     /// Connects standard input and output with the operator's socket.
     #[command(hide = true)]
     Tunnel {
@@ -167,6 +172,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Decisions(command) => runtime()?.block_on(decisions::run(command, &mut out))?,
         Command::Explain(arguments) => runtime()?.block_on(decisions::explain(arguments, &mut out))?,
         Command::Preview(arguments) => runtime()?.block_on(preview::run(*arguments, &mut out))?,
+        Command::Shadow(command) => runtime()?.block_on(shadow::run(command, &mut out))?,
         Command::Tunnel { socket } => {
             drop(out);
             let runtime = runtime()?;

@@ -21,6 +21,7 @@ use crate::observe::{Observed, Seen, VmSeen};
 use crate::offload::Offload;
 use crate::plan::{Newcomer, Place, Victim};
 use crate::policy_source::Serving;
+use crate::shadow::Shadow;
 use crate::validate::Desired;
 
 /// The longest name that the host accepts (vCenter's limit).
@@ -156,6 +157,8 @@ pub struct Decider {
     pub recorder: Recorder,
     /// Says when each was made.
     pub clock: Clock,
+    /// Where policies on trial hear of the questions.
+    pub shadow: Shadow,
 }
 
 impl Decider {
@@ -219,7 +222,12 @@ impl Decider {
     ) -> Result<(String, Answer), NoAnswer> {
         let kind = question.kind();
         let question = Arc::new(question);
-        match self.ask_one(kind, Role::InForce, policy, &question).await {
+        let told = self.ask_one(kind, Role::InForce, policy, &question).await;
+        if let Some(Ok(candidate)) = serving.candidates.get(kind).map(|candidate| &candidate.checked) {
+            let outcome = told.as_ref().map(|(_, answer)| answer).map_err(|failed| &failed.error);
+            self.shadow.put(candidate, policy, &question, outcome);
+        }
+        match told {
             Err(failed) if serving.on_failure(kind) == OnFailure::Builtin => {
                 tracing::warn!(plugin = %failed.plugin, error = %failed.error, "asking the built-in policy instead");
                 self.metrics.fallback(kind.as_str());

@@ -32,6 +32,7 @@ pub mod preview;
 pub mod report;
 pub mod rest;
 pub mod run;
+pub mod shadow;
 pub mod status;
 pub mod tasks;
 pub mod traces;

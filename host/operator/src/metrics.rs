@@ -20,6 +20,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 
+use vmgroup_records::{Standing, Verdict};
+
 use self::catalogue::{Catalogue, LabelNames};
 use self::process::Process;
 use crate::clock::Clock;
@@ -142,6 +144,8 @@ pub struct Figures {
     pub policy_refused: bool,
     /// Groups that wait for a pass.
     pub backlog: usize,
+    /// Decision records, kept and lost.
+    pub records: Standing,
     /// The lease, if there is an election.
     pub lease: Option<LeaseFigures>,
 }
@@ -207,6 +211,11 @@ struct Inner {
     fuel: HistogramFamily<Kind>,
     memory: HistogramFamily<Kind>,
     fallbacks: Family<Kind, Counter>,
+    shadow: Family<KindVerdict, Counter>,
+    shadow_dropped: Family<Kind, Counter>,
+    records: Gauge,
+    records_dropped: Counter,
+    records_unwritten: Counter,
     swaps: Family<Outcome, Counter>,
     refused: Gauge,
     process: Process,
@@ -252,6 +261,7 @@ labels! {
     Method { method: String }
     MethodOutcome { method: String, outcome: String }
     KindOutcome { kind: String, outcome: String }
+    KindVerdict { kind: String, verdict: &'static str }
     Kind { kind: String }
     State { state: &'static str }
     Phase { phase: &'static str }
@@ -407,6 +417,29 @@ impl Metrics {
                  answer, by kind",
                 Family::default(),
             ),
+            shadow: c.add(
+                "vmgroup_policy_shadow_decisions",
+                "Questions that policies on trial were asked, by kind and by how their answers compare: same, \
+                 other-reasons, differs, now-fails, now-answers, neither-answers",
+                Family::default(),
+            ),
+            shadow_dropped: c.add(
+                "vmgroup_policy_shadow_dropped",
+                "Questions that policies on trial were not asked, because too many waited or the policy is set \
+                 aside, by kind",
+                Family::default(),
+            ),
+            records: c.add("vmgroup_decision_records", "Decision records in memory", Gauge::default()),
+            records_dropped: c.add(
+                "vmgroup_decision_records_dropped",
+                "Decision records that were dropped because they came faster than they could be kept",
+                Counter::default(),
+            ),
+            records_unwritten: c.add(
+                "vmgroup_decision_records_unwritten",
+                "Decision records that are in memory alone because the file could not be written",
+                Counter::default(),
+            ),
             swaps: c.add(
                 "vmgroup_policy_swaps",
                 "Edits of the policy ConfigMap, by outcome: swapped, or the stage that refused",
@@ -521,6 +554,16 @@ impl Metrics {
         self.0.fallbacks.get_or_create(&Kind { kind: kind.to_owned() }).inc();
     }
 
+    /// A policy on trial was asked; `verdict` says how its answer compares.
+    pub fn shadow_decision(&self, kind: &str, verdict: &'static str) {
+        self.0.shadow.get_or_create(&KindVerdict { kind: kind.to_owned(), verdict }).inc();
+    }
+
+    /// A policy on trial was not asked.
+    pub fn shadow_dropped(&self, kind: &str) {
+        self.0.shadow_dropped.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
     /// New policies were offered: `outcome` is `swapped`, or the stage that refused them.
     pub fn policy_swap(&self, outcome: &str) {
         self.0.swaps.get_or_create(&Outcome { outcome: outcome.to_owned() }).inc();
@@ -572,6 +615,10 @@ impl Inner {
         for kind in vmgroup_policy::Kind::ALL {
             let kind = kind.as_str().to_owned();
             drop(self.fallbacks.get_or_create(&Kind { kind: kind.clone() }));
+            drop(self.shadow_dropped.get_or_create(&Kind { kind: kind.clone() }));
+            for verdict in Verdict::ALL {
+                drop(self.shadow.get_or_create(&KindVerdict { kind: kind.clone(), verdict: verdict.label() }));
+            }
             drop(self.decisions.get_or_create(&KindOutcome { kind, outcome: "answered".to_owned() }));
         }
         drop(self.swaps.get_or_create(&Outcome { outcome: "swapped".to_owned() }));
@@ -590,6 +637,7 @@ impl Inner {
             longest_not_ready,
             policy_refused,
             backlog,
+            records: Standing { kept, dropped, unwritten },
             lease,
         } = figures;
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -612,6 +660,9 @@ impl Inner {
             self.not_ready.get_or_create(&Reason { reason }).set(number(count));
         }
         self.longest_not_ready.set(longest_not_ready.as_secs_f64());
+        self.records.set(number(kept));
+        self.records_dropped.inner().store(dropped, Ordering::Relaxed);
+        self.records_unwritten.inner().store(unwritten, Ordering::Relaxed);
         self.refused.set(i64::from(policy_refused));
         self.queue_depth.get_or_create(&QUEUE_LABELS).set(number(backlog));
         if let Some(LeaseFigures { name, leading, gained, lost }) = lease {
@@ -721,6 +772,7 @@ mod tests {
             not_ready: BTreeMap::from([("NoCapacity".to_owned(), 1)]),
             longest_not_ready: Duration::from_secs(9),
             backlog: 4,
+            records: Standing { kept: 9, dropped: 2, unwritten: 1 },
             lease: Some(lease),
             ..Figures::default()
         };
@@ -736,6 +788,9 @@ mod tests {
             r#"vmgroup_groups_not_ready{reason="NoCapacity"} 1"#,
             "vmgroup_group_longest_not_ready_seconds 9.0",
             r#"workqueue_depth{name="vmgroup",controller="vmgroup"} 4"#,
+            "vmgroup_decision_records 9",
+            "vmgroup_decision_records_dropped_total 2",
+            "vmgroup_decision_records_unwritten_total 1",
             r#"leader_election_master_status{name="vmgroup-operator"} 1"#,
             r#"vmgroup_lease_changes_total{name="vmgroup-operator",change="gained"} 2"#,
         ] {

@@ -6,6 +6,7 @@
 //! server; [`watch_config_map`] feeds it from one. Neither asks a policy
 //! anything.
 
+mod candidates;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use vmgroup_policy::{CheckError, ConfigProblem, Host, Kind, Policy, PolicySet, P
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 
+pub use candidates::{Candidate, Candidates, Unfit};
 pub use watch::watch_config_map;
 
 /// The policies that serve, as one immutable snapshot: a pass takes one at its
@@ -33,6 +35,8 @@ pub struct Serving {
     pub set: Arc<PolicySet>,
     /// The built-in defaults, for [`OnFailure::Builtin`].
     pub builtin: Arc<PolicySet>,
+    /// Who is on trial beside them.
+    pub candidates: Arc<Candidates>,
     /// What happens when naming gives no legal answer.
     pub naming: OnFailure,
     /// What happens when placement gives no legal answer.
@@ -193,6 +197,7 @@ impl PolicyBook {
         let serving = Serving {
             set: builtin.clone(),
             builtin,
+            candidates: Arc::default(),
             naming: OnFailure::Hold,
             placement: OnFailure::Hold,
             scaling: OnFailure::Hold,
@@ -326,6 +331,7 @@ impl PolicyBook {
 /// Checked policies that may be swapped in.
 struct Proposal {
     set: PolicySet,
+    candidates: Arc<Candidates>,
     naming: OnFailure,
     placement: OnFailure,
     scaling: OnFailure,
@@ -336,6 +342,7 @@ impl Proposal {
         let PolicySet { naming, placement, scaling } = builtin;
         Self {
             set: PolicySet { naming: naming.clone(), placement: placement.clone(), scaling: scaling.clone() },
+            candidates: Arc::default(),
             naming: OnFailure::Hold,
             placement: OnFailure::Hold,
             scaling: OnFailure::Hold,
@@ -361,16 +368,16 @@ impl Proposal {
                 ),
             ));
         };
-        let PolicyFile { naming, placement, scaling } = PolicyFile::parse(text).map_err(|error| {
+        let file = PolicyFile::parse(text).map_err(|error| {
             refuse(
                 "policy-file",
                 "",
                 error.to_string(),
-                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config and onFailure."),
+                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow."),
             )
         })?;
         let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
-            let Some(PolicyEntry { plugin, config, on_failure }) = entry else {
+            let Some(PolicyEntry { plugin, config, on_failure, shadow: _ }) = entry else {
                 return Ok((default.clone(), OnFailure::Hold));
             };
             let bytes = data.binaries.get(&plugin).cloned().or_else(|| shipped::find(&plugin).map(|shipped| shipped.bytes)).ok_or_else(|| {
@@ -386,11 +393,14 @@ impl Proposal {
                 )
             })
         };
+        let candidates = Candidates::read(host, &file, text, &data.binaries);
+        let PolicyFile { naming, placement, scaling } = file;
         let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
         let (placement, on_placement) = check(Kind::Placement, placement, &builtin.placement)?;
         let (scaling, on_scaling) = check(Kind::Scaling, scaling, &builtin.scaling)?;
         Ok(Self {
             set: PolicySet { naming, placement, scaling },
+            candidates: Arc::new(candidates),
             naming: on_naming,
             placement: on_placement,
             scaling: on_scaling,
@@ -398,10 +408,11 @@ impl Proposal {
     }
 
     fn serving(self, old: &Serving) -> Serving {
-        let Self { set, naming, placement, scaling } = self;
+        let Self { set, candidates, naming, placement, scaling } = self;
         Serving {
             set: Arc::new(set),
             builtin: old.builtin.clone(),
+            candidates,
             naming,
             placement,
             scaling,
@@ -418,6 +429,7 @@ impl Proposal {
         ]
         .into_iter()
         .flatten()
+        .chain(self.candidates.differences(&old.candidates))
         .collect()
     }
 }
@@ -425,10 +437,16 @@ impl Proposal {
 /// What is wrong with a plugin, and where in the policy file, if it is its
 /// configuration.
 pub fn with_lines(problem: &Problem, kind: Kind, policy_file: &str) -> String {
+    with_lines_below(problem, &format!("/{kind}/config"), policy_file)
+}
+
+/// The same where the configuration is at this JSON pointer.
+fn with_lines_below(problem: &Problem, config: &str, policy_file: &str) -> String {
     let Problem::Config(mistakes) = problem else { return problem.to_string() };
     let located = mistakes.iter().map(|mistake| {
         let ConfigProblem { path, message } = mistake.clone();
-        let path = match (line_of(mistake, kind, policy_file), path.as_str()) {
+        let line = policy_file::line_of(policy_file, &format!("{config}{path}"));
+        let path = match (line, path.as_str()) {
             (None, _) => path,
             (Some(line), "") => format!("line {line}"),
             (Some(line), path) => format!("{path} (line {line})"),

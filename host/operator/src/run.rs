@@ -35,6 +35,7 @@ use crate::ownership::{Cluster, mark};
 use crate::policy_source::{PolicyBook, watch_config_map};
 use crate::preview;
 use crate::rest::CountCalls;
+use crate::shadow::{self, Shadow};
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
 
@@ -200,6 +201,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
+    let (shadow, trials) = Shadow::new(offload, metrics.clone(), recorder.clone(), clock);
     let engine = Engine {
         kube: kube.clone(),
         cluster: Cluster::default(),
@@ -212,7 +214,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         memories: Memories::default(),
         population: Population::default(),
         fence: fence.clone(),
-        decider: Decider { offload, metrics: metrics.clone(), recorder: recorder.clone(), clock },
+        decider: Decider { offload, metrics: metrics.clone(), recorder: recorder.clone(), clock, shadow: shadow.clone() },
         events: events.clone(),
         metrics: metrics.clone(),
         clock,
@@ -238,13 +240,16 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
             }
         });
     }
-    let router = decisions::router(recorder.clone(), offload).merge(preview::router(engine.clone()));
+    let router = decisions::router(recorder.clone(), offload)
+        .merge(preview::router(engine.clone()))
+        .merge(shadow::router(shadow, policies.clone()));
     // Nobody else fills it.
     let _ = pages.set(router.clone());
     if let Some(path) = config.socket.clone() {
         let listener = decisions::listen(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
         background.spawn(decisions::serve(listener, path, router, stop.clone()));
     }
+    background.spawn(trials.run(stop.clone()));
     background.spawn(watch_config_map(
         kube.clone(),
         config.namespace.clone(),
@@ -311,7 +316,7 @@ struct Gauges {
 
 impl Source for Gauges {
     fn figures(&self) -> Figures {
-        let Engine { link, tasks, population, fence, policies, clock, .. } = &self.engine;
+        let Engine { link, tasks, population, fence, policies, clock, decider, .. } = &self.engine;
         let (not_ready, first) = population.not_ready();
         let (gained, lost) = fence.terms();
         Figures {
@@ -328,6 +333,7 @@ impl Source for Gauges {
                 .unwrap_or_default(),
             policy_refused: policies.refusal().is_some(),
             backlog: self.backlog.depth(),
+            records: decider.recorder.standing(),
             lease: self.lease.clone().map(|name| LeaseFigures { name, leading: fence.holds(), gained, lost }),
         }
     }

@@ -4,13 +4,13 @@
 use std::num::NonZero;
 use std::thread;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmgroup_policy::{Answer, Line, Policy, Question};
 
 use crate::{Outcome, Record, Role};
 
 /// How the answer of now compares with the recorded one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// The same answer, word for word.
@@ -49,7 +49,20 @@ impl Verdict {
         matches!(self, Self::Differs | Self::NowFails | Self::NowAnswers)
     }
 
-    fn of(question: &Question, then: &Outcome, now: &Outcome) -> Self {
+    /// As a label of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::OtherReasons => "other-reasons",
+            Self::Differs => "differs",
+            Self::NowFails => "now-fails",
+            Self::NowAnswers => "now-answers",
+            Self::NeitherAnswers => "neither-answers",
+        }
+    }
+
+    /// How two outcomes of one question compare.
+    pub fn of(question: &Question, then: &Outcome, now: &Outcome) -> Self {
         match (then, now) {
             (Outcome::Answered(then), Outcome::Answered(now)) if then == now => Self::Same,
             (Outcome::Answered(then), Outcome::Answered(now)) => {

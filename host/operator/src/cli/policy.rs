@@ -14,12 +14,13 @@ mod inspect;
 mod new;
 mod replay;
 mod request;
-pub(super) mod text;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
+
+use super::text;
 
 pub use check::CheckArgs;
 pub use input::{InputError, KindArg};

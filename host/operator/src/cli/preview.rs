@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 
-use super::policy::{json, text::Paint};
+use super::policy::json;
 use super::socket::{AskFailure, SocketArg, path};
+use super::text::Paint;
 use super::{KindArg, Output, policy};
 use crate::preview::{Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
 

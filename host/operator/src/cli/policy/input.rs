@@ -212,7 +212,7 @@ fn config_of(path: &Path, kind: Kind) -> Result<(String, Map<String, Value>), In
         Kind::Placement => placement,
         Kind::Scaling => scaling,
     };
-    let PolicyEntry { plugin: _, config, on_failure: _ } =
+    let PolicyEntry { plugin: _, config, on_failure: _, shadow: _ } =
         entry.ok_or_else(|| InputError::NoEntry { path: path.to_owned(), kind })?;
     Ok((text, config))
 }

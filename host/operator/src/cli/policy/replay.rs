@@ -165,25 +165,12 @@ fn print(out: &mut impl Write, replayed: &Replayed) -> std::io::Result<()> {
             record.group(),
             verdict.as_str()
         )?;
-        writeln!(out, "  then  {}", in_words(record, &record.outcome))?;
-        writeln!(out, "  now   {}", in_words(record, now))?;
+        writeln!(out, "  then  {}", record.outcome.in_words(&record.question, usize::MAX))?;
+        writeln!(out, "  now   {}", now.in_words(&record.question, usize::MAX))?;
     }
     let hidden = mattering().count().saturating_sub(SHOWN);
     if hidden > 0 {
         writeln!(out, "\nand {hidden} more: --html FILE or --output json has all")?;
     }
     Ok(())
-}
-
-fn in_words(record: &Record, outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Answered(answer) => {
-            let lines = answer.lines(&record.question).into_iter().map(|line| {
-                let place = line.place.map(|place| format!(" -> {place}")).unwrap_or_default();
-                format!("{}{place} ({})", line.subject, line.reason)
-            });
-            lines.collect::<Vec<_>>().join("; ")
-        }
-        Outcome::Failed { reason, message } => format!("no answer ({reason}): {message}"),
-    }
 }

@@ -7,10 +7,10 @@ use crate::logging::colours;
 
 /// Colours, where standard output is a terminal.
 #[derive(Clone, Copy)]
-pub(in crate::cli) struct Paint(bool);
+pub(super) struct Paint(bool);
 
 impl Paint {
-    pub(in crate::cli) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(colours(std::io::stdout().is_terminal()))
     }
 
@@ -18,15 +18,15 @@ impl Paint {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    pub(in crate::cli) fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.with("1", text)
     }
 
-    pub(in crate::cli) fn good(self, text: &str) -> String {
+    pub(super) fn good(self, text: &str) -> String {
         self.with("1;32", text)
     }
 
-    pub(in crate::cli) fn bad(self, text: &str) -> String {
+    pub(super) fn bad(self, text: &str) -> String {
         self.with("1;31", text)
     }
 }

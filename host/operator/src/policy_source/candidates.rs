@@ -1,0 +1,105 @@
+//! Policies on trial (`shadow:` in the policy file): read and checked like those
+//! that decide, but what is wrong with one is said and harms nobody else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use vmgroup_api::{PolicyEntry, PolicyFile, ShadowEntry};
+use vmgroup_policy::{Host, Kind, Policy, Source, shipped};
+
+use super::{label, what_there_is, with_lines_below};
+
+/// A policy on trial.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// As the policy file names it.
+    pub plugin: String,
+    /// Ready to be asked, or why it cannot be.
+    pub checked: Result<Arc<Policy>, Unfit>,
+}
+
+/// Why a policy cannot be on trial.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
+#[error("refused at stage {stage}: {message}")]
+pub struct Unfit {
+    /// `source`, or a stage of the check.
+    pub stage: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do, in one sentence.
+    pub remedy: String,
+}
+
+/// The policies on trial, one for each kind at most.
+#[derive(Clone, Debug, Default)]
+pub struct Candidates(BTreeMap<Kind, Candidate>);
+
+impl Candidates {
+    /// Reads those of a policy file. Takes a core for as long as compiling takes.
+    pub(super) fn read(host: &Host, file: &PolicyFile, text: &str, binaries: &BTreeMap<String, Bytes>) -> Self {
+        let entry = |kind| match kind {
+            Kind::Naming => &file.naming,
+            Kind::Placement => &file.placement,
+            Kind::Scaling => &file.scaling,
+        };
+        let read = |kind: Kind| {
+            let Some(PolicyEntry { shadow: Some(ShadowEntry { plugin, config }), .. }) = entry(kind) else { return None };
+            let checked = check(host, kind, plugin, config.clone(), text, binaries);
+            Some((kind, Candidate { plugin: plugin.clone(), checked }))
+        };
+        Self(Kind::ALL.into_iter().filter_map(read).collect())
+    }
+
+    /// The one of this kind.
+    pub fn get(&self, kind: Kind) -> Option<&Candidate> {
+        self.0.get(&kind)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, &Candidate)> {
+        self.0.iter().map(|(kind, candidate)| (*kind, candidate))
+    }
+
+    /// What is different from before, a phrase for each kind.
+    pub(super) fn differences(&self, old: &Self) -> Vec<String> {
+        let differs = |kind: &Kind| !alike(old.get(*kind), self.get(*kind));
+        let tell = |kind: Kind| match self.get(kind).map(|candidate| (&candidate.plugin, &candidate.checked)) {
+            None => format!("{kind}: nothing on trial any more"),
+            Some((_, Ok(policy))) => format!("{kind}: {} on trial", label(policy)),
+            Some((plugin, Err(unfit))) => format!("{kind}: {plugin} cannot be on trial, {unfit}. {}", unfit.remedy),
+        };
+        Kind::ALL.into_iter().filter(differs).map(tell).collect()
+    }
+}
+
+fn alike(one: Option<&Candidate>, other: Option<&Candidate>) -> bool {
+    let what = |candidate: &Candidate| {
+        let checked = candidate.checked.as_ref();
+        let ready = checked.map(|policy| (policy.digest().clone(), policy.config_text().to_owned()));
+        (candidate.plugin.clone(), ready.map_err(Unfit::clone))
+    };
+    one.map(what) == other.map(what)
+}
+
+fn check(
+    host: &Host,
+    kind: Kind,
+    plugin: &str,
+    config: serde_json::Map<String, serde_json::Value>,
+    text: &str,
+    binaries: &BTreeMap<String, Bytes>,
+) -> Result<Arc<Policy>, Unfit> {
+    let bytes = binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
+    let bytes = bytes.ok_or_else(|| Unfit {
+        stage: "source".to_owned(),
+        message: format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, binaries)),
+        remedy: format!("Add `{plugin}` to `binaryData`, or name one that is there."),
+    })?;
+    let source = Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) };
+    host.check(kind, &source).map(|checked| checked.policy).map_err(|error| Unfit {
+        stage: error.stage.to_string(),
+        message: with_lines_below(&error.problem, &format!("/{kind}/shadow/config"), text),
+        remedy: error.remedy.replace(&format!("under `{kind}:`"), &format!("under `{kind}.shadow:`")),
+    })
+}
