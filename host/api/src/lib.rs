@@ -8,7 +8,7 @@ pub mod condition;
 pub mod policy_file;
 pub mod vmgroup;
 
-pub use policy_file::{OnFailure, PolicyEntry, ShadowEntry, PolicyFile, PolicyFileError};
+pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
     FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };

@@ -246,7 +246,8 @@ naming: { plugin: ordinal, config: { width: 3 } }
         let file = PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: new.wasm, config: { a: 1 } } }");
         let shadow = file.unwrap().scaling.unwrap().shadow.unwrap();
         assert_eq!((shadow.plugin.as_str(), &shadow.config["a"]), ("new.wasm", &serde_json::json!(1)));
-        let error = PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: x, onFailure: hold } }").unwrap_err();
+        let error =
+            PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: x, onFailure: hold } }").unwrap_err();
         assert!(error.to_string().contains("onFailure"), "{error}");
     }
 

@@ -29,7 +29,8 @@ async fn names(world: &SimWorld) -> BTreeSet<String> {
 async fn a_policy_on_trial_is_asked_and_not_obeyed() {
     let mut world = SimWorld::make(Options::default()).await.unwrap();
     let user = User::of(&world);
-    let naming = "naming: { plugin: ordinal, config: { pattern: \"{group}-{ordinal}\" }, shadow: { plugin: random-suffix } }\n";
+    let naming =
+        "naming: { plugin: ordinal, config: { pattern: \"{group}-{ordinal}\" }, shadow: { plugin: random-suffix } }\n";
     let trial = "scaling: { plugin: ordered, config: { order: oldest }, shadow: { plugin: ordered, config: { order: newest } } }\n";
     user.policy(Some(&format!("{naming}{trial}")), &[]).await;
     world.start_operator().await.unwrap();
@@ -49,7 +50,11 @@ async fn a_policy_on_trial_is_asked_and_not_obeyed() {
 
     let trials = eventually("the trial has come so far", SOON, async || {
         let trials = report(&world).await;
-        if trials.len() == 2 && trials.iter().all(|trial| trial.asked > 0) { Ok(trials) } else { Err(format!("{trials:?}")) }
+        if trials.len() == 2 && trials.iter().all(|trial| trial.asked > 0) {
+            Ok(trials)
+        } else {
+            Err(format!("{trials:?}"))
+        }
     })
     .await;
     let (naming, scaling) = (&trials[0], &trials[1]);
@@ -57,7 +62,10 @@ async fn a_policy_on_trial_is_asked_and_not_obeyed() {
     assert_eq!((scaling.asked, scaling.agreed, scaling.recent.len()), (1, 0, 1), "{scaling:?}");
     assert_eq!(scaling.recent[0].group, "shop/web");
     let events = user.events("vmgroup-system", "vmgroup-policy").await;
-    assert!(events.iter().any(|event| event.contains("scaling: ordered 0.1.0") && event.contains("on trial")), "{events:?}");
+    assert!(
+        events.iter().any(|event| event.contains("scaling: ordered 0.1.0") && event.contains("on trial")),
+        "{events:?}"
+    );
 
     user.policy(Some("scaling: { plugin: ordered, config: { order: newest } }\n"), &[]).await;
     eventually("the trials are over", SOON, async || {

@@ -217,8 +217,7 @@ impl Shadow {
         let (tested, beside) = (Tested::of(candidate), Tested::of(in_force));
         let mut trials = self.trials();
         let known = trials.iter().position(|running| running.trial.is(&tested, &beside));
-        let mut running =
-            known.and_then(|at| trials.remove(at)).unwrap_or_else(|| Running::new(candidate, in_force));
+        let mut running = known.and_then(|at| trials.remove(at)).unwrap_or_else(|| Running::new(candidate, in_force));
         let result = change(&mut running);
         trials.push_back(running);
         if trials.len() > TRIALS {

@@ -44,7 +44,9 @@ impl Candidates {
             Kind::Scaling => &file.scaling,
         };
         let read = |kind: Kind| {
-            let Some(PolicyEntry { shadow: Some(ShadowEntry { plugin, config }), .. }) = entry(kind) else { return None };
+            let Some(PolicyEntry { shadow: Some(ShadowEntry { plugin, config }), .. }) = entry(kind) else {
+                return None;
+            };
             let checked = check(host, kind, plugin, config.clone(), text, binaries);
             Some((kind, Candidate { plugin: plugin.clone(), checked }))
         };
