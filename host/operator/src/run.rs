@@ -187,13 +187,9 @@ async fn terminated() {
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { kube, transport, clock, metrics, seed, offload, sandbox, pages } = parts;
     let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
-    let agent = Agent { instance: config.instance.clone(), process: seed };
-    let vcenter = Vcenter::new(Options { agent, ..vcenter_options(&config.vcenter) }, transport);
-    let counted = metrics.clone();
-    vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
-    let gate = fence.clone();
-    vcenter.set_write_gate(Arc::new(move || gate.holds()));
+    let agent = Agent { instance: config.instance.clone(), process: seed };
+    let vcenter = operators_client(&config.vcenter, agent, transport, &metrics, &fence);
     let wake = Wake::default();
     let login_dir = config.vcenter.login_dir.clone();
     let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
@@ -238,13 +234,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
 
     let mut background = tokio::task::JoinSet::new();
     if let Some(addr) = config.metrics_addr {
-        let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
-        let (health, metrics, stop) = (health.clone(), metrics.clone(), stop.clone());
-        background.spawn(async move {
-            if let Err(error) = http::serve(listener, health, metrics, stop).await {
-                tracing::error!(%error, "the metrics server ended");
-            }
-        });
+        background.spawn(metrics_pages(addr, health.clone(), metrics.clone(), stop.clone()).await?);
     }
     let router = decisions::router(recorder.clone(), offload)
         .merge(preview::router(engine.clone()))
@@ -252,8 +242,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     // Nobody else fills it.
     let _ = pages.set(router.clone());
     if let Some(path) = config.socket.clone() {
-        let listener = decisions::listen(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
-        background.spawn(decisions::serve(listener, path, router, stop.clone()));
+        background.spawn(local_pages(path, router, stop.clone())?);
     }
     background.spawn(trials.run(stop.clone()));
     background.spawn(watch_config_map(
@@ -299,6 +288,47 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         offload.run(move || recorder.flush(Duration::from_secs(5))).await;
     }
     Ok(())
+}
+
+/// The operator's own client: its calls are counted, and it writes only as long as
+/// the lease holds.
+fn operators_client(
+    config: &VcenterConfig,
+    agent: Agent,
+    transport: Arc<dyn Transport>,
+    metrics: &Metrics,
+    fence: &Fence,
+) -> Vcenter {
+    let vcenter = Vcenter::new(Options { agent, ..vcenter_options(config) }, transport);
+    let (counted, gate) = (metrics.clone(), fence.clone());
+    vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
+    vcenter.set_write_gate(Arc::new(move || gate.holds()));
+    vcenter
+}
+
+/// Takes the port; what is given back serves metrics and health there.
+async fn metrics_pages(
+    addr: std::net::SocketAddr,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send, RunError> {
+    let listener = TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr, source })?;
+    Ok(async move {
+        if let Err(error) = http::serve(listener, health, metrics, stop).await {
+            tracing::error!(%error, "the metrics server ended");
+        }
+    })
+}
+
+/// Takes the socket; what is given back serves the pages there.
+fn local_pages(
+    path: std::path::PathBuf,
+    router: axum::Router,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send, RunError> {
+    let listener = decisions::listen(&path).map_err(|source| RunError::Socket { path: path.clone(), source })?;
+    Ok(decisions::serve(listener, path, router, stop))
 }
 
 async fn heartbeat(health: Health, stop: CancellationToken) {
