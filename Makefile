@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test e2e bench plugins crd fmt lint deny soak mutants clean
+.PHONY: help demo serve test e2e bench plugins crd fmt lint deny soak mutants clean
 
 # Where cargo builds, should somebody have moved it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -20,6 +20,12 @@ demo: ## The whole story on simulators, in the terminal. KEEP=1 leaves it runnin
 	$(call say, building the operator and the demo$(first))
 	@cargo build --workspace --bin vmgroup --bin demo
 	@$(TARGET)/debug/demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+serve: ## CRATE=folder: builds, checks and swaps in your policy at each change, on simulators
+	@if [ -z '$(CRATE)' ]; then echo 'say which crate: make serve CRATE=my-policy; vmgroup policy new begins one' >&2; exit 2; fi
+	$(call say, building the operator and the demo$(first))
+	@cargo build --workspace --bin vmgroup --bin demo
+	@$(TARGET)/debug/demo --serve '$(CRATE)'
 
 test: ## Every test that needs nothing but Rust
 	$(call say, building the policies as WebAssembly)

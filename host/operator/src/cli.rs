@@ -6,6 +6,7 @@
 pub mod adopt;
 mod crd;
 mod decisions;
+mod failure;
 pub mod orphans;
 mod policy;
 mod preview;
@@ -128,11 +129,12 @@ enum CliError {
 /// code: 0, 1 when something failed, 2 for wrong usage.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = socket::as_plugin(run_args::normalise(arguments));
+    let as_json = failure::wants_json(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version come this way too, and go to standard output.
         Err(error) => {
-            let _ = error.print();
+            failure::tell_usage(&error, as_json);
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
@@ -145,7 +147,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
+            failure::tell(&error, as_json);
             ExitCode::FAILURE
         }
     }

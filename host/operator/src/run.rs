@@ -105,7 +105,7 @@ pub struct Parts {
 }
 
 /// The way to the Kubernetes API, its calls counted.
-async fn kube_client(metrics: &Metrics) -> Result<kube::Client, RunError> {
+pub async fn kube_client(metrics: &Metrics) -> Result<kube::Client, RunError> {
     // Both TLS users of the process, kube and reqwest, take the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = kube::Config::infer().await.map_err(RunError::KubeConfig)?;

@@ -182,3 +182,21 @@ fn a_file_that_is_not_there_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/does/not/exist.wasm"), "{}", text(&output.stderr));
 }
+
+/// Programs that wanted JSON get their errors so too.
+#[test]
+fn errors_are_json_where_the_result_is() {
+    let error = |arguments: &[&str], code: i32| -> serde_json::Value {
+        let output = vmgroup(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stderr).expect("one object")["error"].take()
+    };
+    let absent = error(&["policy", "check", "/does/not/exist.wasm", "--output", "json"], 1);
+    assert_eq!(absent["message"], "`/does/not/exist.wasm` cannot be read");
+    assert!(absent["causes"][0].as_str().unwrap().contains("No such file"), "{absent}");
+    let nobody = error(&["preview", "a/b", "--socket", "/does/not/exist", "--output=json"], 1);
+    assert!(nobody["message"].as_str().unwrap().contains("no operator listens"), "{nobody}");
+    let usage = error(&["decisions", "list", "--kind", "nothing", "--output", "json"], 2);
+    assert!(usage["kind"] == "usage" && usage["message"].as_str().unwrap().contains("nothing"), "{usage}");
+}

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -93,6 +95,49 @@ fn from_nothing_to_an_answer() {
     let again = vmgroup(folder.parent().unwrap(), &["policy", "new", "cheapest-first", "--kind", "naming"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
+
+    it_is_served(&folder);
+}
+
+/// Each change of the crate is built, checked and tried by itself.
+fn it_is_served(folder: &Path) {
+    let once = ["policy", "serve", "--once", "--questions", "20"];
+    let shown = prints(folder, &once);
+    for part in ["accepted", "request.json", "+ web-1: newest: made", "conforms on 20 random questions"] {
+        assert!(shown.contains(part), "{part} is missing in:\n{shown}");
+    }
+    let (policy, source) = (folder.join("policy.yaml"), folder.join("src/lib.rs"));
+    let (right, code) = (std::fs::read_to_string(&policy).unwrap(), std::fs::read_to_string(&source).unwrap());
+
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_vmgroup"))
+        .args(["policy", "serve", "--questions", "20"])
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (lines, heard) = std::sync::mpsc::channel();
+    let stdout = serve.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        std::io::BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+    });
+    // A file is seen while it is being written, too: that makes a round more.
+    let hear = |parts: &[&str]| {
+        let mut said = String::new();
+        while !parts.iter().all(|part| said.contains(part)) {
+            said += &heard.recv_timeout(Duration::from_mins(5)).unwrap_or_else(|_| panic!("{parts:?} not in:\n{said}"));
+            said.push('\n');
+        }
+    };
+    hear(&["accepted", "waiting for a change"]);
+    std::fs::write(&policy, right.replace("config: {", "config: { busyAbov: 500,")).unwrap();
+    hear(&["did you mean `busyAbove`", "waiting for a change"]);
+    std::fs::write(&policy, &right).unwrap();
+    hear(&["request.json: as before", "waiting for a change"]);
+    std::fs::write(&source, code.replace("newest: made", "youngest: made")).unwrap();
+    hear(&["- web-1: newest: made", "+ web-1: youngest: made"]);
+    serve.kill().unwrap();
+    serve.wait().unwrap();
 }
 
 #[test]

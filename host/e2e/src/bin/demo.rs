@@ -34,6 +34,10 @@ struct Arguments {
     /// Leave everything running after the story, and say how to play with it
     #[arg(long)]
     keep: bool,
+
+    /// No story: the inner loop of this policy's crate, with a group that it decides for
+    #[arg(long, value_name = "FOLDER", conflicts_with = "keep")]
+    serve: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -42,7 +46,12 @@ async fn main() -> Result<()> {
     let begin = Instant::now();
     let (mut stage, mut operator) = Stage::set().await?;
     let told = tokio::select! {
-        told = stage.story() => told,
+        told = async {
+            match &arguments.serve {
+                Some(folder) => stage.serve(folder).await,
+                None => stage.story().await,
+            }
+        } => told,
         ended = operator.wait() => Err(format!("the operator ended: {ended:?}").into()),
     };
     if let Err(error) = told {
@@ -51,6 +60,9 @@ async fn main() -> Result<()> {
         // Exiting runs no destructors, and nothing may be left behind.
         let _ = operator.kill().await;
         std::process::exit(1);
+    }
+    if arguments.serve.is_some() {
+        return Ok(());
     }
     println!("\n{}", stage.paint.good(&format!("Every step held. {:.1} s.", begin.elapsed().as_secs_f64())));
     if arguments.keep {
@@ -125,6 +137,8 @@ impl Stage {
         let operator = Command::new(binary()?)
             .args(["run", "--log-format", "text", "--metrics-addr", "127.0.0.1:0"])
             .args(["--namespace", OPERATOR_NAMESPACE])
+            .arg("--socket")
+            .arg(folder.join("socket"))
             .arg("--vc-ca-file")
             .arg(&ca_file)
             .env("KUBECONFIG", &kubeconfig_file)
@@ -168,6 +182,40 @@ impl Stage {
         self.a_broken_plugin_is_refused().await?;
         self.a_machine_is_lost().await?;
         self.the_group_goes().await
+    }
+
+    /// The inner loop: a group, and `vmgroup policy serve --apply` beside it.
+    async fn serve(&mut self, folder: &Path) -> Result<()> {
+        self.head("A group of five on simulators, and the policy that is being written");
+        self.user.group("shop", "web", 5).await;
+        self.user.ready("shop", "web", 5, SOON).await;
+        self.show_machines(&BTreeSet::new())?;
+        self.say("what became of each swap, and what it would do, in another terminal:");
+        println!("    export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig")?, self.path("socket")?);
+        println!("    kubectl -n {OPERATOR_NAMESPACE} describe configmap vmgroup-policy");
+        println!("    kubectl -n shop scale vmgroup web --replicas=3; kubectl -n shop describe vmgroup web");
+        println!("    {} preview shop/web --replicas 3", binary()?.display());
+        let mut serve = Command::new(binary()?)
+            .args(["policy", "serve", "--apply"])
+            .arg(folder)
+            .env("KUBECONFIG", self.path("kubeconfig")?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut told = String::new();
+        let mut look = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+                ended = serve.wait() => return Err(format!("`vmgroup policy serve` ended: {}", ended?).into()),
+                _ = look.tick() => {
+                    let events = self.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+                    if let Some(event) = events.last().filter(|event| **event != told) {
+                        println!("  {} {event}", self.paint.head("operator"));
+                        told.clone_from(event);
+                    }
+                }
+            }
+        }
     }
 
     async fn a_group_comes_up(&mut self) -> Result<()> {
@@ -359,21 +407,25 @@ impl Stage {
         .await;
     }
 
+    /// The whole path of a file of the demo's.
+    fn path(&self, file: &str) -> Result<String> {
+        Ok(std::env::current_dir()?.join(&self.folder).join(file).display().to_string())
+    }
+
     async fn stay(&self, operator: &mut Child) -> Result<()> {
         // Whoever plays begins with the built-in policies.
         self.user.config_maps().delete("vmgroup-policy", &kube::api::DeleteParams::default()).await?;
-        let here = std::env::current_dir()?;
-        let path = |file: &str| here.join(&self.folder).join(file).display().to_string();
         println!("\n{}", self.paint.head("It goes on running. In another terminal:"));
-        println!("  export KUBECONFIG={}", path("kubeconfig"));
+        println!("  export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig")?, self.path("socket")?);
+        println!("  {} preview shop/web --replicas 5", binary()?.display());
         println!("  kubectl create namespace shop; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A -w");
         println!(
             "  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}",
             self.vcenter_server.addr,
-            path("vcenter-ca.pem")
+            self.path("vcenter-ca.pem")?
         );
         println!("  govc ls {ROOT}");
-        println!("  tail -f {}", path("operator.log"));
+        println!("  tail -f {}", self.path("operator.log")?);
         println!("Kubernetes is at http://{}. Ctrl-C ends it.", self.kube_server.addr);
         tokio::select! {
             _ = tokio::signal::ctrl_c() => Ok(()),

@@ -1,7 +1,7 @@
 //! `vmgroup policy …`: the author's desk. Makes, builds, checks and tries
 //! policies on whatever machine they are written on.
 //!
-//! Must not reach a cluster or a vCenter, and decides nothing that the operator
+//! Must not reach a cluster (but for `serve --apply`) or a vCenter, and decides nothing that the operator
 //! does not decide in the same way: all of it goes through `vmgroup-policy`.
 
 mod ask;
@@ -14,6 +14,7 @@ mod inspect;
 mod new;
 mod replay;
 mod request;
+mod serve;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ use super::text;
 pub use check::CheckArgs;
 pub use input::{InputError, KindArg};
 pub(super) use input::{config, file_or_shipped};
+pub use replay::ReplayError;
 
 /// What can be done with a policy.
 #[derive(Debug, Subcommand)]
@@ -45,6 +47,8 @@ pub(super) enum PolicyCommand {
     Request(request::RequestArgs),
     /// Measures how long a plugin thinks, beside what it may take.
     Bench(bench::BenchArgs),
+    /// Builds, checks and tries a policy at each change of its crate.
+    Serve(serve::ServeArgs),
     /// Tries on thousands of questions what any policy of its kind must hold.
     Conformance(conformance::ConformanceArgs),
 }
@@ -71,6 +75,8 @@ pub(super) enum PolicyError {
     Build(#[from] build::BuildError),
     #[error(transparent)]
     Replay(#[from] replay::ReplayError),
+    #[error(transparent)]
+    Apply(#[from] serve::ApplyError),
     #[error("the output could not be written")]
     Output(#[from] std::io::Error),
 }
@@ -87,6 +93,7 @@ pub(super) fn run(command: &PolicyCommand, out: &mut impl Write) -> Result<ExitC
         PolicyCommand::Replay(arguments) => replay::run(arguments, out),
         PolicyCommand::Request(arguments) => request::run(arguments, out),
         PolicyCommand::Bench(arguments) => bench::run(arguments, out),
+        PolicyCommand::Serve(arguments) => serve::run(arguments, out),
         PolicyCommand::Conformance(arguments) => conformance::run(arguments, out),
     }
 }

@@ -92,7 +92,9 @@ fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
     }
     for Counsel { kind, policy, tried } in asked {
         let tried = if *tried { ", tried here" } else { "" };
-        writeln!(out, "{kind} by {} {} ({}{tried})", policy.plugin, policy.version, policy.digest)?;
+        // As in events: `sha256:` and twelve digits.
+        let digest = policy.digest.get(..19).unwrap_or(&policy.digest);
+        writeln!(out, "{kind} by {} {} ({digest}{tried})", policy.plugin, policy.version)?;
     }
     writeln!(out, "Nothing was changed.")
 }

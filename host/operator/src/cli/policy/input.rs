@@ -114,6 +114,11 @@ pub struct Plugin {
 }
 
 impl PluginArgs {
+    /// Of a file, whatever it exports.
+    pub fn of(file: PathBuf, policy_file: Option<PathBuf>) -> Self {
+        Self { file, kind: None, config: None, policy_file }
+    }
+
     /// The plugin's file, as it was given.
     pub fn file(&self) -> &Path {
         &self.file
