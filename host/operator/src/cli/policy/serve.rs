@@ -167,13 +167,11 @@ fn round(
     let Some(file) = built.into_iter().next().map(|built| built.file) else { return Ok(false) };
     let policy_file = Some(folder.join(FILE_NAME)).filter(|path| path.is_file());
     let plugin = PluginArgs::of(file.clone(), policy_file.clone()).check()?;
-    let policy = match &plugin.verdict {
-        Ok(checked) => checked.policy.clone(),
-        Err(_) => {
-            check::show(super::Output::Text, &plugin, out)?;
-            return Ok(false);
-        }
+    let Ok(checked) = &plugin.verdict else {
+        check::show(super::Output::Text, &plugin, out)?;
+        return Ok(false);
     };
+    let policy = checked.policy.clone();
     writeln!(
         out,
         "{} sha256:{}  {}",
