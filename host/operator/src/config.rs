@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use jiff::tz::TimeZone;
 use vmgroup_vsphere::{Credentials, SiteSelection, Tls};
 
 /// Everything that `run` needs to know.
@@ -21,6 +22,8 @@ pub struct RunConfig {
     pub namespace: String,
     /// The name of the policy ConfigMap.
     pub policy_config_map: String,
+    /// The site's time zone, told to the policies; none: they are told none.
+    pub time_zone: Option<TimeZone>,
     /// Where `/livez`, `/readyz` and `/metrics` are served; none: nowhere.
     pub metrics_addr: Option<SocketAddr>,
     /// The base URL of the OTLP collector that traces are sent to; none: nowhere.

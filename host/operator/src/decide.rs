@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 use vmgroup_api::OnFailure;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
 use vmgroup_records::{Entry, Made, Recorder, Role};
-use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, PowerState, Usage, VmRef};
+use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, HostState, PowerState, Usage, VmRef};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -39,6 +39,8 @@ pub struct Question<'a> {
     pub usage: &'a HashMap<VmRef, Usage>,
     /// Seconds since 1970.
     pub now: u64,
+    /// How far the site's clocks are ahead of UTC now, if the operator knows its time zone.
+    pub utc_offset_minutes: Option<i32>,
     /// Randomness for this question.
     pub seed: u64,
     /// Disk space that a member will take, in MiB, where it is known.
@@ -303,6 +305,7 @@ fn context(question: &Question<'_>, purpose: wit::types::Purpose) -> wit::types:
     let desired = question.desired;
     wit::types::Context {
         now: question.now,
+        utc_offset_minutes: question.utc_offset_minutes,
         seed: question.seed,
         attempt: question.attempt,
         purpose,
@@ -400,7 +403,11 @@ fn inventory(capacity: &Capacity) -> wit::types::Inventory {
         clusters: capacity
             .clusters
             .iter()
-            .map(|cluster| wit::types::Cluster { name: cluster.name.clone(), drs: cluster.drs, attributes: Vec::new() })
+            .map(|cluster| wit::types::Cluster {
+                name: cluster.name.clone(),
+                drs: cluster.drs,
+                attributes: attributes(&cluster.attributes),
+            })
             .collect(),
         hosts: capacity
             .hosts
@@ -408,8 +415,14 @@ fn inventory(capacity: &Capacity) -> wit::types::Inventory {
             .map(|host| wit::types::Host {
                 name: host.name.clone(),
                 cluster: index(host.cluster),
-                usable: host.usable,
-                maintenance: host.maintenance,
+                usable: host.usable(),
+                state: match host.state {
+                    HostState::InService => wit::types::HostState::InService,
+                    HostState::EnteringMaintenance => wit::types::HostState::EnteringMaintenance,
+                    HostState::InMaintenance => wit::types::HostState::InMaintenance,
+                    HostState::Quarantined => wit::types::HostState::Quarantined,
+                    HostState::Unreachable => wit::types::HostState::Unreachable,
+                },
                 cpu_capacity_mhz: host.cpu_mhz,
                 cpu_used_mhz: host.cpu_used_mhz,
                 memory_capacity_mib: host.memory_mib,
@@ -426,6 +439,8 @@ fn inventory(capacity: &Capacity) -> wit::types::Inventory {
                 usable: store.usable,
                 capacity_mib: store.capacity_mib,
                 free_mib: store.free_mib,
+                uncommitted_mib: store.uncommitted_mib,
+                kind: store.kind.clone(),
                 hosts: store.hosts.iter().map(|at| index(*at)).collect(),
                 attributes: attributes(&store.attributes),
             })

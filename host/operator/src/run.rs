@@ -220,6 +220,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         events: events.clone(),
         metrics: metrics.clone(),
         clock,
+        time_zone: config.time_zone.clone(),
         random: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
     };
     let backlog = Backlog::new(metrics.clone());
@@ -229,8 +230,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         lease: config.leader_election.clone(),
         started: tokio::time::Instant::now(),
     });
-    let source: std::sync::Weak<dyn Source> = Arc::<Gauges>::downgrade(&gauges);
-    metrics.read_from(source);
+    metrics.read_from(Arc::<Gauges>::downgrade(&gauges));
 
     let mut background = tokio::task::JoinSet::new();
     if let Some(addr) = config.metrics_addr {

@@ -40,6 +40,7 @@ impl Drop for Folder {
 fn context() -> Context {
     Context {
         now: 1_000_000,
+        utc_offset_minutes: None,
         seed: 7,
         attempt: 0,
         purpose: Purpose::ScaleIn,

@@ -195,7 +195,7 @@ fn a_shipped_policy_is_inspected() {
     assert_eq!(found["world"], "scaling-policy");
     assert_eq!(found["kinds"][0], "scaling");
     assert_eq!(found["description"]["name"], "ordered");
-    assert_eq!(found["imports"][0], "vmgroup:policy/types@0.1.0");
+    assert_eq!(found["imports"][0], "vmgroup:policy/types@0.2.0");
     let producers = found["producers"].as_array().unwrap();
     assert!(producers.iter().any(|it| it["name"] == "wit-bindgen-rust"), "{found}");
     let sections = found["sections"].as_array().unwrap();
@@ -205,7 +205,7 @@ fn a_shipped_policy_is_inspected() {
     assert_eq!(sections[0]["name"], "code");
 
     let shown = prints(&desk, &["policy", "inspect", &shipped("ordered")]);
-    for word in ["scaling-policy", "vmgroup:policy/log@0.1.0", "sha256:", "made by", "code"] {
+    for word in ["scaling-policy", "vmgroup:policy/log@0.2.0", "sha256:", "made by", "code"] {
         assert!(shown.contains(word), "{word} is missing in:\n{shown}");
     }
 

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use vmgroup_policy::wit::types::{
-    Cluster, Context, Datastore, Group, Host as Esxi, Inventory, Member, PowerState, Purpose,
+    Cluster, Context, Datastore, Group, Host as Esxi, HostState, Inventory, Member, PowerState, Purpose,
 };
 use vmgroup_policy::wit::{naming, placement, scaling};
 use vmgroup_policy::{DecisionError, Host, Kind, Limits, Policy, Stage, shipped};
@@ -105,6 +105,7 @@ fn measured<T>(ask: impl Fn() -> Result<T, DecisionError>) -> Result<(Duration, 
 fn context(policy: &Policy) -> Context {
     Context {
         now: 1_800_000_000,
+        utc_offset_minutes: None,
         seed: 1,
         attempt: 0,
         purpose: Purpose::ScaleIn,
@@ -131,7 +132,7 @@ fn inventory() -> Inventory {
                 name: format!("esx-{index}.example.com"),
                 cluster: 0,
                 usable: true,
-                maintenance: false,
+                state: HostState::InService,
                 cpu_capacity_mhz: 100_000,
                 cpu_used_mhz: Some(1000 * index),
                 memory_capacity_mib: 1 << 20,
@@ -145,6 +146,8 @@ fn inventory() -> Inventory {
             usable: true,
             capacity_mib: 1 << 30,
             free_mib: 1 << 30,
+            uncommitted_mib: None,
+            kind: None,
             hosts: (0..40).collect(),
             attributes: Vec::new(),
         }],

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::DecisionError;
 use crate::policy::Loaded;
-use crate::shape::{self, InterfaceProblem, ParseProblem, Shape};
+use crate::shape::{self, InterfaceProblem, Interfaces, ParseProblem, Shape};
 use crate::source::{self, SizeProblem};
 use crate::text::{MESSAGE_CHARS, quoted, tidy};
 use crate::wit::lifecycle::{Description, Kind as WitKind, Problem as WitProblem};
-use crate::{Digest, Host, Kind, Policy, Source, sandbox, schema, self_test};
+use crate::{Contract, Digest, Host, Kind, Policy, Source, sandbox, schema, self_test};
 
 /// The stages of a check, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -233,7 +233,7 @@ impl Problem {
             }
             Self::Interface(InterfaceProblem::OtherVersion { .. }) => format!(
                 "Build it against the contract {}.x (wit/{}), or use an operator that speaks its version.",
-                shape::SPOKEN, shape::SPOKEN
+                Contract::LATEST, Contract::LATEST
             ),
             Self::Interface(InterfaceProblem::NotExported { exports, .. }) => {
                 let others: Vec<String> = Kind::ALL
@@ -254,10 +254,10 @@ impl Problem {
             }
             Self::Link(_) => format!(
                 "Build it against the contract as it is in wit/{}: its types differ from the operator's.",
-                shape::SPOKEN
+                Contract::LATEST
             ),
             Self::Description(_) => {
-                "Correct what `describe` returns; the rules are in wit/0.1/lifecycle.wit.".to_owned()
+                format!("Correct what `describe` returns; the rules are in wit/{}/lifecycle.wit.", Contract::LATEST)
             }
             Self::ConfigShape(_) => "Write `config: { … }` with named fields.".to_owned(),
             Self::Config(_) => format!("Correct `config` under `{kind}:` in policy.yaml."),
@@ -393,7 +393,7 @@ impl Host {
         &self,
         kind: Kind,
         component: &wasmtime::component::Component,
-        (answer, lifecycle): &(String, String),
+        Interfaces { contract, answer, lifecycle }: &Interfaces,
     ) -> Result<Loaded, Problem> {
         let link = |error: wasmtime::Error| Problem::Link(tidy(&format!("{error:#}"), MESSAGE_CHARS));
         let find = |interface: &str, function: &str| {
@@ -404,6 +404,7 @@ impl Host {
         };
         Ok(Loaded {
             kind,
+            contract: *contract,
             host: self.clone(),
             pre: self.linker().instantiate_pre(component).map_err(link)?,
             answer: find(answer, kind.function())?,
@@ -426,23 +427,27 @@ fn interface_detail(shape: &Shape) -> String {
 /// Makes an instance and compares the signatures of its functions with the
 /// contract's, without calling any.
 fn instantiate(loaded: &Loaded, plugin: &Arc<str>) -> Result<u64, Problem> {
-    use crate::wit::{naming, placement, scaling};
+    use crate::wit::{naming, placement, scaling, v0_1};
     use wasmtime::component::TypedFunc;
     type Validates<'a> = TypedFunc<(WitKind, &'a str), (Result<(), Vec<WitProblem>>,)>;
     type Answers<Q, A> = TypedFunc<(Q,), (Result<A, crate::wit::types::Refusal>,)>;
     let kind = loaded.kind;
     let ran = loaded.run(plugin, |store, instance| {
         let answer = &loaded.answer;
-        let fits = match kind {
-            Kind::Naming => {
-                instance.get_typed_func(&mut *store, answer).map(|_: Answers<&naming::Request, naming::Answer>| ())
-            }
-            Kind::Placement => instance
-                .get_typed_func(&mut *store, answer)
-                .map(|_: Answers<&placement::Request, Vec<placement::Place>>| ()),
-            Kind::Scaling => instance
-                .get_typed_func(&mut *store, answer)
-                .map(|_: Answers<&scaling::Request, Vec<scaling::Victim>>| ()),
+        // Types are compared by their shape, and answers have had theirs from the first
+        // version on.
+        macro_rules! fits {
+            ($request:ty => $answer:ty) => {
+                instance.get_typed_func(&mut *store, answer).map(|_: Answers<$request, $answer>| ())
+            };
+        }
+        let fits = match (loaded.contract, kind) {
+            (Contract::V0_2, Kind::Naming) => fits!(&naming::Request => naming::Answer),
+            (Contract::V0_2, Kind::Placement) => fits!(&placement::Request => Vec<placement::Place>),
+            (Contract::V0_2, Kind::Scaling) => fits!(&scaling::Request => Vec<scaling::Victim>),
+            (Contract::V0_1, Kind::Naming) => fits!(&v0_1::naming::Request => naming::Answer),
+            (Contract::V0_1, Kind::Placement) => fits!(&v0_1::placement::Request => Vec<placement::Place>),
+            (Contract::V0_1, Kind::Scaling) => fits!(&v0_1::scaling::Request => Vec<scaling::Victim>),
         };
         let fits = fits
             .and_then(|()| {

@@ -5,7 +5,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 
-use crate::wit::types::{Attribute, Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
+use crate::wit::types::{
+    Attribute, Cluster, Context, Datastore, Group, Host, HostState, Inventory, Member, PowerState, Purpose,
+};
 use crate::wit::{naming, placement, scaling};
 use crate::{Kind, Question};
 
@@ -122,7 +124,7 @@ fn plain(kind: Kind, size: Size) -> Parts {
                 name: format!("esx-{}", index + 1),
                 cluster: index % clusters.max(1),
                 usable: true,
-                maintenance: false,
+                state: HostState::InService,
                 cpu_capacity_mhz: 64_000,
                 cpu_used_mhz: Some(1_000 + u64::from(index * 37 % 9_000)),
                 memory_capacity_mib: 1 << 20,
@@ -137,6 +139,8 @@ fn plain(kind: Kind, size: Size) -> Parts {
                 usable: true,
                 capacity_mib: 1 << 26,
                 free_mib: 1 << 25,
+                uncommitted_mib: Some(1 << 24),
+                kind: Some("VMFS".to_owned()),
                 hosts: (0..hosts).collect(),
                 attributes: Vec::new(),
             })
@@ -179,6 +183,7 @@ fn plain(kind: Kind, size: Size) -> Parts {
 fn context(purpose: Purpose, group: &str, seed: u64) -> Context {
     Context {
         now: NOW,
+        utc_offset_minutes: Some(60),
         seed,
         attempt: 0,
         purpose,
@@ -234,6 +239,7 @@ fn random(kind: Kind, size: Size, dice: &mut Dice) -> Parts {
         dice.pick(&["web", "db", "a", "UPPER-Case", "a-rather-long-name-of-a-group-for-the-winter-sale", "x1", "7"]);
     let mut context = context(purpose(kind, dice), group, dice.next());
     context.now = NOW + dice.next() % YEARS;
+    context.utc_offset_minutes = (!dice.percent(30)).then(|| [-300, 0, 60, 330][dice.index(4)]);
     context.attempt = if dice.percent(10) { dice.below(6) } else { 0 };
     if dice.percent(20) {
         context.group.labels.clear();
@@ -291,13 +297,13 @@ fn inventory(hosts: u32, dice: &mut Dice) -> Inventory {
             .collect(),
         hosts: (0..hosts)
             .map(|index| {
-                let usable = dice.percent(85);
+                let state = host_state(dice);
                 let memory = [4_096, 65_536, 1 << 20][dice.index(3)];
                 Host {
                     name: format!("esx-{index}.example.com"),
                     cluster: dice.below(clusters),
-                    usable,
-                    maintenance: !usable && dice.percent(60),
+                    usable: matches!(state, HostState::InService | HostState::Quarantined),
+                    state,
                     cpu_capacity_mhz: [2_000, 48_000, 400_000][dice.index(3)],
                     cpu_used_mhz: (!dice.percent(20)).then(|| u64::from(dice.below(400_000))),
                     memory_capacity_mib: memory,
@@ -316,11 +322,25 @@ fn inventory(hosts: u32, dice: &mut Dice) -> Inventory {
                     usable: dice.percent(85),
                     capacity_mib: capacity,
                     free_mib: dice.next() % (capacity + 1),
+                    // Thin disks can be promised more than there is.
+                    uncommitted_mib: (!dice.percent(20)).then(|| dice.next() % (2 * capacity + 1)),
+                    kind: (!dice.percent(20))
+                        .then(|| dice.pick(&["VMFS", "NFS41", "vsan", "something new"]).to_owned()),
                     hosts: (0..hosts).filter(|_| dice.percent(70)).collect(),
                     attributes: attributes(dice),
                 }
             })
             .collect(),
+    }
+}
+
+fn host_state(dice: &mut Dice) -> HostState {
+    match dice.below(20) {
+        0 => HostState::EnteringMaintenance,
+        1 => HostState::InMaintenance,
+        2 => HostState::Quarantined,
+        3 => HostState::Unreachable,
+        _ => HostState::InService,
     }
 }
 
@@ -480,16 +500,19 @@ mod tests {
 
     /// What the contract promises to a policy about a question.
     fn assert_legal(question: &Question) {
-        let indices = |inventory: &Inventory, members: &[Member]| {
-            let (clusters, hosts) = (inventory.clusters.len(), inventory.hosts.len());
-            assert!(inventory.hosts.iter().all(|host| (host.cluster as usize) < clusters));
-            assert!(inventory.datastores.iter().flat_map(|d| &d.hosts).all(|host| (*host as usize) < hosts));
-            assert!(members.iter().filter_map(|m| m.host).all(|host| (host as usize) < hosts));
-            let stores = inventory.datastores.len();
-            assert!(members.iter().filter_map(|m| m.datastore).all(|one| (one as usize) < stores));
-            assert!(inventory.datastores.iter().all(|one| one.free_mib <= one.capacity_mib));
-            assert!(inventory.hosts.iter().all(|host| !(host.usable && host.maintenance)));
-        };
+        let indices =
+            |inventory: &Inventory, members: &[Member]| {
+                let (clusters, hosts) = (inventory.clusters.len(), inventory.hosts.len());
+                assert!(inventory.hosts.iter().all(|host| (host.cluster as usize) < clusters));
+                assert!(inventory.datastores.iter().flat_map(|d| &d.hosts).all(|host| (*host as usize) < hosts));
+                assert!(members.iter().filter_map(|m| m.host).all(|host| (host as usize) < hosts));
+                let stores = inventory.datastores.len();
+                assert!(members.iter().filter_map(|m| m.datastore).all(|one| (one as usize) < stores));
+                assert!(inventory.datastores.iter().all(|one| one.free_mib <= one.capacity_mib));
+                assert!(inventory.hosts.iter().all(|host| {
+                    host.usable == matches!(host.state, HostState::InService | HostState::Quarantined)
+                }));
+            };
         let members = match question {
             Question::Naming(request) => {
                 assert!(request.count >= 1);

@@ -16,6 +16,7 @@ pub mod shipped;
 pub mod wit;
 
 mod check;
+mod contract;
 mod decision;
 mod host;
 mod in_force;
@@ -33,6 +34,7 @@ mod text;
 
 pub use check::{CheckError, Checked, ConfigProblem, Problem, Stage, StageReport};
 pub use check_answer::BadAnswer;
+pub use contract::Contract;
 pub use decision::{Decided, DecisionError, LogLine};
 pub use host::{Host, HostError};
 pub use in_force::{InForce, PolicySet};

@@ -11,8 +11,9 @@ use crate::check_answer::{self, BadAnswer};
 use crate::sandbox::{self, Ran, Sandbox};
 use crate::text::{MESSAGE_CHARS, tidy};
 use crate::wit::types::{Context, Refusal};
+use crate::wit::v0_1::Older;
 use crate::wit::{lifecycle, naming, placement, scaling};
-use crate::{Answer, Decided, DecisionError, Digest, Host, Kind, Question, Tried};
+use crate::{Answer, Contract, Decided, DecisionError, Digest, Host, Kind, Question, Tried};
 
 /// A plugin with its configuration, checked and ready. Each question is
 /// answered in a fresh sandbox; nothing is kept from one to the next.
@@ -28,6 +29,7 @@ pub struct Policy {
 /// A component with its functions found, not yet described or configured.
 pub(crate) struct Loaded {
     pub(crate) kind: Kind,
+    pub(crate) contract: Contract,
     pub(crate) host: Host,
     pub(crate) pre: InstancePre<Sandbox>,
     pub(crate) answer: ComponentExportIndex,
@@ -60,6 +62,12 @@ impl Policy {
     /// The question that it answers.
     pub const fn kind(&self) -> Kind {
         self.loaded.kind
+    }
+
+    /// The version of the contract that it was made for. Questions are put to it in
+    /// that one's terms.
+    pub const fn contract(&self) -> Contract {
+        self.loaded.contract
     }
 
     /// The plugin's name as the policy file gives it.
@@ -151,14 +159,20 @@ impl Policy {
 
     fn ask<Q, A>(&self, asked: Kind, request: &Q, check: impl FnOnce(&Q, A) -> Result<A, BadAnswer>) -> Tried<A>
     where
+        Q: Older,
         for<'a> &'a Q: Lower,
+        for<'a> &'a Q::V0_1: Lower,
         A: Lift + 'static,
     {
         if let Err(error) = self.is(asked) {
             return Tried { outcome: Err(error), fuel: 0, memory: 0, log: Vec::new() };
         }
         let Ran { outcome, fuel, memory, log } = self.loaded.run(&self.plugin, |store, instance| {
-            let (answer,): (Result<A, Refusal>,) = sandbox::call(store, instance, &self.loaded.answer, (request,))?;
+            let function = &self.loaded.answer;
+            let (answer,): (Result<A, Refusal>,) = match self.loaded.contract {
+                Contract::V0_2 => sandbox::call(store, instance, function, (request,))?,
+                Contract::V0_1 => sandbox::call(store, instance, function, (&request.in_0_1(),))?,
+            };
             Ok(answer)
         });
         let outcome = outcome

@@ -13,6 +13,7 @@ use crate::decision::{DecisionError, LogLine};
 use crate::host::ticks;
 use crate::text::{MESSAGE_CHARS, tidy};
 use crate::wit::bindings::vmgroup::policy::{log, types};
+use crate::wit::v0_1;
 use crate::{Limits, wit};
 
 /// What belongs to one sandbox, and ends with it.
@@ -40,6 +41,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |sandbox| sandbox)?;
     types::add_to_linker::<_, HasSelf<_>>(&mut linker, |sandbox| sandbox)?;
+    v0_1::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -3,7 +3,9 @@
 //! fine; a crash, an overrun or an illegal answer is not.
 
 use crate::check::Problem;
-use crate::wit::types::{Attribute, Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
+use crate::wit::types::{
+    Attribute, Cluster, Context, Datastore, Group, Host, HostState, Inventory, Member, PowerState, Purpose,
+};
 use crate::wit::{naming, placement, scaling};
 use crate::{Decided, DecisionError, Kind, Policy};
 
@@ -76,6 +78,7 @@ const NOW: u64 = 1_767_607_200;
 fn context(purpose: Purpose, replicas: u32) -> Context {
     Context {
         now: NOW,
+        utc_offset_minutes: Some(60),
         seed: 0x5eed_0001,
         attempt: 0,
         purpose,
@@ -106,7 +109,7 @@ fn inventory(hosts: u32) -> Inventory {
                 name: format!("esx-{index}"),
                 cluster: 0,
                 usable: true,
-                maintenance: false,
+                state: HostState::InService,
                 cpu_capacity_mhz: 48_000,
                 cpu_used_mhz: (index % 2 == 0).then_some(1_200),
                 memory_capacity_mib: 1 << 20,
@@ -120,6 +123,8 @@ fn inventory(hosts: u32) -> Inventory {
             usable: true,
             capacity_mib: 1 << 30,
             free_mib: 1 << 29,
+            uncommitted_mib: None,
+            kind: None,
             hosts: (0..hosts).collect(),
             attributes: Vec::new(),
         }],
@@ -134,7 +139,7 @@ fn full_house() -> Inventory {
     let mut inventory = inventory(2);
     for host in &mut inventory.hosts {
         host.usable = false;
-        host.maintenance = true;
+        host.state = HostState::InMaintenance;
     }
     for datastore in &mut inventory.datastores {
         datastore.usable = false;

@@ -6,13 +6,10 @@ use std::fmt;
 
 use wasmparser::{ComponentInstance, ComponentTypeRef, Encoding, Parser, Payload, Validator, WasmFeatures};
 
-use crate::{Kind, Limits};
+use crate::{Contract, Kind, Limits};
 
 /// The package of the contract.
 const PACKAGE: &str = "vmgroup:policy";
-/// The version of the contract that this host speaks, without the patch level,
-/// which may be any: growth inside a minor version is compatible.
-pub(crate) const SPOKEN: &str = "0.1";
 
 /// Why bytes are not a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +73,7 @@ pub enum InterfaceProblem {
         imports: Vec<String>,
     },
     /// Made for another version of the contract.
-    #[error("it was made for {PACKAGE} {found}, this operator speaks {SPOKEN}: {}", .interfaces.join(", "))]
+    #[error("it was made for {PACKAGE} {found}, this operator speaks {}: {}", Contract::spoken(), .interfaces.join(", "))]
     OtherVersion {
         /// The version it was made for.
         found: String,
@@ -124,19 +121,24 @@ impl Extern {
             None => (rest, None),
         })
     }
+
+    /// The spoken version that it belongs to.
+    fn contract(&self) -> Option<Contract> {
+        let (_, version) = self.of_contract()?;
+        Contract::of_interface(version?)
+    }
+
+    fn is(&self, interface: &str, contract: Contract) -> bool {
+        self.instance
+            && self.contract() == Some(contract)
+            && self.of_contract().is_some_and(|(name, _)| name == interface)
+    }
 }
 
 impl fmt::Display for Extern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
-}
-
-fn is_spoken(version: Option<&str>) -> bool {
-    // "0.1.7" and nothing like "0.10.0".
-    version
-        .and_then(|version| version.strip_prefix(SPOKEN))
-        .is_some_and(|rest| rest.strip_prefix('.').is_some_and(|patch| patch.bytes().all(|b| b.is_ascii_digit())))
 }
 
 /// WebAssembly as the engine takes it: no threads, nothing that differs from
@@ -312,23 +314,32 @@ fn other_than_wasm(bytes: &[u8]) -> ParseProblem {
     })
 }
 
-/// Compares imports with the allow-list and exports with what `kind` needs.
-/// Gives the export names of the interface asked for and of `lifecycle`.
-pub(crate) fn interfaces(shape: &Shape, kind: Kind) -> Result<(String, String), InterfaceProblem> {
+/// How a component answers a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interfaces {
+    /// In which version of the contract.
+    pub(crate) contract: Contract,
+    /// The export that has the function.
+    pub(crate) answer: String,
+    /// Its `lifecycle` of the same version.
+    pub(crate) lifecycle: String,
+}
+
+/// Compares imports with the allow-list and exports with what `kind` needs, in the
+/// newest version that the component has it in.
+pub(crate) fn interfaces(shape: &Shape, kind: Kind) -> Result<Interfaces, InterfaceProblem> {
     let foreign: Vec<&Extern> = shape
         .imports
         .iter()
         .chain(&shape.exports)
-        .filter(|item| item.of_contract().is_some_and(|(_, version)| !is_spoken(version)))
+        .filter(|item| item.of_contract().is_some() && item.contract().is_none())
         .collect();
-    let answers = |wanted: &str| {
-        shape.exports.iter().find(|export| {
-            export.instance && export.of_contract().is_some_and(|(name, version)| name == wanted && is_spoken(version))
-        })
-    };
-    // A plugin may speak several versions: what counts is that it speaks this one.
+    let export = |wanted: &str, contract| shape.exports.iter().find(|export| export.is(wanted, contract));
+    let answers: Vec<(Contract, &Extern)> =
+        Contract::ALL.into_iter().filter_map(|contract| Some((contract, export(kind.as_str(), contract)?))).collect();
+    // A plugin may speak several versions: what counts is that it speaks one of ours.
     let import_of_other_version = foreign.iter().any(|item| shape.imports.iter().any(|import| import == *item));
-    if !foreign.is_empty() && (import_of_other_version || answers(kind.as_str()).is_none()) {
+    if !foreign.is_empty() && (import_of_other_version || answers.is_empty()) {
         let version = foreign[0].of_contract().and_then(|(_, version)| version);
         return Err(InterfaceProblem::OtherVersion {
             found: version.unwrap_or("without a version").to_owned(),
@@ -348,15 +359,42 @@ pub(crate) fn interfaces(shape: &Shape, kind: Kind) -> Result<(String, String), 
     if !forbidden.is_empty() {
         return Err(InterfaceProblem::ForbiddenImports { imports: forbidden });
     }
-    let answer = answers(kind.as_str()).ok_or_else(|| InterfaceProblem::NotExported {
-        kind,
-        exports: shape.exports.iter().map(ToString::to_string).collect(),
-    })?;
-    let lifecycle = answers("lifecycle").ok_or(InterfaceProblem::NoLifecycle)?;
-    Ok((answer.name.clone(), lifecycle.name.clone()))
+    if answers.is_empty() {
+        return Err(InterfaceProblem::NotExported {
+            kind,
+            exports: shape.exports.iter().map(ToString::to_string).collect(),
+        });
+    }
+    let whole = answers.into_iter().find_map(|(contract, answer)| {
+        let lifecycle = export("lifecycle", contract)?.name.clone();
+        Some(Interfaces { contract, answer: answer.name.clone(), lifecycle })
+    });
+    whole.ok_or(InterfaceProblem::NoLifecycle)
 }
 
 /// The first question that a component answers, if any.
 pub(crate) fn first_kind(shape: &Shape) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| interfaces(shape, *kind).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exporting(names: &[&str]) -> Shape {
+        let exports = names.iter().map(|name| Extern { name: format!("{PACKAGE}/{name}"), instance: true }).collect();
+        Shape { exports, ..Shape::default() }
+    }
+
+    #[test]
+    fn of_several_versions_the_newest_that_is_whole_counts() {
+        let both = exporting(&["lifecycle@0.1.0", "naming@0.1.3", "naming@0.2.0", "lifecycle@0.2.1", "naming@0.9.0"]);
+        let spoken = interfaces(&both, Kind::Naming).unwrap();
+        assert_eq!((spoken.contract, spoken.answer.as_str()), (Contract::V0_2, "vmgroup:policy/naming@0.2.0"));
+        assert_eq!(spoken.lifecycle, "vmgroup:policy/lifecycle@0.2.1");
+        let half = exporting(&["lifecycle@0.1.0", "naming@0.1.0", "naming@0.2.0"]);
+        assert_eq!(interfaces(&half, Kind::Naming).unwrap().contract, Contract::V0_1);
+        let none = exporting(&["lifecycle@0.1.0", "naming@0.2.0"]);
+        assert_eq!(interfaces(&none, Kind::Naming), Err(InterfaceProblem::NoLifecycle));
+    }
 }

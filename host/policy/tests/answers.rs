@@ -10,12 +10,15 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use vmgroup_policy::check_answer;
-use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Group, Host, Inventory, Member, PowerState, Purpose};
+use vmgroup_policy::wit::types::{
+    Cluster, Context, Datastore, Group, Host, HostState, Inventory, Member, PowerState, Purpose,
+};
 use vmgroup_policy::wit::{naming, placement, scaling};
 
 fn context() -> Context {
     Context {
         now: 0,
+        utc_offset_minutes: None,
         seed: 0,
         attempt: 0,
         purpose: Purpose::ScaleIn,
@@ -117,7 +120,7 @@ prop_compose! {
                     name: "h".into(),
                     cluster,
                     usable,
-                    maintenance: false,
+                    state: HostState::InService,
                     cpu_capacity_mhz: 0,
                     cpu_used_mhz: None,
                     memory_capacity_mib: memory,
@@ -133,6 +136,8 @@ prop_compose! {
                     usable,
                     capacity_mib: 8,
                     free_mib,
+                    uncommitted_mib: None,
+                    kind: None,
                     hosts,
                     attributes: Vec::new(),
                 })

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Host as Esxi, Inventory, Member, PowerState, Purpose};
+use vmgroup_policy::wit::types::{
+    Cluster, Context, Datastore, Host as Esxi, HostState, Inventory, Member, PowerState, Purpose,
+};
 use vmgroup_policy::wit::{naming, placement, scaling};
 use vmgroup_policy::{Host, InForce, Kind, Limits, PolicySet, Problem, Stage, shipped};
 
@@ -26,7 +28,7 @@ fn inventory() -> Inventory {
                 name: format!("esx-{index}"),
                 cluster: 0,
                 usable: true,
-                maintenance: false,
+                state: HostState::InService,
                 cpu_capacity_mhz: 10_000,
                 cpu_used_mhz: None,
                 memory_capacity_mib: 65_536,
@@ -40,6 +42,8 @@ fn inventory() -> Inventory {
             usable: true,
             capacity_mib: 1 << 20,
             free_mib: 1 << 20,
+            uncommitted_mib: None,
+            kind: None,
             hosts: vec![0, 1],
             attributes: Vec::new(),
         }],

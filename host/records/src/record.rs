@@ -2,21 +2,21 @@
 //! their order here, no blanks) and self-contained. Pure.
 
 use serde::{Deserialize, Serialize};
-use vmgroup_policy::{Answer, DecisionError, LogLine, Policy, Question, Tried};
+use vmgroup_policy::wit::v0_1;
+use vmgroup_policy::{Answer, Contract, DecisionError, LogLine, Policy, Question, Tried};
 
-/// The version of the format that is written. What may be read is older or equal.
-pub const FORMAT: u32 = 1;
+/// The version of the format that is written. What may be read is older or equal: 1
+/// had questions in the terms of the contract 0.1, 2 has them in those of 0.2.
+pub const FORMAT: u32 = 2;
 
-/// The version of the contract (`wit/`) whose terms questions and answers are in.
-const CONTRACT: &str = "0.1";
-
-/// One decision of one policy.
+/// One decision of one policy. `Q` is the question: an old line has it in the terms of
+/// an older version of the contract, everything else in those of the latest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<Q = Question> {
     /// [`FORMAT`] of when it was written.
     pub format: u32,
-    /// The version of the contract, such as `0.1`.
-    pub contract: String,
+    /// The version of the contract (`wit/`) whose terms the question is in.
+    pub contract: Contract,
     /// Counts from 1 since the start of the operator that made it. A number that
     /// is missing is a record that was dropped.
     pub number: u64,
@@ -28,7 +28,7 @@ pub struct Record {
     pub policy: Asked,
     /// The question, with the configuration that the policy saw.
     #[serde(flatten)]
-    pub question: Question,
+    pub question: Q,
     /// What came of it.
     pub outcome: Outcome,
     /// Fuel used: the same for the same question on any machine.
@@ -165,7 +165,7 @@ impl Record {
         let Tried { outcome, fuel, memory, log } = tried;
         Self {
             format: FORMAT,
-            contract: CONTRACT.to_owned(),
+            contract: Contract::LATEST,
             number,
             at_ms: made.at_ms,
             role: made.role,
@@ -193,17 +193,50 @@ impl Record {
         line
     }
 
-    /// Reads one line, of this format or an older one.
+    /// Reads one line, of this format or an older one, into today's.
     pub fn from_line(line: &[u8]) -> Result<Self, FormatError> {
         #[derive(Deserialize)]
         struct Versioned {
             format: u32,
+        }
+        #[derive(Deserialize)]
+        struct InTermsOf {
+            contract: Contract,
         }
         // The version first: the shape of a newer one would only confuse.
         let Versioned { format } = serde_json::from_slice(line).map_err(FormatError::Shape)?;
         if format > FORMAT {
             return Err(FormatError::Newer { found: format });
         }
-        serde_json::from_slice(line).map_err(FormatError::Shape)
+        let InTermsOf { contract } = serde_json::from_slice(line).map_err(FormatError::Shape)?;
+        match contract {
+            Contract::V0_1 => {
+                let then: Record<v0_1::Question> = serde_json::from_slice(line).map_err(FormatError::Shape)?;
+                Ok(Self::from(then))
+            }
+            Contract::V0_2 => serde_json::from_slice(line).map_err(FormatError::Shape),
+        }
+    }
+}
+
+/// In today's format and terms.
+impl From<Record<v0_1::Question>> for Record {
+    fn from(then: Record<v0_1::Question>) -> Self {
+        let Record {
+            format: _,
+            contract: _,
+            number,
+            at_ms,
+            role,
+            policy,
+            question,
+            outcome,
+            fuel,
+            memory,
+            micros,
+            log,
+        } = then;
+        let (format, contract, question) = (FORMAT, Contract::LATEST, Question::from(question));
+        Self { format, contract, number, at_ms, role, policy, question, outcome, fuel, memory, micros, log }
     }
 }

@@ -73,6 +73,7 @@ fn question(members: u32, count: u32) -> Question {
     Question::Scaling(scaling::Request {
         context: Context {
             now: 1_000_000,
+            utc_offset_minutes: None,
             seed: 7,
             attempt: 0,
             purpose: Purpose::ScaleIn,
@@ -257,7 +258,7 @@ fn what_is_no_record_is_refused_with_its_line() {
     std::fs::write(&file, [&line[..], b"{\"format\":1}\n"].concat()).unwrap();
     let error = read(&folder.0).unwrap_err();
     assert!(matches!(error, ReadError::Line { line: 2, .. }), "{error}");
-    let newer = String::from_utf8(line).unwrap().replacen("\"format\":1", "\"format\":99", 1);
+    let newer = String::from_utf8(line).unwrap().replacen(&format!("\"format\":{FORMAT}"), "\"format\":99", 1);
     let error = Record::from_line(newer.as_bytes()).unwrap_err();
     assert!(
         matches!(error, FormatError::Newer { found: 99 }) && error.to_string().contains(&FORMAT.to_string()),

@@ -1,7 +1,7 @@
 //! What room there is: clusters, hosts and datastores as tables that point at
 //! each other by index, and what single machines use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::client::{Purpose, Vcenter};
 use crate::error::Error;
@@ -17,6 +17,10 @@ const CLUSTER: &str = "ClusterComputeResource";
 const HOST: &str = "HostSystem";
 const DATASTORE: &str = "Datastore";
 const FIELDS: &str = "CustomFieldsManager";
+const TASK: &str = "Task";
+/// What the task is called (`TaskInfo.descriptionId`) that puts a host into maintenance.
+/// The host itself only says when it is there.
+const ENTERING: &str = "HostSystem.enterMaintenanceMode";
 
 /// The room of a site. Tables are ordered by name, then reference.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +45,23 @@ pub struct ClusterCapacity {
     /// The pool that the site uses there, for
     /// [`CloneSpec::pool`](crate::CloneSpec::pool).
     pub pool: PoolRef,
+    /// Its custom attributes, by name.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Where a host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// It serves.
+    InService,
+    /// A task puts it into maintenance mode, and waits for it to be emptied.
+    EnteringMaintenance,
+    /// In maintenance mode.
+    InMaintenance,
+    /// Kept clear by Proactive HA (`runtime.inQuarantineMode`).
+    Quarantined,
+    /// Not connected, or not powered on.
+    Unreachable,
 }
 
 /// A host.
@@ -52,10 +73,8 @@ pub struct HostCapacity {
     pub name: String,
     /// Index into [`Capacity::clusters`].
     pub cluster: usize,
-    /// Connected, powered on, and not in maintenance.
-    pub usable: bool,
-    /// In maintenance, or on the way there.
-    pub maintenance: bool,
+    /// Where it stands.
+    pub state: HostState,
     /// CPU there is, in MHz over all cores.
     pub cpu_mhz: u64,
     /// CPU in use, in MHz; none while vCenter has no statistics.
@@ -68,6 +87,13 @@ pub struct HostCapacity {
     pub vms: u32,
     /// Its custom attributes, by name.
     pub attributes: BTreeMap<String, String>,
+}
+
+impl HostCapacity {
+    /// Whether a machine can be put here: in service, or in quarantine for want of better.
+    pub fn usable(&self) -> bool {
+        matches!(self.state, HostState::InService | HostState::Quarantined)
+    }
 }
 
 /// A datastore.
@@ -83,6 +109,11 @@ pub struct DatastoreCapacity {
     pub capacity_mib: u64,
     /// Free space in MiB.
     pub free_mib: u64,
+    /// What thin disks on it may still take, in MiB (`summary.uncommitted`); none where
+    /// vCenter does not say.
+    pub uncommitted_mib: Option<u64>,
+    /// Its type in vSphere's words, such as `VMFS` (`summary.type`).
+    pub kind: Option<String>,
     /// Hosts that can write to it: indices into [`Capacity::hosts`].
     pub hosts: Vec<usize>,
     /// Its custom attributes, by name.
@@ -127,7 +158,8 @@ impl Vcenter {
 }
 
 fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query {
-    let steps = [Step::along("hosts", COMPUTE, "host", &[]), Step::along("datastores", COMPUTE, "datastore", &[])];
+    let tasks = Step::along("tasks", HOST, "recentTask", &[]);
+    let steps = [Step::along("hosts", COMPUTE, "host", &[tasks]), Step::along("datastores", COMPUTE, "datastore", &[])];
     let mut starts: Vec<Start> = site
         .clusters
         .iter()
@@ -136,7 +168,7 @@ fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query
     starts.extend(fields.map(Start::at));
     Query {
         paths: vec![
-            Paths::new(CLUSTER, &["name", "configurationEx"]),
+            Paths::new(CLUSTER, &["name", "configurationEx", "customValue"]),
             Paths::new(
                 HOST,
                 &[
@@ -150,6 +182,8 @@ fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query
                     "runtime.connectionState",
                     "runtime.powerState",
                     "runtime.inMaintenanceMode",
+                    "runtime.inQuarantineMode",
+                    "recentTask",
                     "vm",
                     "customValue",
                 ],
@@ -161,11 +195,14 @@ fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query
                     "summary.accessible",
                     "summary.capacity",
                     "summary.freeSpace",
+                    "summary.uncommitted",
+                    "summary.type",
                     "summary.maintenanceMode",
                     "host",
                     "customValue",
                 ],
             ),
+            Paths::new(TASK, &["info.descriptionId", "info.state"]),
             Paths::new(FIELDS, &["field"]),
         ],
         starts,
@@ -179,20 +216,27 @@ impl Capacity {
         let clusters: Vec<ClusterCapacity> = site
             .clusters
             .iter()
-            .map(|cluster| ClusterCapacity {
-                id: cluster.id.clone(),
-                name: cluster.name.clone(),
-                drs: objects
-                    .iter()
-                    .find(|object| object.id == cluster.id.managed_object())
-                    .and_then(|object| object.get("configurationEx"))
-                    .and_then(|config| config.at(&["drsConfig", "enabled"]))
-                    .is_some_and(Element::is_true),
-                pool: cluster.pool.clone(),
+            .map(|cluster| {
+                let object = objects.iter().find(|object| object.id == cluster.id.managed_object());
+                ClusterCapacity {
+                    id: cluster.id.clone(),
+                    name: cluster.name.clone(),
+                    drs: object
+                        .and_then(|object| object.get("configurationEx"))
+                        .and_then(|config| config.at(&["drsConfig", "enabled"]))
+                        .is_some_and(Element::is_true),
+                    pool: cluster.pool.clone(),
+                    attributes: object.map(|object| attributes(object, &fields)).unwrap_or_default(),
+                }
             })
             .collect();
+        let entering: HashSet<&str> = of_kind(TASK)
+            .filter(|task| task.text("info.descriptionId") == ENTERING)
+            .filter(|task| matches!(task.text("info.state"), "running" | "queued"))
+            .map(|task| task.id.id.as_str())
+            .collect();
         let mut hosts: Vec<HostCapacity> =
-            of_kind(HOST).filter_map(|object| host(object, &clusters, &fields)).collect();
+            of_kind(HOST).filter_map(|object| host(object, &clusters, &fields, &entering)).collect();
         hosts.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         let index: HashMap<&str, usize> =
             hosts.iter().enumerate().map(|(index, host)| (host.id.as_str(), index)).collect();
@@ -205,20 +249,21 @@ impl Capacity {
     }
 }
 
-fn host(object: &Object, clusters: &[ClusterCapacity], fields: &HashMap<String, String>) -> Option<HostCapacity> {
+fn host(
+    object: &Object,
+    clusters: &[ClusterCapacity],
+    fields: &HashMap<String, String>,
+    entering: &HashSet<&str>,
+) -> Option<HostCapacity> {
     let parent = object.reference("parent")?;
     let cluster = clusters.iter().position(|cluster| cluster.id.managed_object() == parent)?;
     let number = |path: &str| object.number(path);
-    let maintenance = object.is_true("runtime.inMaintenanceMode");
-    let powered = matches!(object.text("runtime.powerState"), "poweredOn" | "unknown" | "");
-    let connected = object.text("runtime.connectionState") == "connected";
     let cores = number("summary.hardware.numCpuCores").unwrap_or(0);
     Some(HostCapacity {
         id: HostRef::new(&object.id.id),
         name: object.name(),
         cluster,
-        usable: connected && powered && !maintenance,
-        maintenance,
+        state: host_state(object, entering),
         cpu_mhz: number("summary.hardware.cpuMhz").unwrap_or(0) * cores,
         cpu_used_mhz: number("summary.quickStats.overallCpuUsage"),
         memory_mib: number("summary.hardware.memorySize").unwrap_or(0) / MIB,
@@ -226,6 +271,22 @@ fn host(object: &Object, clusters: &[ClusterCapacity], fields: &HashMap<String, 
         vms: u32::try_from(object.references("vm").len()).unwrap_or(u32::MAX),
         attributes: attributes(object, fields),
     })
+}
+
+fn host_state(object: &Object, entering: &HashSet<&str>) -> HostState {
+    let powered = matches!(object.text("runtime.powerState"), "poweredOn" | "unknown" | "");
+    let connected = object.text("runtime.connectionState") == "connected";
+    if object.is_true("runtime.inMaintenanceMode") {
+        HostState::InMaintenance
+    } else if object.references("recentTask").iter().any(|task| entering.contains(task.id.as_str())) {
+        HostState::EnteringMaintenance
+    } else if !connected || !powered {
+        HostState::Unreachable
+    } else if object.is_true("runtime.inQuarantineMode") {
+        HostState::Quarantined
+    } else {
+        HostState::InService
+    }
 }
 
 fn datastore(object: &Object, hosts: &HashMap<&str, usize>, fields: &HashMap<String, String>) -> DatastoreCapacity {
@@ -245,6 +306,8 @@ fn datastore(object: &Object, hosts: &HashMap<&str, usize>, fields: &HashMap<Str
         usable: object.is_true("summary.accessible") && matches!(maintenance, "normal" | ""),
         capacity_mib: object.number("summary.capacity").unwrap_or(0) / MIB,
         free_mib: object.number("summary.freeSpace").unwrap_or(0) / MIB,
+        uncommitted_mib: object.number("summary.uncommitted").map(|bytes| bytes / MIB),
+        kind: Some(object.text("summary.type")).filter(|kind| !kind.is_empty()).map(str::to_owned),
         hosts: mounts,
         attributes: attributes(object, fields),
     }

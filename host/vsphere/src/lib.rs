@@ -29,7 +29,7 @@ mod watch;
 mod write;
 mod xml;
 
-pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, Usage};
+pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, HostState, Usage};
 pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};

@@ -14,7 +14,7 @@ use common::{KEY, Seen, clone_spec, follow, selection, until};
 use simulated::{client, credentials, simulated};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig};
-use vmgroup_vsphere::{Category, Error, Event, FaultKind, PowerState, TaskState, Template, Vcenter};
+use vmgroup_vsphere::{Category, Error, Event, FaultKind, HostState, PowerState, TaskState, Template, Vcenter};
 
 const TEMPLATE: &str = "vm-operator-template";
 const ROOT: &str = "/DC0/vm/vm-operator";
@@ -87,11 +87,34 @@ async fn capacity_tells_of_maintenance_and_attributes() {
     sim.set_connected("DC0_C0_H2", false).unwrap();
     sim.set_host_attribute("DC0_C0_H0", "rack", "r7").unwrap();
     let capacity = vcenter.capacity(&site).await.unwrap();
-    let usable: Vec<bool> = capacity.hosts.iter().map(|host| host.usable).collect();
-    assert_eq!(usable, [true, false, false]);
-    assert!(capacity.hosts[1].maintenance && !capacity.hosts[2].maintenance);
+    let states: Vec<HostState> = capacity.hosts.iter().map(|host| host.state).collect();
+    assert_eq!(states, [HostState::InService, HostState::InMaintenance, HostState::Unreachable]);
     assert_eq!(capacity.hosts[0].attributes["rack"], "r7");
     assert!(capacity.clusters[0].drs);
+    assert_eq!(capacity.datastores[0].kind.as_deref(), Some("VMFS"));
+    assert_eq!(capacity.datastores[0].uncommitted_mib, Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn capacity_tells_who_is_on_the_way_into_maintenance() {
+    let (sim, vcenter) = simulated(VcenterConfig::default());
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let states = async || -> Vec<HostState> {
+        let capacity = vcenter.capacity(&site).await.unwrap();
+        capacity.hosts.iter().map(|host| host.state).collect()
+    };
+    sim.enter_maintenance("DC0_C0_H1").unwrap();
+    sim.set_quarantine("DC0_C0_H2", true).unwrap();
+    sim.set_cluster_attribute("DC0_C0", "hall", "north").unwrap();
+    assert_eq!(states().await, [HostState::InService, HostState::EnteringMaintenance, HostState::Quarantined]);
+    assert_eq!(vcenter.capacity(&site).await.unwrap().clusters[0].attributes["hall"], "north");
+    // It was called off: the task is over, and is still listed.
+    sim.set_maintenance("DC0_C0_H1", false).unwrap();
+    sim.set_quarantine("DC0_C0_H2", false).unwrap();
+    assert_eq!(states().await, [HostState::InService; 3]);
+    sim.enter_maintenance("DC0_C0_H1").unwrap();
+    sim.set_maintenance("DC0_C0_H1", true).unwrap();
+    assert_eq!(states().await[1], HostState::InMaintenance);
 }
 
 #[tokio::test(start_paused = true)]

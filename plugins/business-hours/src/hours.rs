@@ -98,6 +98,11 @@ pub struct Offset {
 }
 
 impl Offset {
+    /// Of so many minutes; negative to the west.
+    pub const fn of(minutes: i32) -> Self {
+        Self { seconds: minutes.unsigned_abs() as u64 * 60, behind: minutes < 0 }
+    }
+
     /// What the site's clocks show at a time in UTC, both in seconds since 1970.
     pub const fn local(self, utc: u64) -> u64 {
         if self.behind { utc.saturating_sub(self.seconds) } else { utc.saturating_add(self.seconds) }

@@ -10,13 +10,14 @@
 //!     to: "18:00"                # the default; 24:00 is midnight
 //!     days: [mon, tue, wed, thu, fri]   # the default
 //!     holidays: ["2026-12-25"]   # days on which nobody works; default none
-//!     utcOffset: "+01:00"        # of the site's clocks; default UTC
+//!     utcOffset: "+01:00"        # of the site's clocks; default: the operator's `--time-zone`
 //!     protect: ["pet=true"]      # members with such an attribute never leave
 //!   onFailure: hold              # `builtin` would let them go at once
 //! ```
 //!
 //! The time is that of the request, so a recorded decision replays at any hour.
-//! `utcOffset` is fixed: a site with daylight saving time edits it twice a year.
+//! The operator's time zone knows daylight saving time; `utcOffset` is fixed, and for
+//! groups elsewhere. Where neither is given, it is UTC.
 
 mod hours;
 
@@ -43,8 +44,8 @@ pub struct BusinessHours {
     pub days: Vec<Weekday>,
     /// Those on which there is none all the same.
     pub holidays: Vec<Date>,
-    /// Of the site's clocks.
-    pub utc_offset: Offset,
+    /// Of the site's clocks, if not the operator's.
+    pub utc_offset: Option<Offset>,
     /// Who never leaves.
     pub protect: Protect,
 }
@@ -68,7 +69,7 @@ impl Default for BusinessHours {
             to: Clock::hour(18),
             days: Weekday::ALL[..5].to_vec(),
             holidays: Vec::new(),
-            utc_offset: Offset::default(),
+            utc_offset: None,
             protect: Protect::default(),
         }
     }
@@ -97,8 +98,9 @@ impl Scaling for BusinessHours {
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {
         let now = request.context.now;
-        if !self.may_leave(now) {
-            return Err(Refusal::NotNow(self.wait(now, request.count)));
+        let offset = self.utc_offset.unwrap_or_else(|| Offset::of(request.context.utc_offset_minutes.unwrap_or(0)));
+        if !self.may_leave(offset.local(now)) {
+            return Err(Refusal::NotNow(self.wait(now, offset, request.count)));
         }
         let mut candidates = request.candidates(&self.protect)?;
         candidates.sort_by(|a, b| a.newest_first(b));
@@ -111,9 +113,9 @@ impl Scaling for BusinessHours {
 }
 
 impl BusinessHours {
-    /// `now` in seconds since 1970, UTC.
-    fn may_leave(&self, now: u64) -> bool {
-        self.is_open(Moment::of(self.utc_offset.local(now))) == (self.leave == When::Inside)
+    /// `local` in seconds since 1970, by the site's clocks.
+    fn may_leave(&self, local: u64) -> bool {
+        self.is_open(Moment::of(local)) == (self.leave == When::Inside)
     }
 
     fn is_open(&self, local: Moment) -> bool {
@@ -123,23 +125,23 @@ impl BusinessHours {
             && !self.holidays.iter().any(|holiday| holiday.is(local))
     }
 
-    fn wait(&self, now: u64, count: u32) -> String {
+    fn wait(&self, now: u64, offset: Offset, count: u32) -> String {
         let what = match self.leave {
             When::Outside => "business hours",
             When::Inside => "not business hours",
         };
-        let until = self.next_change(now).map_or_else(String::new, |then| format!(", until {}", rfc3339(then)));
-        format!("{count} have to leave, but it is {what} ({}){until}", Moment::of(self.utc_offset.local(now)))
+        let next = self.next_change(offset.local(now)).map(|local| rfc3339(offset.utc(local)));
+        let until = next.map_or_else(String::new, |next| format!(", until {next}"));
+        format!("{count} have to leave, but it is {what} ({}){until}", Moment::of(offset.local(now)))
     }
 
     /// When members may leave next, if that is within a year: hours only begin and
     /// end, and days only change, at these times of a day.
-    fn next_change(&self, now: u64) -> Option<u64> {
-        let midnight = self.utc_offset.local(now) / DAY * DAY;
+    fn next_change(&self, local: u64) -> Option<u64> {
+        let midnight = local / DAY * DAY;
         let edges = [0, self.from.seconds(), self.to.seconds()];
         let times = (0..366).flat_map(|day| edges.map(|edge| midnight + day * DAY + edge));
-        let times = times.map(|local| self.utc_offset.utc(local));
-        times.filter(|then| *then > now && self.may_leave(*then)).min()
+        times.filter(|then| *then > local && self.may_leave(*then)).min()
     }
 }
 
@@ -158,7 +160,13 @@ mod tests {
     fn ask(config: &str, now: u64) -> Result<Vec<String>, Refusal> {
         let policy: BusinessHours = parse_config(config).unwrap();
         assert_eq!(policy.validate(), []);
-        let request = group("web").members(3).context(|c| c.now = now).remove(2);
+        ask_at(config, now, None)
+    }
+
+    fn ask_at(config: &str, now: u64, minutes: Option<i32>) -> Result<Vec<String>, Refusal> {
+        let policy: BusinessHours = parse_config(config).unwrap();
+        let question = group("web").members(3);
+        let request = question.context(|c| (c.now, c.utc_offset_minutes) = (now, minutes)).remove(2);
         let victims = policy.choose(&request)?;
         assert_legal_victims(&request, &victims);
         Ok(names_of(&request, &victims).into_iter().map(str::to_owned).collect())
@@ -198,6 +206,14 @@ mod tests {
         waits("{}", evening);
         assert!(ask(r#"{"utcOffset": "+01:00"}"#, evening).is_ok());
         assert!(waits(r#"{"utcOffset": "-05:00"}"#, evening).ends_with("until 2026-11-23T23:00:00Z"));
+    }
+
+    #[test]
+    fn they_are_the_operators_unless_the_configuration_says_otherwise() {
+        let evening = MONDAY + 7 * HOUR + 1_800;
+        assert!(ask_at("{}", evening, Some(60)).is_ok());
+        assert!(ask_at("{}", evening, Some(-300)).is_err());
+        assert!(ask_at(r#"{"utcOffset": "+00:00"}"#, evening, Some(60)).is_err());
     }
 
     #[test]

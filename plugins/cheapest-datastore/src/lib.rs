@@ -8,7 +8,11 @@
 //!     price: price           # the datastores' custom attribute with a number; the default
 //!     headroomPercent: 10    # of a datastore's capacity stays free, 0 to 99; default 10
 //!     unpriced: last         # last (default) | never: datastores without a price
+//!     countPromised: false   # whether what thin disks may still take counts as taken; default false
 //! ```
+//!
+//! With `countPromised`, a datastore is not overcommitted further: its room is what is
+//! free less what has been promised to thin disks, where vSphere knows that.
 //!
 //! A price is any number that is lower for what is cheaper (`0.08`, `3`); what cannot
 //! be read as one is no price. Of the same price, the datastore with most room left is
@@ -34,6 +38,8 @@ pub struct CheapestDatastore {
     pub headroom_percent: u32,
     /// What becomes of datastores without a price.
     pub unpriced: Unpriced,
+    /// Whether space promised to thin disks counts as taken.
+    pub count_promised: bool,
 }
 
 /// What becomes of datastores without a price.
@@ -49,7 +55,7 @@ pub enum Unpriced {
 
 impl Default for CheapestDatastore {
     fn default() -> Self {
-        Self { price: "price".to_owned(), headroom_percent: 10, unpriced: Unpriced::default() }
+        Self { price: "price".to_owned(), headroom_percent: 10, unpriced: Unpriced::default(), count_promised: false }
     }
 }
 
@@ -148,7 +154,8 @@ impl CheapestDatastore {
         let mut ranked: Vec<_> = hosts.iter().map(|host| rank(*host)).collect();
         ranked.sort_unstable();
         let fits = |(index, datastore): (Index, &'a Datastore)| {
-            let left = room.disk_left(index).checked_sub(newcomer.disk_mib.unwrap_or(0))?;
+            let promised = datastore.uncommitted_mib.filter(|_| self.count_promised).unwrap_or(0);
+            let left = room.disk_left(index).checked_sub(promised)?.checked_sub(newcomer.disk_mib.unwrap_or(0))?;
             let price = self.price(datastore);
             let wanted = price.is_some() || self.unpriced == Unpriced::Last;
             let host = ranked.iter().map(|ranked| ranked.4).find(|host| datastore.hosts.contains(host))?;
@@ -173,7 +180,8 @@ impl CheapestDatastore {
             Some(price) => format!("{} {price}", self.price),
             None => format!("no {}", self.price),
         };
-        format!("{name} ({price}) is {of}, {} GiB stay free", way.left / 1024)
+        let stay = if self.count_promised { "stay free and unpromised" } else { "stay free" };
+        format!("{name} ({price}) is {of}, {} GiB {stay}", way.left / 1024)
     }
 
     fn refusal(&self, inventory: &Inventory, newcomer: &Newcomer) -> Refusal {
@@ -241,6 +249,18 @@ mod tests {
         assert_eq!(datastores("{}", &request), ["ds-2", "ds-1", "ds-1"]);
         assert_eq!(datastores(r#"{"headroomPercent": 9}"#, &request), ["ds-2", "ds-2", "ds-1"]);
         assert_eq!(datastores(r#"{"headroomPercent": 0}"#, &request), ["ds-2", "ds-2", "ds-2"]);
+    }
+
+    #[test]
+    fn what_thin_disks_were_promised_counts_if_wished() {
+        let request = site().datastore("ds-2", |d| d.uncommitted_mib = Some(900 << 10)).place(1);
+        assert_eq!(datastores("{}", &request), ["ds-2"]);
+        let counted = r#"{"countPromised": true}"#;
+        assert_eq!(datastores(counted, &request), ["ds-1"]);
+        assert!(place(counted, &request)[0].reason.ends_with("984 GiB stay free and unpromised"));
+        // What nobody knows does not count.
+        let request = site().datastore("ds-2", |d| d.uncommitted_mib = None).place(1);
+        assert_eq!(datastores(counted, &request), ["ds-2"]);
     }
 
     #[test]

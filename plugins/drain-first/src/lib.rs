@@ -10,14 +10,15 @@
 //! ```
 //!
 //! A host that enters maintenance waits for its machines to be moved or switched off:
-//! each that leaves anyway is one less to move. Powered off and suspended members are
-//! idle, whatever `idleBelow` says; members without statistics are not. Within each of
-//! the three, the newest leaves first.
+//! each that leaves anyway is one less to move. One that is there already, or that
+//! vCenter has put into quarantine, comes after it. Powered off and suspended members are
+//! idle, whatever `idleBelow` says; members without statistics are not. Among equals,
+//! the newest leaves first.
 
 use serde::Deserialize;
 use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::scaling::{Request, Victim};
-use vmgroup_policy_sdk::types::{Inventory, Member, PowerState};
+use vmgroup_policy_sdk::types::{HostState, Inventory, Member, PowerState};
 
 /// The configuration; see the crate.
 #[derive(Clone, Debug, Deserialize, ConfigSchema)]
@@ -35,30 +36,30 @@ impl Default for DrainFirst {
     }
 }
 
-/// Why a member leaves before another; the first leaves first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Why a member leaves before another. The first case leaves first; names and figures
+/// decide nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why<'a> {
     /// On this host.
-    Drained(&'a str),
-    /// In words.
-    Idle(Idle),
+    Entering(&'a str),
+    InMaintenance(&'a str),
+    Quarantined(&'a str),
+    Off,
+    Suspended,
+    /// MHz.
+    Uses(u32),
     Newest,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Idle {
-    Off,
-    Suspended,
-    Uses(u32),
-}
-
 impl Why<'_> {
-    /// What decides before age; hosts and figures do not.
+    /// What decides before age.
     const fn rank(self) -> u8 {
         match self {
-            Self::Drained(_) => 0,
-            Self::Idle(_) => 1,
-            Self::Newest => 2,
+            Self::Entering(_) => 0,
+            Self::InMaintenance(_) => 1,
+            Self::Quarantined(_) => 2,
+            Self::Off | Self::Suspended | Self::Uses(_) => 3,
+            Self::Newest => 4,
         }
     }
 }
@@ -78,13 +79,18 @@ impl Scaling for DrainFirst {
 
 impl DrainFirst {
     fn why<'a>(&self, inventory: &'a Inventory, member: &Member) -> Why<'a> {
-        if let Some(host) = member.host.and_then(|index| inventory.host(index)).filter(|host| host.maintenance) {
-            return Why::Drained(&host.name);
+        if let Some(host) = member.host.and_then(|index| inventory.host(index)) {
+            match host.state {
+                HostState::EnteringMaintenance => return Why::Entering(&host.name),
+                HostState::InMaintenance => return Why::InMaintenance(&host.name),
+                HostState::Quarantined => return Why::Quarantined(&host.name),
+                HostState::InService | HostState::Unreachable => {}
+            }
         }
         match (member.power, member.cpu_used_mhz) {
-            (PowerState::PoweredOff, _) => Why::Idle(Idle::Off),
-            (PowerState::Suspended, _) => Why::Idle(Idle::Suspended),
-            (_, Some(mhz)) if mhz < self.idle_below => Why::Idle(Idle::Uses(mhz)),
+            (PowerState::PoweredOff, _) => Why::Off,
+            (PowerState::Suspended, _) => Why::Suspended,
+            (_, Some(mhz)) if mhz < self.idle_below => Why::Uses(mhz),
             _ => Why::Newest,
         }
     }
@@ -92,10 +98,12 @@ impl DrainFirst {
 
 fn reason(why: Why<'_>, member: &Member) -> String {
     match why {
-        Why::Drained(host) => format!("its host {host} is in maintenance or about to be"),
-        Why::Idle(Idle::Off) => "idle: powered off".to_owned(),
-        Why::Idle(Idle::Suspended) => "idle: suspended".to_owned(),
-        Why::Idle(Idle::Uses(mhz)) => format!("idle: {mhz} MHz of CPU"),
+        Why::Entering(host) => format!("its host {host} is entering maintenance"),
+        Why::InMaintenance(host) => format!("its host {host} is in maintenance"),
+        Why::Quarantined(host) => format!("its host {host} is in quarantine"),
+        Why::Off => "idle: powered off".to_owned(),
+        Why::Suspended => "idle: suspended".to_owned(),
+        Why::Uses(mhz) => format!("idle: {mhz} MHz of CPU"),
         Why::Newest => format!("newest: made {}", member.made()),
     }
 }
@@ -113,7 +121,7 @@ mod tests {
         group("web")
             .hosts(3)
             .members(6)
-            .host("esx-2", |h| (h.usable, h.maintenance) = (false, true))
+            .host_state("esx-2", HostState::EnteringMaintenance)
             .member("web-1", |m| m.cpu_used_mhz = Some(12))
             .member("web-3", |m| m.power = PowerState::PoweredOff)
     }
@@ -136,9 +144,16 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_to_be_emptied_comes_before_who_is_and_before_quarantine() {
+        let request =
+            six().host_state("esx-1", HostState::Quarantined).host_state("esx-3", HostState::InMaintenance).remove(6);
+        assert_eq!(names("{}", &request), ["web-5", "web-2", "web-6", "web-3", "web-4", "web-1"]);
+    }
+
+    #[test]
     fn each_says_why() {
         let reasons: Vec<String> = leave("{}", &six().remove(5)).into_iter().map(|(_, reason)| reason).collect();
-        assert_eq!(reasons[0], "its host esx-2 is in maintenance or about to be");
+        assert_eq!(reasons[0], "its host esx-2 is entering maintenance");
         assert_eq!(reasons[2], "idle: powered off");
         assert_eq!(reasons[3], "idle: 12 MHz of CPU");
         assert!(reasons[4].starts_with("newest: made 2026-"), "{}", reasons[4]);

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 
 use crate::schema::Part;
-use crate::types::{Index, Inventory, Member, Refusal};
+use crate::types::{Host, HostState, Index, Inventory, Member, Refusal};
 use crate::{ConfigSchema, placement};
 
 /// What counts as a place: in a configuration `host`, `cluster`, `datastore`, or
@@ -206,15 +206,23 @@ impl<'a> Room<'a> {
 
     /// The hosts that can take the newcomer: usable, with the memory free, and
     /// with a datastore that has room (where the request names datastores at all).
+    /// Hosts in quarantine only if there are no others.
     pub fn hosts_for(&self, newcomer: &placement::Newcomer, headroom_percent: u32) -> Vec<Index> {
         let no_datastores = self.inventory.datastores.is_empty();
-        (0..)
-            .zip(&self.inventory.hosts)
-            .filter(|(_, record)| record.usable && !record.maintenance)
-            .map(|(host, _)| host)
-            .filter(|host| self.memory_left(*host, headroom_percent) >= newcomer.memory_mib)
-            .filter(|host| no_datastores || self.datastores_for(*host, newcomer).next().is_some())
-            .collect()
+        let fitting = |state: HostState| -> Vec<Index> {
+            self.usable()
+                .filter(|(_, record)| record.state == state)
+                .map(|(host, _)| host)
+                .filter(|host| self.memory_left(*host, headroom_percent) >= newcomer.memory_mib)
+                .filter(|host| no_datastores || self.datastores_for(*host, newcomer).next().is_some())
+                .collect()
+        };
+        let healthy = fitting(HostState::InService);
+        if healthy.is_empty() { fitting(HostState::Quarantined) } else { healthy }
+    }
+
+    fn usable(&self) -> impl Iterator<Item = (Index, &'a Host)> {
+        (0..).zip(&self.inventory.hosts).filter(|(_, record)| record.usable)
     }
 
     /// Why [`hosts_for`](Self::hosts_for) is empty.
@@ -223,12 +231,9 @@ impl<'a> Room<'a> {
         if hosts.is_empty() {
             return Refusal::Unsatisfiable("the group has no hosts to choose from".to_owned());
         }
-        let usable = (0..)
-            .zip(hosts)
-            .filter(|(_, record)| record.usable && !record.maintenance)
-            .map(|(host, record)| (self.memory_left(host, headroom_percent), record));
+        let usable = self.usable().map(|(host, record)| (self.memory_left(host, headroom_percent), record));
         let Some((most, host)) = usable.max_by_key(|(left, _)| *left) else {
-            let maintenance = hosts.iter().filter(|host| host.maintenance).count();
+            let maintenance = hosts.iter().filter(|host| host.is_leaving()).count();
             return Refusal::NotNow(format!("none of {} hosts is usable ({maintenance} in maintenance)", hosts.len()));
         };
         Refusal::NotNow(format!(
@@ -298,12 +303,21 @@ mod tests {
         let request = testing::group("web")
             .hosts(3)
             .host("esx-1", |h| h.memory_used_mib = Some(60_000))
-            .host("esx-2", |h| h.maintenance = true)
+            .host_state("esx-2", HostState::EnteringMaintenance)
             .host("esx-3", |h| h.memory_used_mib = None)
             .place(1);
         let room = Room::of(&request);
         assert_eq!(room.hosts_for(&request.newcomers[0], 0), [0, 2]);
         assert_eq!(room.hosts_for(&request.newcomers[0], 10), [2]);
         assert_eq!(room.memory_load(2), None);
+    }
+
+    #[test]
+    fn quarantine_is_for_want_of_better() {
+        let question = testing::group("web").hosts(3).host_state("esx-1", HostState::Quarantined);
+        let request = question.clone().host_state("esx-3", HostState::Unreachable).place(1);
+        assert_eq!(Room::of(&request).hosts_for(&request.newcomers[0], 0), [1]);
+        let request = question.host("esx-2", |h| h.usable = false).host("esx-3", |h| h.usable = false).place(1);
+        assert_eq!(Room::of(&request).hosts_for(&request.newcomers[0], 0), [0]);
     }
 }

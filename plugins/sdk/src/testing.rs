@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 
 use crate::types::{
-    Attribute, Cluster, Context, Datastore, Group, Host, Index, Inventory, Member, PowerState, Purpose,
+    Attribute, Cluster, Context, Datastore, Group, Host, HostState, Index, Inventory, Member, PowerState, Purpose,
 };
 use crate::vocabulary::name_length;
 use crate::{naming, placement, scaling};
@@ -39,6 +39,7 @@ pub fn group(name: &str) -> Question {
     Question {
         context: Context {
             now: NOW,
+            utc_offset_minutes: None,
             seed: 42,
             attempt: 0,
             purpose: Purpose::ScaleIn,
@@ -111,7 +112,7 @@ impl Question {
                 name: format!("esx-{}", position + 1),
                 cluster: index(position % self.inventory.clusters.len()),
                 usable: true,
-                maintenance: false,
+                state: HostState::InService,
                 cpu_capacity_mhz: 64_000,
                 cpu_used_mhz: Some(0),
                 memory_capacity_mib: 65_536,
@@ -133,6 +134,8 @@ impl Question {
                 usable: true,
                 capacity_mib: 1 << 20,
                 free_mib: 1 << 20,
+                uncommitted_mib: None,
+                kind: None,
                 hosts: (0..index(self.inventory.hosts.len())).collect(),
                 attributes: Vec::new(),
             });
@@ -183,6 +186,19 @@ impl Question {
     pub fn host(mut self, name: &str, change: impl FnOnce(&mut Host)) -> Self {
         change(named(&mut self.inventory.hosts, name, |host| &host.name));
         self
+    }
+
+    /// Gives the host called `name` another state, and makes it usable or not, as the
+    /// operator would.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn host_state(self, name: &str, state: HostState) -> Self {
+        self.host(name, |host| {
+            host.usable = matches!(state, HostState::InService | HostState::Quarantined);
+            host.state = state;
+        })
     }
 
     /// Changes the cluster called `name`.

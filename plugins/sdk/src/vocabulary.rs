@@ -13,8 +13,8 @@ use crate::{ConfigSchema, Protect};
 /// What every question and answer is made of (`interface types`).
 pub mod types {
     pub use crate::wire::vocabulary::vmgroup::policy::types::{
-        Attribute, Cluster, Context, Datastore, EsxiHost as Host, Group, Index, Inventory, Member, PowerState, Purpose,
-        Refusal,
+        Attribute, Cluster, Context, Datastore, EsxiHost as Host, Group, HostState, Index, Inventory, Member,
+        PowerState, Purpose, Refusal,
     };
 }
 
@@ -33,7 +33,7 @@ pub mod scaling {
     pub use crate::wire::scaling::exports::vmgroup::policy::scaling::{Request, Victim};
 }
 
-use types::{Attribute, Cluster, Datastore, Group, Host, Index, Inventory, Member, Refusal};
+use types::{Attribute, Cluster, Context, Datastore, Group, Host, HostState, Index, Inventory, Member, Refusal};
 
 fn look_up<'a>(attributes: &'a [Attribute], key: &str) -> Option<&'a str> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
@@ -65,6 +65,22 @@ impl Group {
     /// One of the labels of the `VmGroup`.
     pub fn label(&self, key: &str) -> Option<&str> {
         look_up(&self.labels, key)
+    }
+}
+
+impl Host {
+    /// In maintenance, or on the way there.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.state, HostState::EnteringMaintenance | HostState::InMaintenance)
+    }
+}
+
+impl Context {
+    /// What the site's clocks show, in seconds since 1970 as if they were in UTC: for
+    /// [`Moment`](crate::time::Moment). Where the operator knows no time zone, UTC.
+    pub fn local_time(&self) -> u64 {
+        let offset = i64::from(self.utc_offset_minutes.unwrap_or(0)) * 60;
+        self.now.saturating_add_signed(offset)
     }
 }
 

@@ -14,12 +14,12 @@
 
 pub mod vocabulary {
     wit_bindgen::generate!({
-        path: "../../wit/0.1",
+        path: "../../wit/0.2",
         inline: "
             package vmgroup:sdk;
             world vocabulary {
-                import vmgroup:policy/types@0.1.0;
-                import vmgroup:policy/log@0.1.0;
+                import vmgroup:policy/types@0.2.0;
+                import vmgroup:policy/log@0.2.0;
             }
         ",
         generate_all,
@@ -31,14 +31,14 @@ pub mod vocabulary {
 
 pub mod lifecycle {
     wit_bindgen::generate!({
-        path: "../../wit/0.1",
+        path: "../../wit/0.2",
         inline: "
             package vmgroup:sdk;
-            world lifecycle { export vmgroup:policy/lifecycle@0.1.0; }
+            world lifecycle { export vmgroup:policy/lifecycle@0.2.0; }
         ",
         with: {
-            "vmgroup:policy/types@0.1.0": crate::wire::vocabulary::vmgroup::policy::types,
-            "vmgroup:policy/lifecycle@0.1.0": generate,
+            "vmgroup:policy/types@0.2.0": crate::wire::vocabulary::vmgroup::policy::types,
+            "vmgroup:policy/lifecycle@0.2.0": generate,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
@@ -49,14 +49,14 @@ pub mod lifecycle {
 
 pub mod naming {
     wit_bindgen::generate!({
-        path: "../../wit/0.1",
+        path: "../../wit/0.2",
         inline: "
             package vmgroup:sdk;
-            world naming { export vmgroup:policy/naming@0.1.0; }
+            world naming { export vmgroup:policy/naming@0.2.0; }
         ",
         with: {
-            "vmgroup:policy/types@0.1.0": crate::wire::vocabulary::vmgroup::policy::types,
-            "vmgroup:policy/naming@0.1.0": generate,
+            "vmgroup:policy/types@0.2.0": crate::wire::vocabulary::vmgroup::policy::types,
+            "vmgroup:policy/naming@0.2.0": generate,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
@@ -67,14 +67,14 @@ pub mod naming {
 
 pub mod placement {
     wit_bindgen::generate!({
-        path: "../../wit/0.1",
+        path: "../../wit/0.2",
         inline: "
             package vmgroup:sdk;
-            world placement { export vmgroup:policy/placement@0.1.0; }
+            world placement { export vmgroup:policy/placement@0.2.0; }
         ",
         with: {
-            "vmgroup:policy/types@0.1.0": crate::wire::vocabulary::vmgroup::policy::types,
-            "vmgroup:policy/placement@0.1.0": generate,
+            "vmgroup:policy/types@0.2.0": crate::wire::vocabulary::vmgroup::policy::types,
+            "vmgroup:policy/placement@0.2.0": generate,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,
@@ -85,14 +85,14 @@ pub mod placement {
 
 pub mod scaling {
     wit_bindgen::generate!({
-        path: "../../wit/0.1",
+        path: "../../wit/0.2",
         inline: "
             package vmgroup:sdk;
-            world scaling { export vmgroup:policy/scaling@0.1.0; }
+            world scaling { export vmgroup:policy/scaling@0.2.0; }
         ",
         with: {
-            "vmgroup:policy/types@0.1.0": crate::wire::vocabulary::vmgroup::policy::types,
-            "vmgroup:policy/scaling@0.1.0": generate,
+            "vmgroup:policy/types@0.2.0": crate::wire::vocabulary::vmgroup::policy::types,
+            "vmgroup:policy/scaling@0.2.0": generate,
         },
         additional_derives: [PartialEq, Eq],
         pub_export_macro: true,

@@ -69,10 +69,10 @@ fn interfaces(bytes: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
 
 fn assert_policy(bytes: &[u8], kinds: &[&str]) {
     let (imports, exports) = interfaces(bytes);
-    let allowed = ["log", "types"].map(|name| format!("vmgroup:policy/{name}@0.1.0"));
+    let allowed = ["log", "types"].map(|name| format!("vmgroup:policy/{name}@0.2.0"));
     assert!(imports.contains(&allowed[0]), "imports no log: {imports:?}");
     assert!(imports.iter().all(|import| allowed.contains(import)), "imports {imports:?}");
-    let expected = ["lifecycle"].iter().chain(kinds).map(|name| format!("vmgroup:policy/{name}@0.1.0"));
+    let expected = ["lifecycle"].iter().chain(kinds).map(|name| format!("vmgroup:policy/{name}@0.2.0"));
     assert_eq!(exports, expected.collect());
 }
 

@@ -180,6 +180,7 @@ mod tests {
     use super::*;
     use vmgroup_policy_sdk::parse_config;
     use vmgroup_policy_sdk::testing::{assert_legal_places, group, hosts_of};
+    use vmgroup_policy_sdk::types::HostState;
 
     fn place(config: &str, request: &Request) -> Vec<Place> {
         let policy: Spread = parse_config(config).unwrap();
@@ -275,7 +276,7 @@ mod tests {
         let policy = Spread::default();
         let none = policy.place(&group("web").place(1)).unwrap_err();
         assert!(matches!(none, Refusal::Unsatisfiable(_)));
-        let request = group("web").hosts(1).host("esx-1", |h| h.maintenance = true).place(1);
+        let request = group("web").hosts(1).host_state("esx-1", HostState::InMaintenance).place(1);
         assert_eq!(
             policy.place(&request).unwrap_err(),
             Refusal::NotNow("none of 1 hosts is usable (1 in maintenance)".to_owned())

@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use jiff::tz::TimeZone;
 use vmgroup_records::{FileSettings, Settings};
 use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
 
@@ -107,6 +108,10 @@ pub struct RunArgs {
     /// The ConfigMap, in the operator's namespace, that names the policies
     #[arg(long, value_name = "NAME", default_value = "vmgroup-policy", help_heading = "Kubernetes")]
     policy_config_map: String,
+
+    /// The site's time zone, such as `Europe/Berlin`: policies are told its time of day [default: none]
+    #[arg(long, env = "VMGROUP_TIME_ZONE", value_name = "ZONE", value_parser = time_zone, help_heading = "Site")]
+    time_zone: Option<TimeZone>,
 
     /// Write only while holding a lease, so that several replicas can run
     #[arg(long, alias = "enable-leader-election", help_heading = "Kubernetes")]
@@ -308,6 +313,7 @@ impl RunArgs {
             max_tasks,
             namespace,
             policy_config_map,
+            time_zone,
             leader_elect,
             lease_name,
             instance,
@@ -327,6 +333,7 @@ impl RunArgs {
             max_tasks,
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
+            time_zone,
             metrics_addr: metrics_addr.0,
             otlp_endpoint: given(otlp_endpoint),
             leader_election: leader_elect.then_some(lease_name),
@@ -367,6 +374,11 @@ fn password(text: &str) -> Result<Password, String> {
 /// Where to listen; none for nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Address(Option<SocketAddr>);
+
+/// By its name in the system's time zone database.
+fn time_zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|error| format!("{error}; expected a name such as Europe/Berlin or UTC"))
+}
 
 /// `host:port`, Go's `:port` for every address, and `0` for nowhere, as
 /// controller-runtime has it.

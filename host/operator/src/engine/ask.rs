@@ -148,6 +148,7 @@ impl Pass<'_> {
             capacity,
             usage,
             now: self.seconds(),
+            utc_offset_minutes: self.engine.utc_offset_minutes(self.now),
             seed: self.engine.random(),
             disk_mib: None,
             attempt,

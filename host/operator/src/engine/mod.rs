@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::Api;
 use kube::{Client, Resource};
@@ -93,6 +94,8 @@ pub struct Engine {
     pub metrics: Metrics,
     /// The clock.
     pub clock: Clock,
+    /// The site's time zone, for policies; none: nobody said.
+    pub time_zone: Option<TimeZone>,
     /// Randomness: instance UUIDs, seeds, jitter.
     pub random: Arc<Mutex<ChaCha8Rng>>,
 }
@@ -222,6 +225,11 @@ impl Engine {
                 self.claims.claim(&folder.name, &desired.uid, &desired.group);
             }
         }
+    }
+
+    /// How far the site's clocks are ahead of UTC then, for the policies.
+    pub fn utc_offset_minutes(&self, at: Timestamp) -> Option<i32> {
+        self.time_zone.as_ref().map(|zone| zone.to_offset(at).seconds() / 60)
     }
 
     /// A random number: seeds, jitter.

@@ -287,12 +287,14 @@ impl Rehearsal<'_> {
         usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
         disk_mib: Option<u64>,
     ) -> Question<'q> {
+        let now = self.engine.clock.now();
         Question {
             desired: &self.desired,
             seen: &self.seen,
             capacity: &self.capacity,
             usage,
-            now: u64::try_from(self.engine.clock.now().as_second()).unwrap_or_default(),
+            now: u64::try_from(now.as_second()).unwrap_or_default(),
+            utc_offset_minutes: self.engine.utc_offset_minutes(now),
             seed: self.engine.random(),
             disk_mib,
             attempt: 0,

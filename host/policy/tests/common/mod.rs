@@ -25,6 +25,7 @@ pub fn built(how: &str, name: &str) -> Bytes {
 pub fn context(purpose: Purpose, seed: u64, attempt: u32) -> Context {
     Context {
         now: 1_800_000_000,
+        utc_offset_minutes: None,
         seed,
         attempt,
         purpose,

@@ -8,7 +8,7 @@ use crate::made::Made;
 /// Refuses where it is asked with the seed of the self-test, does this otherwise.
 fn behaves_when_checked(decide: &str) -> String {
     format!(
-        "(if (result i32) (i32.eq (i32.load offset=8 (local.get $request)) (i32.const 0x5eed0001))
+        "(if (result i32) (i32.eq (i32.load offset=16 (local.get $request)) (i32.const 0x5eed0001))
            (then (i32.const 512))
            (else {decide}))"
     )

@@ -261,7 +261,7 @@ impl Made {
         let bad = if self.always {
             "(i32.const 1)"
         } else {
-            "(i32.eq (i32.load offset=16 (local.get $request)) (i32.const 666))"
+            "(i32.eq (i32.load offset=24 (local.get $request)) (i32.const 666))"
         };
         format!(
             r#"(module
@@ -300,13 +300,13 @@ impl Made {
 
     /// The component.
     pub fn bytes(&self) -> Vec<u8> {
-        self.bytes_for("0.1.0", |contract| contract)
+        self.bytes_for("0.2.0", |contract| contract)
     }
 
     /// The component, made for a changed contract of another version.
     pub fn bytes_for(&self, version: &str, change: impl Fn(String) -> String) -> Vec<u8> {
         let mut module = wat::parse_str(self.core(version)).unwrap();
-        let contract = change(contract()).replace("@0.1.0", &format!("@{version}"));
+        let contract = change(contract()).replace("@0.2.0", &format!("@{version}"));
         let mut resolve = Resolve::default();
         let package = resolve.push_str("contract.wit", &contract).unwrap();
         let world = resolve.select_world(&[package], Some(&format!("{}-policy", self.kind))).unwrap();
@@ -321,13 +321,13 @@ impl Made {
 
 /// The contract in one text.
 fn contract() -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/0.1");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/0.2");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    let mut whole = String::from("package vmgroup:policy@0.1.0;\n");
+    let mut whole = String::from("package vmgroup:policy@0.2.0;\n");
     for file in files {
         for line in std::fs::read_to_string(file).unwrap().lines() {
-            // The version gates say 0.1.0 and would gate out nothing.
+            // The version gates say 0.2.0 and would gate out nothing.
             if !line.starts_with("package ") && !line.starts_with("@since") {
                 whole.push_str(line);
                 whole.push('\n');

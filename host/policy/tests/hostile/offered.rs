@@ -195,21 +195,21 @@ fn interface_forbidden_imports_are_all_named() {
 
 #[test]
 fn interface_another_version_is_named() {
-    for version in ["0.2.0", "1.0.0", "0.10.0"] {
+    for version in ["0.3.0", "1.0.0", "0.20.0", "0.0.1"] {
         let made = Made::new(Kind::Naming).bytes_for(version, |contract| contract);
         refused(
             Kind::Naming,
             &source("newer.wasm", made),
             Stage::Interface,
-            &format!("made for vmgroup:policy {version}, this operator speaks 0.1"),
-            "contract 0.1.x",
+            &format!("made for vmgroup:policy {version}, this operator speaks 0.2 and 0.1"),
+            "contract 0.2.x",
         );
     }
 }
 
 #[test]
 fn interface_a_later_patch_of_the_contract_is_welcome() {
-    let made = Made::new(Kind::Naming).names(&["a"], false).bytes_for("0.1.7", |contract| contract);
+    let made = Made::new(Kind::Naming).names(&["a"], false).bytes_for("0.2.7", |contract| contract);
     assert!(HOST.check(Kind::Naming, &source("patch.wasm", made)).is_ok());
 }
 
@@ -217,7 +217,7 @@ fn interface_a_later_patch_of_the_contract_is_welcome() {
 fn interface_the_wrong_question_is_told_with_the_right_place() {
     let scaling = Made::new(Kind::Scaling).source();
     let error = refused(Kind::Naming, &scaling, Stage::Interface, "does not answer naming", "Move it to `scaling:`");
-    assert!(error.to_string().contains("vmgroup:policy/scaling@0.1.0"));
+    assert!(error.to_string().contains("vmgroup:policy/scaling@0.2.0"));
     let nothing = source("nothing.wasm", wat::parse_str("(component)").unwrap());
     refused(Kind::Naming, &nothing, Stage::Interface, "exports nothing", "SDK's naming trait");
 }
@@ -225,9 +225,9 @@ fn interface_the_wrong_question_is_told_with_the_right_place() {
 #[test]
 fn instantiate_a_record_of_another_shape_is_noticed() {
     let grown = Made::new(Kind::Scaling)
-        .bytes_for("0.1.0", |contract| contract.replace("record victim {", "record victim { weight: u32,"));
+        .bytes_for("0.2.0", |contract| contract.replace("record victim {", "record victim { weight: u32,"));
     let grown = source("grown.wasm", grown);
-    refused(Kind::Scaling, &grown, Stage::Instantiate, "does not fit the contract", "wit/0.1");
+    refused(Kind::Scaling, &grown, Stage::Instantiate, "does not fit the contract", "wit/0.2");
 }
 
 #[test]

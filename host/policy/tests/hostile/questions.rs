@@ -1,6 +1,8 @@
 //! Small questions to put to made plugins.
 
-use vmgroup_policy::wit::types::{Cluster, Context, Datastore, Host, Inventory, Member, PowerState, Purpose};
+use vmgroup_policy::wit::types::{
+    Cluster, Context, Datastore, Host, HostState, Inventory, Member, PowerState, Purpose,
+};
 use vmgroup_policy::wit::{naming, placement, scaling};
 
 use crate::common;
@@ -38,7 +40,7 @@ fn inventory() -> Inventory {
         name: name.into(),
         cluster,
         usable,
-        maintenance: !usable,
+        state: if usable { HostState::InService } else { HostState::InMaintenance },
         cpu_capacity_mhz: 1000,
         cpu_used_mhz: None,
         memory_capacity_mib,
@@ -51,6 +53,8 @@ fn inventory() -> Inventory {
         usable,
         capacity_mib: 1000,
         free_mib: 100,
+        uncommitted_mib: None,
+        kind: None,
         hosts: vec![0, 1],
         attributes: Vec::new(),
     };

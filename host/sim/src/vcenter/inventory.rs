@@ -124,6 +124,8 @@ fn build_cluster(state: &mut State, name: &str, parent: Moref, stores: &[Moref],
         let detail = Host {
             cluster,
             maintenance: false,
+            entering: None,
+            quarantined: false,
             connected: true,
             cores: state.config.host_cores,
             mhz: state.config.host_mhz,

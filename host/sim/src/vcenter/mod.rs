@@ -342,20 +342,39 @@ impl VcenterSim {
     }
 
     fn on_host<T>(&self, name: &str, work: impl FnOnce(&mut State, Moref) -> T) -> Result<T, WorldError> {
+        self.on_named(Kind::HostSystem, name, work)
+    }
+
+    fn on_named<T>(&self, kind: Kind, name: &str, work: impl FnOnce(&mut State, Moref) -> T) -> Result<T, WorldError> {
         self.0.change(|state| {
-            let host = state
-                .refs_of(Kind::HostSystem)
+            let found = state
+                .refs_of(kind)
                 .into_iter()
-                .find(|host| state.name_of(*host) == name)
+                .find(|object| state.name_of(*object) == name)
                 .ok_or_else(|| WorldError::NotFound(name.to_owned()))?;
-            Ok(work(state, host))
+            Ok(work(state, found))
         })
     }
 
     /// Puts a host (by name) into maintenance mode or takes it out; its virtual
-    /// machines stay where they are.
+    /// machines stay where they are. Ends a task that was about to.
     pub fn set_maintenance(&self, host: &str, on: bool) -> Result<(), WorldError> {
-        self.on_host(host, |state, host| state.change_host(host, |host| host.maintenance = on))
+        self.on_host(host, |state, host| {
+            state.end_entering_maintenance(host);
+            state.change_host(host, |host| host.maintenance = on);
+        })
+    }
+
+    /// Begins to put a host (by name) into maintenance mode. As with a host from which
+    /// nobody moves the machines away, the task (`EnterMaintenanceMode_Task`) runs until
+    /// [`set_maintenance`](Self::set_maintenance) ends it.
+    pub fn enter_maintenance(&self, host: &str) -> Result<(), WorldError> {
+        self.on_host(host, State::begin_entering_maintenance)
+    }
+
+    /// Puts a host (by name) into quarantine mode, as Proactive HA would, or takes it out.
+    pub fn set_quarantine(&self, host: &str, on: bool) -> Result<(), WorldError> {
+        self.on_host(host, |state, host| state.change_host(host, |host| host.quarantined = on))
     }
 
     /// Connects or disconnects a host (by name).
@@ -367,6 +386,11 @@ impl VcenterSim {
     /// definition in the `CustomFieldsManager`.
     pub fn set_host_attribute(&self, host: &str, key: &str, value: &str) -> Result<(), WorldError> {
         self.on_host(host, |state, host| state.set_attribute(host, key, value))
+    }
+
+    /// As [`set_host_attribute`](Self::set_host_attribute), of a cluster.
+    pub fn set_cluster_attribute(&self, cluster: &str, key: &str, value: &str) -> Result<(), WorldError> {
+        self.on_named(Kind::ClusterComputeResource, cluster, |state, cluster| state.set_attribute(cluster, key, value))
     }
 
     /// Ends every session, as an administrator would.

@@ -155,6 +155,27 @@ impl State {
         moref
     }
 
+    /// Begins a task on the host that ends when it is told to.
+    pub(super) fn begin_entering_maintenance(&mut self, host: Moref) {
+        if self.host(host).is_none_or(|host| host.entering.is_some()) {
+            return;
+        }
+        let (method, description) = ("EnterMaintenanceMode_Task", "HostSystem.enterMaintenanceMode");
+        let work = Work::Report { result: Box::new(Val::Unset) };
+        let moref = self.new_ref(Kind::Task);
+        let task = self.new_task(method, description, host, work, "simulator".to_owned(), Doom::default());
+        self.tasks.insert(moref, task);
+        self.list_task(moref, host);
+        self.change_host(host, |host| host.entering = Some(moref));
+    }
+
+    pub(super) fn end_entering_maintenance(&mut self, host: Moref) {
+        if let Some(task) = self.host(host).and_then(|host| host.entering) {
+            self.change_host(host, |host| host.entering = None);
+            self.complete(task);
+        }
+    }
+
     fn new_task(
         &self,
         method: &'static str,

@@ -280,7 +280,7 @@ impl State {
     }
 
     pub(super) fn host_usable(&self, host: Moref) -> bool {
-        self.host(host).is_some_and(|host| host.connected && !host.maintenance)
+        self.host(host).is_some_and(|host| host.connected && !host.maintenance && host.entering.is_none())
     }
 
     /// Memory of a host that no powered-on virtual machine has, in MiB.

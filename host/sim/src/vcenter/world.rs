@@ -67,6 +67,9 @@ pub(super) struct Cluster {
 pub(super) struct Host {
     pub(super) cluster: Moref,
     pub(super) maintenance: bool,
+    /// The task that is putting it into maintenance.
+    pub(super) entering: Option<Moref>,
+    pub(super) quarantined: bool,
     pub(super) connected: bool,
     pub(super) cores: u16,
     pub(super) mhz: u32,

@@ -110,7 +110,7 @@ pub async fn life_of_a_machine(vcenter: &Vcenter, template: &str, group: &str, m
     assert_eq!(capacity.clusters.len(), 1);
     assert_eq!(capacity.hosts.len(), 3);
     assert_eq!(capacity.datastores.len(), 1);
-    assert!(capacity.hosts.iter().all(|host| host.usable && host.cpu_mhz > 0 && host.memory_mib > 0));
+    assert!(capacity.hosts.iter().all(|host| host.usable() && host.cpu_mhz > 0 && host.memory_mib > 0));
     assert_eq!(capacity.datastores[0].hosts.len(), 3);
     assert!(capacity.datastores[0].usable && capacity.datastores[0].free_mib > 0);
     assert!(capacity.hosts.iter().map(|host| host.vms).sum::<u32>() > 0);

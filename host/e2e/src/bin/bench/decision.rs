@@ -82,10 +82,11 @@ pub fn report(table: &mut Table, decisions: &[Decisions]) {
 /// The same question in the host's types.
 fn translate(request: &Request) -> wit::Request {
     let Request { context, count, members, inventory } = request;
-    let sdk::Context { now, seed, attempt, purpose: _, config, group } = context;
+    let sdk::Context { now, utc_offset_minutes, seed, attempt, purpose: _, config, group } = context;
     wit::Request {
         context: host::Context {
             now: *now,
+            utc_offset_minutes: *utc_offset_minutes,
             seed: *seed,
             attempt: *attempt,
             purpose: host::Purpose::ScaleIn,
@@ -118,7 +119,13 @@ fn places(inventory: &sdk::Inventory) -> host::Inventory {
         name: one.name.clone(),
         cluster: one.cluster,
         usable: one.usable,
-        maintenance: one.maintenance,
+        state: match one.state {
+            sdk::HostState::InService => host::HostState::InService,
+            sdk::HostState::EnteringMaintenance => host::HostState::EnteringMaintenance,
+            sdk::HostState::InMaintenance => host::HostState::InMaintenance,
+            sdk::HostState::Quarantined => host::HostState::Quarantined,
+            sdk::HostState::Unreachable => host::HostState::Unreachable,
+        },
         cpu_capacity_mhz: one.cpu_capacity_mhz,
         cpu_used_mhz: one.cpu_used_mhz,
         memory_capacity_mib: one.memory_capacity_mib,
@@ -131,6 +138,8 @@ fn places(inventory: &sdk::Inventory) -> host::Inventory {
         usable: one.usable,
         capacity_mib: one.capacity_mib,
         free_mib: one.free_mib,
+        uncommitted_mib: one.uncommitted_mib,
+        kind: one.kind.clone(),
         hosts: one.hosts.clone(),
         attributes: attributes(&one.attributes),
     };

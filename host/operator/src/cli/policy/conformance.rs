@@ -116,7 +116,7 @@ fn as_json(report: &Report, arguments: &ConformanceArgs) -> Value {
 const fn remedy(property: Property) -> &'static str {
     match property {
         Property::Legal => {
-            "Answer by the rules of the contract (wit/0.1), or refuse with `unsatisfiable`; unknown values and empty tables are legal."
+            "Answer by the rules of the contract (wit/0.2), or refuse with `unsatisfiable`; unknown values and empty tables are legal."
         }
         Property::Budget => {
             "Look for an endless loop, or for work or memory that grows with the square of the members."

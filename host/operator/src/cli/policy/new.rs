@@ -45,13 +45,13 @@ const SDK: &[(&str, &str)] = files![
     "plugins/sdk/templates/naming.rs",
     "plugins/sdk/templates/placement.rs",
     "plugins/sdk/templates/scaling.rs",
-    "wit/0.1/lifecycle.wit",
-    "wit/0.1/log.wit",
-    "wit/0.1/naming.wit",
-    "wit/0.1/placement.wit",
-    "wit/0.1/scaling.wit",
-    "wit/0.1/types.wit",
-    "wit/0.1/worlds.wit",
+    "wit/0.2/lifecycle.wit",
+    "wit/0.2/log.wit",
+    "wit/0.2/naming.wit",
+    "wit/0.2/placement.wit",
+    "wit/0.2/scaling.wit",
+    "wit/0.2/types.wit",
+    "wit/0.2/worlds.wit",
 ];
 
 const WORKSPACE: &str = include_str!("../../../../../Cargo.toml");
@@ -271,7 +271,7 @@ mod tests {
     fn the_copy_of_the_sdk_is_whole() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         for folder in
-            ["plugins/sdk/src", "plugins/sdk/derive/src", "plugins/sdk/templates", "plugins/sdk/examples", "wit/0.1"]
+            ["plugins/sdk/src", "plugins/sdk/derive/src", "plugins/sdk/templates", "plugins/sdk/examples", "wit/0.2"]
         {
             for entry in std::fs::read_dir(root.join(folder)).unwrap() {
                 let name = entry.unwrap().file_name();

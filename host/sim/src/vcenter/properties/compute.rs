@@ -187,7 +187,7 @@ fn host_runtime(state: &State, host: &Host) -> Val {
             ("powerState", Val::Enum("HostSystemPowerState", power)),
             ("standbyMode", text("none")),
             ("inMaintenanceMode", Val::Bool(host.maintenance)),
-            ("inQuarantineMode", Val::Bool(false)),
+            ("inQuarantineMode", Val::Bool(host.quarantined)),
             ("bootTime", Val::Time(state.started)),
         ],
     )
