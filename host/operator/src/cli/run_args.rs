@@ -446,6 +446,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_zone_has_its_summers_and_a_name() {
+        let zone = config(&["--time-zone", "Europe/Berlin"]).time_zone.unwrap();
+        let minutes = |at: &str| zone.to_offset(at.parse().unwrap()).seconds() / 60;
+        assert_eq!((minutes("2026-01-15T12:00:00Z"), minutes("2026-07-15T12:00:00Z")), (60, 120));
+        assert!(config(&[]).time_zone.is_none());
+        let error = Cli::try_parse_from(["vmgroup", "run", "--time-zone", "Europe/Nowhere"]).unwrap_err().to_string();
+        assert!(error.contains("Europe/Nowhere") && error.contains("such as Europe/Berlin"), "{error}");
+    }
+
+    #[test]
     fn the_originals_flags_work() {
         let one = config(&["-insecure", "-metrics-addr=:9090", "-enable-leader-election"]);
         assert_eq!(one.vcenter.tls, Tls::Insecure);
