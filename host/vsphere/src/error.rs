@@ -418,6 +418,17 @@ impl Error {
         }
     }
 
+    /// True if the call got lost on the way or was turned away before vCenter saw
+    /// it, so that the same call may well come through a moment later. Not one
+    /// that was waited for in vain: that has taken its time already.
+    pub(crate) fn is_of_the_line(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => matches!(source.kind, TransportKind::Connect | TransportKind::Broken),
+            Self::Http { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_session_lost(&self) -> bool {
         matches!(self.own_fault(), Some(FaultKind::NotAuthenticated))
     }

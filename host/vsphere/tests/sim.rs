@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{KEY, Seen, clone_spec, follow, selection, until};
-use simulated::{client, credentials, simulated};
+use simulated::{client, credentials, on_a_bad_line, simulated};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig};
 use vmgroup_vsphere::{Category, Error, Event, FaultKind, HostState, PowerState, TaskState, Template, Vcenter};
@@ -277,6 +277,37 @@ async fn no_vcenter_at_the_start_is_told_and_waited_for() {
     sim.set_down(false);
     seen.synced().await;
     assert_eq!(lost(&seen), 1);
+}
+
+/// A rebuild is a dozen calls and more, so on such a line hardly one would come
+/// through as a whole.
+#[tokio::test(start_paused = true)]
+async fn l10_on_a_line_that_loses_every_eighth_call_news_still_come_soon() {
+    let (sim, vcenter, line) = on_a_bad_line(VcenterConfig { page_size: 50, ..VcenterConfig::default() });
+    for n in 0..333 {
+        sim.add_vm(ROOT, &format!("vm-{n}"), &[(KEY, "a")]).unwrap();
+    }
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    line.loses(120);
+    for n in 0..50 {
+        let name = format!("new-{n}");
+        sim.add_vm(ROOT, &name, &[(KEY, "b")]).unwrap();
+        let told = seen.vm("the new machine", |vm| vm.name == name);
+        assert!(tokio::time::timeout(Duration::from_secs(10), told).await.is_ok(), "{name} is not seen");
+        sim.destroy(&format!("{ROOT}/vm-{n}")).unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    line.loses(0);
+    until("nobody is missed and nobody is left over", || {
+        watch.inventory().indexed("a").len() == 283 && watch.inventory().indexed("b").len() == 50
+    })
+    .await;
+    drop(watch);
+    vcenter.logout().await;
+    assert_eq!(sim.sessions(), 0);
 }
 
 #[tokio::test(start_paused = true)]

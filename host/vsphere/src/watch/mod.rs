@@ -4,13 +4,15 @@
 //!
 //! Whatever is lost (connection, session, collector, view, version), the answer
 //! is one and the same: build everything anew, load, and tell the difference to
-//! what was known.
+//! what was known. On the way there a step that the line has lost is done again,
+//! as long as that can do no harm: on a bad line hardly a whole one comes through.
 
 mod tracked;
 mod update;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +40,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// So often in a row is rebuilt at once what vCenter has forgotten.
 const MAX_MENDED: u32 = 3;
+/// So often a step of a rebuild is tried before the rebuild is given up, and the
+/// pause after the first of them; it doubles.
+const STEP_ATTEMPTS: u32 = 5;
+const STEP_PAUSE: Duration = Duration::from_millis(100);
 /// How long to tidy up behind a watch that is given up.
 const TIDY: Duration = Duration::from_secs(5);
 
@@ -152,6 +158,7 @@ impl Vcenter {
             inventory: inventory.clone(),
             shared: Arc::clone(&shared),
             lost: false,
+            alive: AtomicBool::new(false),
             loaded_at: None,
         };
         tokio::spawn(watcher.run(stopped));
@@ -167,6 +174,8 @@ struct Watcher {
     shared: Arc<Shared>,
     /// Whether `Lost` was told and `Restored` was not.
     lost: bool,
+    /// Whether vCenter has answered anything in the present round.
+    alive: AtomicBool,
     /// When the present round had loaded everything.
     loaded_at: Option<Instant>,
 }
@@ -174,9 +183,20 @@ struct Watcher {
 /// What a round has made at vCenter, to be destroyed after it.
 struct Round {
     session: Arc<Session>,
-    collector: Option<ManagedObjectRef>,
+    /// The last one is in use; those before it could not be furnished.
+    collectors: Mutex<Vec<ManagedObjectRef>>,
     views: Vec<ManagedObjectRef>,
     list: ManagedObjectRef,
+}
+
+impl Round {
+    fn collectors(&self) -> MutexGuard<'_, Vec<ManagedObjectRef>> {
+        self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collector(&self) -> Result<ManagedObjectRef, Error> {
+        self.collectors().last().cloned().ok_or_else(|| protocol("there is no collector"))
+    }
 }
 
 impl Watcher {
@@ -186,6 +206,7 @@ impl Watcher {
         let mut round = None;
         loop {
             self.loaded_at = None;
+            self.alive.store(false, Ordering::Relaxed);
             let error = tokio::select! {
                 // The end first: a logout ends the round and the watch in one
                 // moment, and another round would log in again.
@@ -211,7 +232,7 @@ impl Watcher {
                 self.tell(&Event::Lost { error });
             }
             tokio::select! {
-                () = sleep(pause(attempt, &self.root)) => {}
+                () = sleep(pause(attempt, &self.root, FIRST_PAUSE, LAST_PAUSE)) => {}
                 () = self.vcenter.inner.account(Purpose::Read).credentials_changed() => {}
                 _ = stopped.changed() => break,
             }
@@ -251,11 +272,11 @@ impl Watcher {
         {
             self.tidy(&old).await;
         }
-        self.build(session, made).await?;
+        let container = self.build(&session, made).await?;
         let Some(round) = made else {
             return Err(protocol("it was not built"));
         };
-        let mut version = self.load(round).await?;
+        let mut version = self.load(round, &container).await?;
         let settle = self.vcenter.inner.options.settle;
         loop {
             let asked = Instant::now();
@@ -278,82 +299,137 @@ impl Watcher {
         }
     }
 
-    /// Views, collector and filters. What has been made is noted at once, so
-    /// that a failure half way leaves nothing behind.
-    async fn build(&self, session: Arc<Session>, made: &mut Option<Round>) -> Result<(), Error> {
-        let create = |method, this, arguments: fn(&mut Writer)| {
-            let session = Arc::clone(&session);
-            async move {
-                let answer = self.vcenter.call_in(&session, method, &this, arguments).await?;
-                created(&answer)
+    /// One step of a rebuild, again if the line has lost it. Only for what may be
+    /// done twice: reads, and what is made for this session alone and goes with it.
+    async fn patiently<T, F>(&self, step: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut attempt = 0;
+        loop {
+            let result = step().await;
+            if result.is_ok() {
+                self.alive.store(true, Ordering::Relaxed);
             }
-        };
-        let list = create("CreateListView", This::ViewManager, |_| {}).await?;
+            attempt += 1;
+            // Who is away, as has been told, is not asked more often than need be.
+            let hopeless = self.lost && !self.alive.load(Ordering::Relaxed);
+            match result {
+                Err(error) if error.is_of_the_line() && attempt < STEP_ATTEMPTS && !hopeless => {
+                    tracing::debug!(%error, attempt, "a step of the watch's rebuild got lost, trying it again");
+                    sleep(pause(attempt - 1, &self.root, STEP_PAUSE, FIRST_PAUSE)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        session: &Session,
+        method: &'static str,
+        this: This,
+        arguments: impl FnOnce(&mut Writer),
+    ) -> Result<ManagedObjectRef, Error> {
+        created(&self.vcenter.call_in(session, method, &this, arguments).await?)
+    }
+
+    /// The views; gives the one of the root. What has been made is noted at once, so
+    /// that a failure half way leaves nothing behind but what the line has lost.
+    async fn build(&self, session: &Arc<Session>, made: &mut Option<Round>) -> Result<ManagedObjectRef, Error> {
+        let list = self.patiently(|| self.create(session, "CreateListView", This::ViewManager, |_| {})).await?;
         let round = made.insert(Round {
-            session: Arc::clone(&session),
-            collector: None,
+            session: Arc::clone(session),
+            collectors: Mutex::default(),
             views: vec![list.clone()],
-            list: list.clone(),
+            list,
         });
         let root = self.root.managed_object();
-        let answer = self
-            .vcenter
-            .call_in(&session, "CreateContainerView", &This::ViewManager, |w| {
-                w.reference("container", &root.kind, &root.id);
-                w.text("type", VM);
-                w.text("type", FOLDER);
-                w.value("recursive", true);
+        let container = self
+            .patiently(|| {
+                self.create(session, "CreateContainerView", This::ViewManager, |w| {
+                    w.reference("container", &root.kind, &root.id);
+                    w.text("type", VM);
+                    w.text("type", FOLDER);
+                    w.value("recursive", true);
+                })
             })
             .await?;
-        let container = created(&answer)?;
         round.views.push(container.clone());
-        let collector = create("CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
-        round.collector = Some(collector.clone());
+        Ok(container)
+    }
+
+    /// A collector with its filters, and all that it has to tell at first, or its
+    /// first page. All in one: a filter whose making is in doubt would tell
+    /// everything twice, and a beginning that was lost is not begun anew everywhere.
+    async fn open(&self, round: &Round, container: &ManagedObjectRef) -> Result<Updates, Error> {
+        let session = &round.session;
+        let collector = self.create(session, "CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
+        round.collectors().push(collector.clone());
         let inventory = Query {
             paths: vec![vm_paths(session.has_create_date()), folder_paths()],
             starts: vec![
-                Start::from(container, vec![step_into("ContainerView")]),
+                Start::from(container.clone(), vec![step_into("ContainerView")]),
                 // The view is of what lies in the root, not of the root.
-                Start::at(root),
+                Start::at(self.root.managed_object()),
             ],
         };
         let tasks = Query {
             paths: vec![Paths::new(TASK, &WATCHED)],
-            starts: vec![Start::from(list, vec![step_into("ListView")])],
+            starts: vec![Start::from(round.list.clone(), vec![step_into("ListView")])],
         };
         for query in [inventory, tasks] {
             let this = This::Object(collector.clone());
             self.vcenter
-                .call_in(&session, "CreateFilter", &this, |w| {
+                .call_in(session, "CreateFilter", &this, |w| {
                     query.write(w, "spec");
                     // Whole properties: a part cannot be told from a whole.
                     w.value("partialUpdates", false);
                 })
                 .await?;
         }
-        Ok(())
+        self.poll(session, &collector, "").await?.ok_or_else(|| protocol("the first answer is empty"))
+    }
+
+    /// Collectors that could not be furnished would go on watching. Best effort:
+    /// whoever cannot be destroyed now goes with the round.
+    async fn destroy_spoilt(&self, round: &Round) {
+        let spoilt: Vec<ManagedObjectRef> = round.collectors().iter().rev().skip(1).cloned().collect();
+        for collector in spoilt {
+            let this = This::Object(collector.clone());
+            if self.vcenter.call_in(&round.session, "DestroyPropertyCollector", &this, |_| {}).await.is_ok() {
+                round.collectors().retain(|kept| *kept != collector);
+            }
+        }
+    }
+
+    /// The page that follows. vCenter gives it again to who asks with the same
+    /// version: its versions count. vcsim's do not, and it forgets what it has sent.
+    async fn next_page(&self, round: &Round, version: &str) -> Result<Updates, Error> {
+        let collector = round.collector()?;
+        let page = || self.poll(&round.session, &collector, version);
+        let page = if version.parse::<u64>().is_ok() { self.patiently(page).await } else { page().await };
+        page?.ok_or_else(|| protocol("a page is empty"))
     }
 
     /// Reads everything, tells the difference to what was known, and gives the
     /// version to go on from.
-    async fn load(&mut self, round: &Round) -> Result<String, Error> {
+    async fn load(&mut self, round: &Round, container: &ManagedObjectRef) -> Result<String, Error> {
         self.shared.tracked().view_is_new(Instant::now());
         self.tell_view(round).await?;
+        let mut updates = self.patiently(|| self.open(round, container)).await?;
+        self.destroy_spoilt(round).await;
         let prefix = &self.vcenter.inner.options.extra_prefix;
         let mut snapshot = Snapshot::default();
-        let mut version = String::new();
-        loop {
-            let Some(updates) = self.poll(round, &version).await? else {
-                return Err(protocol("the first answer is empty"));
-            };
-            version = updates.version;
+        let version = loop {
             for update in updates.objects {
                 snapshot.take(update, prefix);
             }
             if !updates.truncated {
-                break;
+                break updates.version;
             }
-        }
+            updates = self.next_page(round, &updates.version).await?;
+        };
         let unclear = std::mem::take(&mut snapshot.unclear);
         let tasks = std::mem::take(&mut snapshot.tasks);
         self.take_over(snapshot);
@@ -405,7 +481,8 @@ impl Watcher {
     /// The next answer; meanwhile new tasks are put into the view. Ends at once
     /// if the session is no longer the one in use.
     async fn next(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
-        let mut poll = pin!(self.poll(round, version));
+        let collector = round.collector()?;
+        let mut poll = pin!(self.poll(&round.session, &collector, version));
         let mut replaced = pin!(self.vcenter.inner.account(Purpose::Read).replaced(&round.session));
         loop {
             let due = self.shared.tracked().due(Instant::now());
@@ -419,16 +496,18 @@ impl Watcher {
         }
     }
 
-    async fn poll(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
-        let Some(collector) = &round.collector else {
-            return Err(protocol("there is no collector"));
-        };
+    async fn poll(
+        &self,
+        session: &Session,
+        collector: &ManagedObjectRef,
+        version: &str,
+    ) -> Result<Option<Updates>, Error> {
         let options = &self.vcenter.inner.options;
-        let _polling = Polling::on(&self.vcenter.inner, &round.session);
+        let _polling = Polling::on(&self.vcenter.inner, session);
         let answer = self
             .vcenter
             .call_within(
-                &round.session,
+                session,
                 METHOD,
                 &This::Object(collector.clone()),
                 options.long_poll + options.call_timeout,
@@ -483,8 +562,8 @@ impl Watcher {
         if vms.is_empty() {
             return Ok(());
         }
-        let refs = vms.iter().map(VmRef::managed_object).collect();
-        let read = self.vcenter.read_vms(refs).await?;
+        let refs: Vec<ManagedObjectRef> = vms.iter().map(VmRef::managed_object).collect();
+        let read = self.patiently(|| self.vcenter.read_vms(refs.clone())).await?;
         for id in vms {
             let event = match read.iter().find(|vm| vm.id == id) {
                 Some(vm) => self.put_vm(vm.clone()),
@@ -536,9 +615,9 @@ impl Watcher {
 
     async fn tell_view_of(&self, round: &Round, batch: &tracked::Batch) -> Result<(), Error> {
         let this = This::Object(round.list.clone());
-        let answer = self
-            .vcenter
-            .call_in(&round.session, "ModifyListView", &this, |w| {
+        // Who is in it already may be put in again.
+        let modify = || {
+            self.vcenter.call_in(&round.session, "ModifyListView", &this, |w| {
                 for task in &batch.add {
                     w.reference("add", TASK, task.as_str());
                 }
@@ -546,7 +625,8 @@ impl Watcher {
                     w.reference("remove", TASK, task.as_str());
                 }
             })
-            .await?;
+        };
+        let answer = self.patiently(modify).await?;
         for unresolved in answer.children_named("returnval").filter_map(reference_of) {
             self.task_gone(&TaskRef::new(unresolved.id));
         }
@@ -558,12 +638,10 @@ impl Watcher {
     async fn tidy(&self, round: &Round) {
         let destroy = async {
             let mut objects = Vec::new();
-            if let Some(collector) = &round.collector {
-                objects.push(("DestroyPropertyCollector", collector));
-            }
-            objects.extend(round.views.iter().map(|view| ("DestroyView", view)));
+            objects.extend(round.collectors().drain(..).map(|collector| ("DestroyPropertyCollector", collector)));
+            objects.extend(round.views.iter().map(|view| ("DestroyView", view.clone())));
             for (method, object) in objects {
-                let this = This::Object(object.clone());
+                let this = This::Object(object);
                 let result = self.vcenter.call_in(&round.session, method, &this, |_| {}).await;
                 match result {
                     Err(error) if !error.is_missing() => return,
@@ -613,8 +691,8 @@ fn session_lost() -> Error {
 
 /// The pause before the next attempt: doubling, capped, and spread by a hash of
 /// the attempt and what is watched, so that a run can be repeated.
-fn pause(attempt: u32, root: &FolderRef) -> Duration {
-    let whole = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LAST_PAUSE);
+fn pause(attempt: u32, root: &FolderRef, first: Duration, last: Duration) -> Duration {
+    let whole = first.saturating_mul(1 << attempt.min(16)).min(last);
     let mut hasher = DefaultHasher::new();
     (attempt, root).hash(&mut hasher);
     let spread = u32::try_from(hasher.finish() % 1000).unwrap_or(0);
@@ -629,10 +707,11 @@ mod tests {
     fn pauses_grow_to_a_cap_and_repeat() {
         let root = FolderRef::new("group-v3");
         for attempt in 0..40 {
-            let pause = super::pause(attempt, &root);
+            let pause = |attempt| super::pause(attempt, &root, FIRST_PAUSE, LAST_PAUSE);
+            let (pause, again) = (pause(attempt), pause(attempt));
             assert!(pause >= FIRST_PAUSE / 2 && pause <= LAST_PAUSE, "{pause:?}");
-            assert_eq!(pause, super::pause(attempt, &root));
+            assert_eq!(pause, again);
         }
-        assert!(super::pause(20, &root) >= LAST_PAUSE / 2);
+        assert!(super::pause(20, &root, FIRST_PAUSE, LAST_PAUSE) >= LAST_PAUSE / 2);
     }
 }
