@@ -59,12 +59,12 @@ impl Transport for BadLine {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let line = Arc::clone(&self.0);
         async move {
-            let mut lot = DefaultHasher::new();
-            line.calls.fetch_add(1, Ordering::SeqCst).hash(&mut lot);
-            let lot = lot.finish();
-            let lost = lot % 1000 < line.lost_per_mille.load(Ordering::SeqCst);
+            let mut hasher = DefaultHasher::new();
+            line.calls.fetch_add(1, Ordering::SeqCst).hash(&mut hasher);
+            let draw = hasher.finish();
+            let lost = draw % 1000 < line.lost_per_mille.load(Ordering::SeqCst);
             let cut = || Err(TransportError::new(TransportKind::Broken, Cut));
-            if lost && lot & 1024 == 0 {
+            if lost && draw & 1024 == 0 {
                 return cut();
             }
             let Some(sim) = line.sim.get() else { return cut() };
