@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bad_line;
 mod common;
 mod simulated;
 mod stories;
@@ -10,8 +11,9 @@ mod stories;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bad_line::on_a_bad_line;
 use common::{KEY, Seen, clone_spec, follow, selection, until};
-use simulated::{client, credentials, on_a_bad_line, simulated};
+use simulated::{client, credentials, simulated};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig};
 use vmgroup_vsphere::{Category, Error, Event, FaultKind, HostState, PowerState, TaskState, Template, Vcenter};

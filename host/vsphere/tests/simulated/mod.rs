@@ -1,8 +1,6 @@
 //! The simulated vCenter in this process, and clients of it.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +9,6 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use vmgroup_sim::clock::Clock;
-use vmgroup_sim::faults::Cut;
 use vmgroup_sim::vcenter::{VcenterConfig, VcenterService, VcenterSim};
 use vmgroup_vsphere::{Credentials, Options, Transport, TransportError, TransportKind, Vcenter, endpoint};
 
@@ -19,6 +16,12 @@ use crate::common::{KEY, PREFIX};
 
 /// The simulator as a transport.
 pub struct InProcess(VcenterService);
+
+impl InProcess {
+    pub fn new(sim: &VcenterSim) -> Self {
+        Self(sim.service())
+    }
+}
 
 impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
@@ -36,53 +39,6 @@ impl Transport for InProcess {
     }
 }
 
-/// A line to the simulator that loses some of the calls: every other one of them
-/// before it takes effect, the rest on the way back.
-#[derive(Clone, Default)]
-pub struct BadLine(Arc<Line>);
-
-#[derive(Default)]
-struct Line {
-    sim: std::sync::OnceLock<VcenterService>,
-    calls: AtomicU64,
-    lost_per_mille: AtomicU64,
-}
-
-impl BadLine {
-    /// Loses so many of a thousand calls from now on.
-    pub fn loses(&self, per_mille: u64) {
-        self.0.lost_per_mille.store(per_mille, Ordering::SeqCst);
-    }
-}
-
-impl Transport for BadLine {
-    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
-        let line = Arc::clone(&self.0);
-        async move {
-            let mut hasher = DefaultHasher::new();
-            line.calls.fetch_add(1, Ordering::SeqCst).hash(&mut hasher);
-            let draw = hasher.finish();
-            let lost = draw % 1000 < line.lost_per_mille.load(Ordering::SeqCst);
-            let cut = || Err(TransportError::new(TransportKind::Broken, Cut));
-            if lost && draw & 1024 == 0 {
-                return cut();
-            }
-            let Some(sim) = line.sim.get() else { return cut() };
-            let answer = InProcess(sim.clone()).call(request).await;
-            if lost { cut() } else { answer }
-        }
-        .boxed()
-    }
-}
-
-pub fn on_a_bad_line(config: VcenterConfig) -> (VcenterSim, Vcenter, BadLine) {
-    let (sim, _) = simulated(config);
-    let line = BadLine::default();
-    let _ = line.0.sim.set(sim.service());
-    let vcenter = Vcenter::new(options(), Arc::new(line.clone()));
-    (sim, vcenter, line)
-}
-
 pub fn credentials(password: &str) -> Credentials {
     Credentials { user: "user".to_owned(), password: password.into() }
 }
@@ -96,10 +52,10 @@ pub fn simulated(config: VcenterConfig) -> (VcenterSim, Vcenter) {
 pub fn client(sim: &VcenterSim, change: impl FnOnce(&mut Options)) -> Vcenter {
     let mut options = options();
     change(&mut options);
-    Vcenter::new(options, Arc::new(InProcess(sim.service())))
+    Vcenter::new(options, Arc::new(InProcess::new(sim)))
 }
 
-fn options() -> Options {
+pub fn options() -> Options {
     let mut options = Options::new(endpoint("vc.example").unwrap(), credentials("pass"));
     PREFIX.clone_into(&mut options.extra_prefix);
     KEY.clone_into(&mut options.index_key);
