@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question, Tried};
-use vmgroup_records::{Asked, Entry, Made, Outcome, Recorder, Role, Verdict};
+use vmgroup_records::{Asked, Entry, Made, Outcome, Recorder, Role, Side, Verdict};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -250,8 +250,8 @@ impl Shadow {
                     at_ms,
                     group: format!("{}/{}", group.namespace, group.name),
                     verdict,
-                    in_force: outcome.in_words(question, LINES),
-                    on_trial: now.in_words(question, LINES),
+                    in_force: Side::of(outcome, question).in_words(LINES),
+                    on_trial: Side::of(&now, question).in_words(LINES),
                 });
             }
             *failures_in_a_row = if failed.is_some() { *failures_in_a_row + 1 } else { 0 };

@@ -3,9 +3,9 @@
 
 use std::fmt::{self, Write};
 
-use vmgroup_policy::{Policy, Question};
+use vmgroup_policy::Policy;
 
-use crate::{Asked, Difference, Outcome, Replayed, Verdict};
+use crate::{Asked, Difference, Replayed, Side, Verdict};
 
 /// Differences that are shown one by one. The counts are always of all.
 const SHOWN: usize = 500;
@@ -56,30 +56,27 @@ fn summary(out: &mut impl Write, replayed: &Replayed) -> fmt::Result {
 }
 
 fn one(out: &mut impl Write, difference: &Difference, when: &impl Fn(u64) -> String) -> fmt::Result {
-    let Difference { record, now, verdict, .. } = difference;
+    let Difference { at_ms, group, kind, members, policy, then, now, verdict, .. } = difference;
     let open = if verdict.matters() { " open" } else { "" };
-    let group = record.group();
     writeln!(
         out,
-        "<details{open}><summary><b>{}</b> {} <span>{}, {} of {} members</span></summary>",
-        Text(&group),
+        "<details{open}><summary><b>{}</b> {} <span>{}, {kind} of {members} members</span></summary>",
+        Text(group),
         verdict.as_str(),
-        Text(&when(record.at_ms)),
-        record.question.kind(),
-        record.question.members()
+        Text(&when(*at_ms)),
     )?;
     out.write_str("<div class=\"sides\">")?;
-    side(out, &format!("then: {} {}", record.policy.plugin, record.policy.version), &record.question, &record.outcome)?;
-    side(out, "now", &record.question, now)?;
+    side(out, &format!("then: {} {}", policy.plugin, policy.version), then)?;
+    side(out, "now", now)?;
     out.write_str("</div></details>\n")
 }
 
-fn side(out: &mut impl Write, title: &str, question: &Question, outcome: &Outcome) -> fmt::Result {
+fn side(out: &mut impl Write, title: &str, side: &Side) -> fmt::Result {
     write!(out, "<section><h2>{}</h2>", Text(title))?;
-    match outcome {
-        Outcome::Answered(answer) => {
+    match side {
+        Side::Answered(lines) => {
             out.write_str("<ol>")?;
-            for line in answer.lines(question) {
+            for line in lines {
                 write!(out, "<li><b>{}</b>", Text(&line.subject))?;
                 if let Some(place) = &line.place {
                     write!(out, " <code>{}</code>", Text(place))?;
@@ -88,7 +85,7 @@ fn side(out: &mut impl Write, title: &str, question: &Question, outcome: &Outcom
             }
             out.write_str("</ol>")?;
         }
-        Outcome::Failed { reason, message } => {
+        Side::Failed { reason, message } => {
             write!(out, "<p><b>{}</b><br><small>{}</small></p>", Text(reason), Text(message))?;
         }
     }

@@ -22,8 +22,8 @@ mod ring;
 
 pub use explain::{Considered, Decision, Explanation, Said, explain};
 pub use files::FileSettings;
-pub use read::{ReadError, read};
+pub use read::{Lines, ReadError, lines, read};
 pub use record::{Asked, FORMAT, FormatError, Made, Outcome, Record, Role};
 pub use recorder::{Entry, Recorder, RecorderError, Settings, Standing};
-pub use replay::{Difference, Replay, Replayed, Verdict};
+pub use replay::{Difference, Replay, Replayed, Side, Verdict};
 pub use ring::{Filter, Summary};

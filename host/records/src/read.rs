@@ -1,8 +1,10 @@
 //! Reading records again: a file (`.jsonl.zst` or `.jsonl`), or a folder of them.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::files::list;
 use crate::{FormatError, Record};
@@ -39,48 +41,101 @@ pub enum ReadError {
 /// Reads a file, or the files of a folder from the oldest on. A record that is
 /// cut off at the end of a file (the operator was killed) is left out.
 pub fn read(path: &Path) -> Result<Vec<Record>, ReadError> {
+    lines(path)?.map(|line| line?.record()).filter_map(Result::transpose).collect()
+}
+
+/// The same line by line, for who does not want all of it in memory at once.
+pub fn lines(path: &Path) -> Result<Lines, ReadError> {
     let failed = |source| ReadError::File { path: path.to_owned(), source };
     if !fs::metadata(path).map_err(failed)?.is_dir() {
-        return read_file(path);
+        return Ok(Lines { files: [path.to_owned()].into(), open: None });
     }
-    let files = list(path).map_err(failed)?;
+    let files: VecDeque<PathBuf> = list(path).map_err(failed)?.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
         return Err(ReadError::Empty(path.to_owned()));
     }
-    let mut records = Vec::new();
-    for (_, file) in files {
-        records.extend(read_file(&file)?);
-    }
-    Ok(records)
+    Ok(Lines { files, open: None })
 }
 
-fn read_file(path: &Path) -> Result<Vec<Record>, ReadError> {
-    let failed = |source| ReadError::File { path: path.to_owned(), source };
-    let mut file = BufReader::new(File::open(path).map_err(failed)?);
-    if !file.fill_buf().map_err(failed)?.starts_with(&ZSTD) {
-        return parse(path, file);
-    }
-    let decoder = zstd::stream::read::Decoder::with_buffer(file).map_err(failed)?;
-    parse(path, BufReader::new(decoder))
+/// Lines of files, one file after the other.
+pub struct Lines {
+    files: VecDeque<PathBuf>,
+    open: Option<Open>,
 }
 
-fn parse(path: &Path, mut from: BufReader<impl Read>) -> Result<Vec<Record>, ReadError> {
-    let mut records = Vec::new();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        match from.read_until(b'\n', &mut line) {
-            Ok(0) => break,
-            Ok(_) => {}
+struct Open {
+    path: Arc<Path>,
+    from: Box<dyn BufRead + Send>,
+    number: usize,
+}
+
+/// A line that is no record yet.
+#[derive(Debug)]
+pub struct Line {
+    path: Arc<Path>,
+    /// From 1.
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    /// The record; none if the line is cut off.
+    pub fn record(&self) -> Result<Option<Record>, ReadError> {
+        match Record::from_line(&self.bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(_) if !self.bytes.ends_with(b"\n") => Ok(None),
+            Err(source) => Err(ReadError::Line { path: self.path.to_path_buf(), line: self.number, source }),
+        }
+    }
+}
+
+impl Open {
+    fn new(path: PathBuf) -> Result<Self, ReadError> {
+        let failed = |source| ReadError::File { path: path.clone(), source };
+        let mut file = BufReader::new(File::open(&path).map_err(failed)?);
+        let from: Box<dyn BufRead + Send> = if file.fill_buf().map_err(failed)?.starts_with(&ZSTD) {
+            Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(file).map_err(failed)?))
+        } else {
+            Box::new(file)
+        };
+        Ok(Self { path: path.into(), from, number: 0 })
+    }
+
+    /// The next line; none at the end of the file.
+    fn line(&mut self) -> Result<Option<Line>, ReadError> {
+        let mut bytes = Vec::new();
+        self.number += 1;
+        match self.from.read_until(b'\n', &mut bytes) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(Line { path: self.path.clone(), number: self.number, bytes })),
             // The last frame is incomplete.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(source) => return Err(ReadError::File { path: path.to_owned(), source }),
-        }
-        match Record::from_line(&line) {
-            Ok(record) => records.push(record),
-            Err(_) if !line.ends_with(b"\n") => break,
-            Err(source) => return Err(ReadError::Line { path: path.to_owned(), line: number, source }),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(source) => Err(ReadError::File { path: self.path.to_path_buf(), source }),
         }
     }
-    Ok(records)
+}
+
+impl Iterator for Lines {
+    type Item = Result<Line, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => match Open::new(self.files.pop_front()?) {
+                    Ok(open) => self.open.insert(open),
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            match open.line() {
+                Ok(Some(line)) => return Some(Ok(line)),
+                Ok(None) => self.open = None,
+                Err(error) => {
+                    // What follows in this file makes no sense any more.
+                    self.open = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
 }

@@ -104,31 +104,6 @@ impl Outcome {
     }
 }
 
-impl Outcome {
-    /// In one line: at most so many lines of the answer, or why there is none.
-    pub fn in_words(&self, question: &Question, most: usize) -> String {
-        match self {
-            Self::Answered(answer) => {
-                let lines = answer.lines(question);
-                let more = lines.len().saturating_sub(most);
-                let mut words: Vec<String> = lines
-                    .into_iter()
-                    .take(most)
-                    .map(|line| {
-                        let place = line.place.map(|place| format!(" -> {place}")).unwrap_or_default();
-                        format!("{}{place} ({})", line.subject, line.reason)
-                    })
-                    .collect();
-                if more > 0 {
-                    words.push(format!("and {more} more"));
-                }
-                words.join("; ")
-            }
-            Self::Failed { reason, message } => format!("no answer ({reason}): {message}"),
-        }
-    }
-}
-
 /// When and as what a question was asked, and how long the answer took.
 #[derive(Clone, Copy, Debug)]
 pub struct Made {

@@ -14,7 +14,7 @@ use vmgroup_policy::wit::types::{Context, Group, Inventory, Member, PowerState, 
 use vmgroup_policy::{Host, Kind, Limits, Policy, Question, Source};
 use vmgroup_records::{
     Entry, FORMAT, FileSettings, Filter, FormatError, Made, Outcome, ReadError, Record, Recorder, Replay, Role,
-    Settings, Verdict, html, read,
+    Settings, Side, Verdict, html, lines, read,
 };
 
 /// A folder that goes with the test.
@@ -225,11 +225,38 @@ fn another_policy_is_shown_where_it_differs() {
     let replayed = Replay::new(&policy, NonZero::new(3).unwrap()).over(&records);
     assert_eq!(replayed.count(Verdict::Differs), 2, "of one member there is one choice");
     let first = &replayed.differences[0];
-    let Outcome::Answered(now) = &first.now else { panic!() };
-    assert_eq!(now.lines(&first.record.question)[0].subject, "web-1");
+    let Side::Answered(now) = &first.now else { panic!() };
+    assert_eq!(now[0].subject, "web-1");
     let naming = shipped(&HOST, Kind::Naming, "random-suffix", json!({}));
     let other = Replay::new(&naming, NonZero::<usize>::MIN).over(&records);
     assert_eq!((other.asked, other.left_out), (0, 4));
+}
+
+/// However many ask them, as they are read: the same, in the same order.
+#[test]
+fn a_file_is_replayed_without_being_held_in_memory() {
+    let (folder, policy) = (Folder::new(), ordered("newest"));
+    let recorder = keep(1 << 20, None, (1..150).map(|members| decide(&policy, question(members, 1))));
+    std::fs::create_dir_all(&folder.0).unwrap();
+    let file = folder.0.join("export.jsonl.zst");
+    std::fs::write(&file, recorder.export(&Filter::default())).unwrap();
+    let oldest = ordered("oldest");
+    let whole = Replay::new(&oldest, NonZero::<usize>::MIN).over(&read(&file).unwrap());
+    assert_eq!((whole.asked, whole.count(Verdict::Differs), whole.differences.len()), (149, 148, 149));
+    for threads in [1, 4] {
+        let replay = Replay::new(&oldest, NonZero::new(threads).unwrap());
+        assert_eq!(replay.over_lines(lines(&file).unwrap()).unwrap(), whole, "{threads}");
+    }
+    // A line in the middle that is none ends it, and is named, however many follow.
+    let mut text: Vec<Vec<u8>> = read(&file).unwrap().iter().map(Record::to_line).collect();
+    text[40] = b"nonsense\n".to_vec();
+    let broken = folder.0.join("broken.jsonl");
+    std::fs::write(&broken, text.concat()).unwrap();
+    for threads in [1, 4] {
+        let replay = Replay::new(&oldest, NonZero::new(threads).unwrap());
+        let error = replay.over_lines(lines(&broken).unwrap()).unwrap_err();
+        assert!(matches!(error, ReadError::Line { line: 41, .. }), "{error}");
+    }
 }
 
 #[test]

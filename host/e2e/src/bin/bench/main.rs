@@ -11,6 +11,7 @@ mod fill;
 mod heal;
 mod large;
 mod machine;
+mod replay;
 mod rest;
 mod stage;
 mod start;
@@ -49,6 +50,8 @@ enum Part {
     Failover,
     /// One decision in its sandbox and natively
     Decision,
+    /// Recorded decisions put to another policy
+    Replay,
     /// From the edit of the `ConfigMap` to the first decision
     Swap,
     /// From the start of the process to leading
@@ -122,6 +125,10 @@ fn main() -> Result<()> {
     if wanted(Part::Decision) {
         progress("decisions, in the sandbox and natively");
         decision::report(&mut table, &decision::run());
+    }
+    if wanted(Part::Replay) {
+        progress("10,000 recorded decisions, replayed");
+        replay::report(&mut table, replay::run(&operator));
     }
     if wanted(Part::Swap) {
         progress("policy swaps");

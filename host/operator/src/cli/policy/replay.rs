@@ -3,14 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 use vmgroup_policy::{CheckError, Kind, Policy};
-use vmgroup_records::{Difference, Outcome, ReadError, Record, Replay, Replayed, Verdict, html, read};
+use vmgroup_records::{Difference, ReadError, Replay, Replayed, Verdict, html, lines};
 
 use super::{KindArg, Output, PolicyError, input};
 use crate::cli::decisions::when;
@@ -80,10 +80,13 @@ pub enum ReplayError {
 
 /// Replays, prints, writes the page.
 pub(super) fn run(arguments: &ReplayArgs, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
-    let records = read(&arguments.records).map_err(ReplayError::Records)?;
-    let policy = policy(arguments, &records)?;
+    let policy = policy(arguments)?;
     let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-    let replayed = Replay::new(&policy, threads).over(&records);
+    let records = lines(&arguments.records).map_err(ReplayError::Records)?;
+    let replayed = Replay::new(&policy, threads).over_lines(records).map_err(ReplayError::Records)?;
+    if arguments.kind.is_none() && replayed.asked == 0 {
+        return Err(ReplayError::NothingToAsk(replayed.left_out).into());
+    }
     if let Some(path) = &arguments.html {
         let mut page = String::new();
         // A string takes whatever is written to it.
@@ -100,20 +103,32 @@ pub(super) fn run(arguments: &ReplayArgs, out: &mut impl Write) -> Result<ExitCo
 
 /// The policy, checked as the operator does. Of a component that answers several
 /// questions, the one that comes first in the records is meant.
-fn policy(arguments: &ReplayArgs, records: &[Record]) -> Result<Arc<Policy>, PolicyError> {
+fn policy(arguments: &ReplayArgs) -> Result<Arc<Policy>, PolicyError> {
     let host = input::host()?;
     let mut source = input::file_or_shipped(&arguments.policy)?;
     source.config = input::config(&arguments.config)?;
     let answers = host.answers(&source);
-    let of_records = || records.iter().map(|record| record.question.kind()).find(|kind| answers.contains(kind));
     let kind = match (arguments.kind, &answers[..]) {
         (Some(kind), _) => kind.into(),
         // Where no kind fits, the fault is the file's, whatever it is checked as.
         (None, []) => Kind::Naming,
-        (None, _) => of_records().ok_or(ReplayError::NothingToAsk(records.len()))?,
+        (None, [kind]) => *kind,
+        (None, several) => first_of(several, &arguments.records).map_err(ReplayError::Records)?,
     };
     let checked = host.check(kind, &source).map_err(|error| ReplayError::Refused(Box::new(error)))?;
     Ok(checked.policy)
+}
+
+/// The kind of the first record that is of one of these; their first, if none is.
+fn first_of(kinds: &[Kind], records: &Path) -> Result<Kind, ReadError> {
+    for line in lines(records)? {
+        if let Some(record) = line?.record()?
+            && kinds.contains(&record.question.kind())
+        {
+            return Ok(record.question.kind());
+        }
+    }
+    Ok(kinds.first().copied().unwrap_or(Kind::Naming))
 }
 
 fn report(replayed: &Replayed) -> Value {
@@ -122,15 +137,15 @@ fn report(replayed: &Replayed) -> Value {
     let differences: Vec<Value> = replayed
         .differences
         .iter()
-        .map(|Difference { record, now, fuel, verdict }| {
+        .map(|Difference { number, group, then, fuel_then, now, fuel_now, verdict, .. }| {
             json!({
-                "number": record.number,
-                "group": record.group(),
+                "number": number,
+                "group": group,
                 "verdict": verdict.as_str(),
-                "then": side(record, &record.outcome),
-                "now": side(record, now),
-                "fuelThen": record.fuel,
-                "fuelNow": fuel,
+                "then": then,
+                "now": now,
+                "fuelThen": fuel_then,
+                "fuelNow": fuel_now,
             })
         })
         .collect();
@@ -143,30 +158,16 @@ fn report(replayed: &Replayed) -> Value {
     })
 }
 
-fn side(record: &Record, outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Answered(answer) => json!(answer.lines(&record.question)),
-        Outcome::Failed { reason, message } => json!({ "reason": reason, "message": message }),
-    }
-}
-
 fn print(out: &mut impl Write, replayed: &Replayed) -> std::io::Result<()> {
     writeln!(out, "{} decisions replayed, {} of another kind or on trial left out", replayed.asked, replayed.left_out)?;
     for verdict in Verdict::ALL {
         writeln!(out, "  {:>7}  {}", replayed.count(verdict), verdict.as_str())?;
     }
     let mattering = || replayed.differences.iter().filter(|difference| difference.verdict.matters());
-    for Difference { record, now, verdict, .. } in mattering().take(SHOWN) {
-        writeln!(
-            out,
-            "\n{} decision {} of {}: {}",
-            when(record.at_ms),
-            record.number,
-            record.group(),
-            verdict.as_str()
-        )?;
-        writeln!(out, "  then  {}", record.outcome.in_words(&record.question, usize::MAX))?;
-        writeln!(out, "  now   {}", now.in_words(&record.question, usize::MAX))?;
+    for Difference { number, at_ms, group, then, now, verdict, .. } in mattering().take(SHOWN) {
+        writeln!(out, "\n{} decision {number} of {group}: {}", when(*at_ms), verdict.as_str())?;
+        writeln!(out, "  then  {}", then.in_words(usize::MAX))?;
+        writeln!(out, "  now   {}", now.in_words(usize::MAX))?;
     }
     let hidden = mattering().count().saturating_sub(SHOWN);
     if hidden > 0 {

@@ -268,9 +268,9 @@ fn recorded(replayed: &Replayed, out: &mut impl Write) -> std::io::Result<()> {
     let counts = if counts.is_empty() { "none of its kind".to_owned() } else { counts.join(", ") };
     writeln!(out, "  {} recorded decisions: {counts}", replayed.asked)?;
     let first = replayed.differences.iter().find(|difference| difference.verdict.matters());
-    if let Some(Difference { record, now, .. }) = first {
-        writeln!(out, "    {} then  {}", record.group(), record.outcome.in_words(&record.question, SHOWN))?;
-        writeln!(out, "    {} now   {}", record.group(), now.in_words(&record.question, SHOWN))?;
+    if let Some(Difference { group, then, now, .. }) = first {
+        writeln!(out, "    {group} then  {}", then.in_words(SHOWN))?;
+        writeln!(out, "    {group} now   {}", now.in_words(SHOWN))?;
     }
     Ok(())
 }
