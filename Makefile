@@ -94,4 +94,4 @@ mutants: ## Plants known bugs, one at a time: each has to be caught. ONLY=part o
 
 clean: ## Remove what was built, but not the real components of e2e
 	@if [ -d '$(TARGET)' ]; then find '$(TARGET)' -mindepth 1 -maxdepth 1 ! -name e2e-tools -exec rm -rf {} +; fi
-	@rm -rf examples/custom-policy/target
+	@rm -rf examples/custom-policy/target examples/c-policy/target
