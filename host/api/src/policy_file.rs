@@ -26,6 +26,34 @@ pub struct PolicyFile {
     /// Chooses who leaves. Default: `ordered`, newest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<PolicyEntry>,
+    /// When these policies are taken back by themselves.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub breaker: Breaker,
+}
+
+/// The circuit breaker: policies that fail so often within so many seconds are
+/// taken back, and what was in force before serves again. A failure is a crash,
+/// an overrun limit or an answer that breaks a rule; a refusal in the policy's
+/// own words is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Breaker {
+    /// So many failures; 0 turns it off. Default 3.
+    #[schemars(range(max = 1000))]
+    pub failures: u32,
+    /// The window in seconds. Default 600.
+    #[schemars(range(min = 1, max = 86400))]
+    pub seconds: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 3, seconds: 600 }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One policy.
@@ -67,6 +95,9 @@ pub enum OnFailure {
     Hold,
     /// The built-in default of its kind is asked instead.
     Builtin,
+    /// The policy of its kind that was in force before, and good, is asked
+    /// instead. If there is none, nothing is changed.
+    Previous,
 }
 
 /// Why a policy file cannot be used.
@@ -75,6 +106,16 @@ pub enum PolicyFileError {
     /// Not YAML, or not of this shape; the message has line, column and what was expected.
     #[error("policy.yaml cannot be read: {0}")]
     Parse(String),
+    /// A figure is out of its bounds.
+    #[error("policy.yaml: {field} is {value}, but must be {bounds}")]
+    Bounds {
+        /// The field, with dots.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        bounds: &'static str,
+    },
 }
 
 impl PolicyFile {
@@ -83,7 +124,19 @@ impl PolicyFile {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(text).map_err(|error| PolicyFileError::Parse(error.to_string()))
+        let file: Self = serde_saphyr::from_str(text).map_err(|error| PolicyFileError::Parse(error.to_string()))?;
+        file.within_bounds()?;
+        Ok(file)
+    }
+
+    fn within_bounds(&self) -> Result<(), PolicyFileError> {
+        let Breaker { failures, seconds } = self.breaker;
+        let out = |field, value: u32, bounds| Err(PolicyFileError::Bounds { field, value: value.to_string(), bounds });
+        match (failures, seconds) {
+            (1001.., _) => out("breaker.failures", failures, "0 (off) to 1000"),
+            (_, 0 | 86_401..) => out("breaker.seconds", seconds, "1 to 86400"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -249,6 +302,18 @@ naming: { plugin: ordinal, config: { width: 3 } }
         let error =
             PolicyFile::parse("scaling: { plugin: ordered, shadow: { plugin: x, onFailure: hold } }").unwrap_err();
         assert!(error.to_string().contains("onFailure"), "{error}");
+    }
+
+    #[test]
+    fn the_breaker_has_bounds_and_a_default() {
+        assert_eq!(
+            PolicyFile::parse("breaker: { failures: 5 }").unwrap().breaker,
+            Breaker { failures: 5, seconds: 600 }
+        );
+        let error = PolicyFile::parse("breaker: { seconds: 0 }").unwrap_err().to_string();
+        assert!(error.contains("breaker.seconds") && error.contains("86400"), "{error}");
+        let previous = PolicyFile::parse("scaling: { plugin: ordered, onFailure: previous }").unwrap();
+        assert_eq!(previous.scaling.unwrap().on_failure, OnFailure::Previous);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Instrument as _;
-use vmgroup_api::OnFailure;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
 use vmgroup_records::{Entry, Made, Recorder, Role};
 use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, HostState, PowerState, Usage, VmRef};
@@ -20,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::observe::{Observed, Seen, VmSeen};
 use crate::offload::Offload;
 use crate::plan::{Newcomer, Place, Victim};
-use crate::policy_source::Serving;
+use crate::policy_source::{PolicyBook, Serving};
 use crate::shadow::Shadow;
 use crate::validate::Desired;
 
@@ -161,6 +160,8 @@ pub struct Decider {
     pub clock: Clock,
     /// Where policies on trial hear of the questions.
     pub shadow: Shadow,
+    /// Is told of policies that fail.
+    pub book: PolicyBook,
 }
 
 impl Decider {
@@ -174,7 +175,7 @@ impl Decider {
         taken: Taken,
     ) -> Result<(Vec<Newcomer>, bool), NoAnswer> {
         let asked = question.for_names(uuids.len(), taken);
-        let (plugin, answer) = self.ask(serving, &serving.set.naming, &serving.builtin.naming, asked).await?;
+        let (plugin, answer) = self.ask(serving, asked).await?;
         let Answer::Naming(answer) = answer else { return Err(beside_the_point(plugin)) };
         let everywhere = answer.scope == wit::naming::Scope::Everywhere;
         Ok((newcomers(uuids, answer), everywhere))
@@ -188,7 +189,7 @@ impl Decider {
         newcomers: &[(String, String)],
     ) -> Result<BTreeMap<String, Place>, NoAnswer> {
         let asked = question.for_places(newcomers);
-        let (plugin, answer) = self.ask(serving, &serving.set.placement, &serving.builtin.placement, asked).await?;
+        let (plugin, answer) = self.ask(serving, asked).await?;
         let Answer::Placement(places) = answer else { return Err(beside_the_point(plugin)) };
         Ok(self::places(question.capacity, newcomers, places))
     }
@@ -201,7 +202,7 @@ impl Decider {
         count: usize,
     ) -> Result<Vec<Victim>, NoAnswer> {
         let (asked, uuids) = question.for_victims(count);
-        let (plugin, answer) = self.ask(serving, &serving.set.scaling, &serving.builtin.scaling, asked).await?;
+        let (plugin, answer) = self.ask(serving, asked).await?;
         let Answer::Scaling(victims) = answer else { return Err(beside_the_point(plugin)) };
         Ok(self::victims(&uuids, victims))
     }
@@ -213,30 +214,30 @@ impl Decider {
         tried.outcome.map_err(|error| NoAnswer { plugin: policy.plugin().to_owned(), error })
     }
 
-    /// Asks, and where the policy file says so the built-in policy after it. Gives
-    /// the answer with the plugin whose it is.
-    async fn ask(
-        &self,
-        serving: &Serving,
-        policy: &Arc<Policy>,
-        builtin: &Arc<Policy>,
-        question: Asked,
-    ) -> Result<(String, Answer), NoAnswer> {
+    /// Asks, and where the policy file says so another policy after it. Gives the
+    /// answer with the plugin whose it is.
+    async fn ask(&self, serving: &Serving, question: Asked) -> Result<(String, Answer), NoAnswer> {
         let kind = question.kind();
-        let question = Arc::new(question);
+        if kind == Kind::Scaling && serving.scaling_withheld {
+            return Err(withheld());
+        }
+        let (policy, question) = (serving.set.get(kind), Arc::new(question));
         let told = self.ask_one(kind, Role::InForce, policy, &question).await;
         if let Some(Ok(candidate)) = serving.candidates.get(kind).map(|candidate| &candidate.checked) {
             let outcome = told.as_ref().map(|(_, answer)| answer).map_err(|failed| &failed.error);
             self.shadow.put(candidate, policy, &question, outcome);
         }
-        match told {
-            Err(failed) if serving.on_failure(kind) == OnFailure::Builtin => {
-                tracing::warn!(plugin = %failed.plugin, error = %failed.error, "asking the built-in policy instead");
-                self.metrics.fallback(kind.as_str());
-                self.ask_one(kind, Role::Fallback, builtin, &question).await
-            }
-            other => other,
+        let failed = match told {
+            Err(failed) => failed,
+            answered => return answered,
+        };
+        if failed.error.is_fault() {
+            self.book.failed(serving, kind, &failed.error);
         }
+        let Some(other) = serving.instead(kind) else { return Err(failed) };
+        tracing::warn!(plugin = %failed.plugin, error = %failed.error, other = other.plugin(), "asking another policy instead");
+        self.metrics.fallback(kind.as_str());
+        self.ask_one(kind, Role::Fallback, other, &question).await
     }
 
     async fn ask_one(
@@ -276,6 +277,16 @@ impl Decider {
 
 fn whole(figure: u128) -> u64 {
     u64::try_from(figure).unwrap_or(u64::MAX)
+}
+
+/// What is offered cannot be used, and nothing is known that was good before:
+/// who is destroyed in the meantime cannot be brought back.
+fn withheld() -> NoAnswer {
+    let text = "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
+    NoAnswer {
+        plugin: "on hold".to_owned(),
+        error: DecisionError::Refused(wit::types::Refusal::NotNow(text.to_owned())),
+    }
 }
 
 /// The policy host answers each question in kind; this is for the compiler.

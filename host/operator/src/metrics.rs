@@ -413,7 +413,7 @@ impl Metrics {
             ),
             fallbacks: c.add(
                 "vmgroup_policy_fallbacks",
-                "Questions that were put to the built-in policy because the chosen one gave no legal \
+                "Questions that were put to another policy, as onFailure says, because the chosen one gave no legal \
                  answer, by kind",
                 Family::default(),
             ),
@@ -442,12 +442,12 @@ impl Metrics {
             ),
             swaps: c.add(
                 "vmgroup_policy_swaps",
-                "Edits of the policy ConfigMap, by outcome: swapped, or the stage that refused",
+                "Editions of the policies, by what became of them: swapped, the stage that refused, or rolled-back",
                 Family::default(),
             ),
             refused: c.add(
                 "vmgroup_policy_refused",
-                "1 while the last edit of the policy ConfigMap is not in force, because it was refused",
+                "1 while the last edit of the policy ConfigMap is not in force, because it was refused or taken back",
                 Gauge::default(),
             ),
             process: Process::register(c, clock.since_epoch().as_secs_f64()),

@@ -3,13 +3,18 @@
 //! why.
 //!
 //! [`PolicyBook`] does that for whatever content it is offered and knows no API
-//! server; [`watch_config_map`] feeds it from one. Neither asks a policy
-//! anything.
+//! server; [`watch_config_map`] feeds it from one, and [`Keeper`] keeps there what
+//! is in force over a restart. None of them asks a policy anything; who does tells
+//! the book of failures, and the book takes back what fails too often.
 
+mod breaker;
 mod candidates;
+mod edition;
+mod keeper;
+mod kept;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,15 +22,29 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use vmgroup_api::OnFailure;
 use vmgroup_api::policy_file::{self, FILE_NAME};
-use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
-use vmgroup_policy::{CheckError, ConfigProblem, Host, Kind, Policy, PolicySet, Problem, Source, shipped};
+use vmgroup_policy::{
+    CheckError, ConfigProblem, DecisionError, Host, Kind, Policy, PolicySet, Problem, Source, shipped,
+};
 
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 
+use self::breaker::Breaker;
+use self::edition::{Content, Edition, decides_alike};
+use self::kept::{Kept, RolledBack};
+
 pub use candidates::{Candidate, Candidates, Unfit};
+pub use keeper::Keeper;
 pub use watch::watch_config_map;
+
+/// How many editions before the one in force are remembered, to go back to.
+const EARLIER: usize = 4;
+
+/// The stage of a [`Refusal`] that came after the swap: it failed at work.
+pub const AT_WORK: &str = "at-work";
 
 /// The policies that serve, as one immutable snapshot: a pass takes one at its
 /// start and keeps it to its end.
@@ -35,6 +54,8 @@ pub struct Serving {
     pub set: Arc<PolicySet>,
     /// The built-in defaults, for [`OnFailure::Builtin`].
     pub builtin: Arc<PolicySet>,
+    /// Other policies that were in force before, and good, for [`OnFailure::Previous`].
+    pub previous: BTreeMap<Kind, Arc<Policy>>,
     /// Who is on trial beside them.
     pub candidates: Arc<Candidates>,
     /// What happens when naming gives no legal answer.
@@ -45,6 +66,9 @@ pub struct Serving {
     pub scaling: OnFailure,
     /// Rises with every swap; 0 are the built-in defaults of the start.
     pub generation: u64,
+    /// Nobody is chosen to leave: what was offered first was refused, and nothing
+    /// is known that was good before.
+    pub scaling_withheld: bool,
 }
 
 impl Serving {
@@ -65,7 +89,11 @@ impl Serving {
 
     /// Who is asked when the policy of this kind gives no legal answer, if somebody is.
     pub fn instead(&self, kind: Kind) -> Option<&Arc<Policy>> {
-        (self.on_failure(kind) == OnFailure::Builtin).then(|| self.builtin.get(kind))
+        match self.on_failure(kind) {
+            OnFailure::Hold => None,
+            OnFailure::Builtin => Some(self.builtin.get(kind)),
+            OnFailure::Previous => self.previous.get(&kind),
+        }
     }
 
     /// What happens when the policy of this kind gives no legal answer.
@@ -76,13 +104,21 @@ impl Serving {
             Kind::Scaling => self.scaling,
         }
     }
+
+    /// What is in force, in a phrase: each kind with its policy.
+    pub fn told(&self) -> String {
+        let [naming, placement, scaling] = Kind::ALL.map(|kind| label(self.set.get(kind)));
+        let scaling = if self.scaling_withheld { "on hold".to_owned() } else { scaling };
+        format!("naming {naming}, placement {placement}, scaling {scaling}")
+    }
 }
 
-/// Why the offered policies are not in force. What was in force still is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} refused at stage {stage}: {message}", Quoted(plugin))]
+/// Why the offered policies are not in force. What was in force before is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
+#[error("{} {}: {message}", Quoted(plugin), Fate(stage))]
 pub struct Refusal {
-    /// Where it failed: `config-map`, `policy-file`, `source`, or a stage of the check.
+    /// Where it failed: `config-map`, `policy-file`, `source`, a stage of the
+    /// check, or [`AT_WORK`]: then it was in force, and was taken back.
     pub stage: String,
     /// The plugin as the policy file names it; empty where none is to blame.
     pub plugin: String,
@@ -92,6 +128,35 @@ pub struct Refusal {
     pub remedy: String,
     /// The `metadata.resourceVersion` of the refused ConfigMap.
     pub resource_version: String,
+}
+
+impl Refusal {
+    /// Whether it was in force, and was taken back.
+    pub fn rolled_back(&self) -> bool {
+        self.stage == AT_WORK
+    }
+
+    /// What is wrong, what serves instead and what to do, in at most `limit` bytes:
+    /// the remedy must survive, so what is wrong gives way.
+    pub fn told(&self, serving: &Serving, limit: usize) -> String {
+        let Self { remedy, resource_version, .. } = self;
+        let tail =
+            format!(" Remedy: {remedy} In force: {} (resourceVersion {resource_version} is not).", serving.told());
+        let head = self.to_string();
+        let room = limit.saturating_sub(tail.len() + '…'.len_utf8());
+        if head.len() <= room {
+            return format!("{head}.{tail}");
+        }
+        format!("{}…{tail}", &head[..head.floor_char_boundary(room)])
+    }
+}
+
+struct Fate<'a>(&'a str);
+
+impl fmt::Display for Fate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == AT_WORK { f.write_str("rolled back") } else { write!(f, "refused at stage {}", self.0) }
+    }
 }
 
 struct Quoted<'a>(&'a str);
@@ -151,8 +216,9 @@ impl ConfigMapData {
     }
 }
 
-/// The content that was offered; none: no ConfigMap.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The content that was offered; none: no ConfigMap. As text `none`, or 64
+/// hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint(Option<[u8; 32]>);
 
 /// The policies in force and the last refusal. Cheap to clone; all clones are
@@ -171,13 +237,22 @@ struct Book {
     offers: Mutex<Offers>,
 }
 
-/// Which offer is the newest. An offer is checked without a lock, so an older
-/// one may come to its end after a newer one: it must not win.
-#[derive(Default)]
+/// The editions, and which offer is the newest. An offer is checked without a
+/// lock, so an older one may come to its end after a newer one: it must not win.
 struct Offers {
     begun: u64,
     concluded: u64,
+    /// What was offered last, whatever became of it.
     content: Option<Fingerprint>,
+    in_force: Edition,
+    /// Failures of the edition in force.
+    breaker: Breaker,
+    /// Editions that were in force before, and good; the latest first.
+    earlier: VecDeque<Edition>,
+    /// The edition that was taken back last, until another one is accepted.
+    rolled_back: Option<RolledBack>,
+    /// What an earlier process left, until the first offer is concluded.
+    recalled: Option<Kept>,
 }
 
 /// What became of an offer.
@@ -196,13 +271,16 @@ impl PolicyBook {
         let builtin = Arc::new(shipped::default_set(&host)?);
         let serving = Serving {
             set: builtin.clone(),
-            builtin,
+            builtin: builtin.clone(),
+            previous: BTreeMap::new(),
             candidates: Arc::default(),
             naming: OnFailure::Hold,
             placement: OnFailure::Hold,
             scaling: OnFailure::Hold,
             generation: 0,
+            scaling_withheld: false,
         };
+        let in_force = Edition::builtin(builtin);
         Ok(Self(Arc::new(Book {
             host,
             offload,
@@ -211,7 +289,16 @@ impl PolicyBook {
             refusal: ArcSwapOption::empty(),
             changes: tokio::sync::watch::Sender::new(0),
             settled: tokio::sync::watch::Sender::new(false),
-            offers: Mutex::default(),
+            offers: Mutex::new(Offers {
+                begun: 0,
+                concluded: 0,
+                content: None,
+                breaker: Breaker::new(in_force.breaker),
+                in_force,
+                earlier: VecDeque::new(),
+                rolled_back: None,
+                recalled: None,
+            }),
         })))
     }
 
@@ -236,6 +323,17 @@ impl PolicyBook {
         self.0.settled.subscribe()
     }
 
+    /// Offers the content of the ConfigMap; none: there is none, or no more.
+    /// Checks everything and then swaps, or refuses and changes nothing. The
+    /// same content again changes nothing and gives the same result.
+    pub async fn offer(&self, data: Option<ConfigMapData>) -> Result<Arc<Serving>, Arc<Refusal>> {
+        match self.consider(data).await {
+            Considered::Unchanged(result) => result,
+            Considered::Swapped { serving, .. } => Ok(serving),
+            Considered::Refused(refusal) => Err(refusal),
+        }
+    }
+
     /// Sends a plugin that nobody offers through the checks: as a policy of this
     /// kind, or (nothing) of each that it answers.
     pub async fn check(&self, kind: Option<Kind>, source: Source) -> Result<Vec<Arc<Policy>>, CheckError> {
@@ -252,71 +350,231 @@ impl PolicyBook {
         self.0.offload.run(check).await
     }
 
-    /// Offers the content of the ConfigMap; none: there is none, or no more.
-    /// Checks everything and then swaps, or refuses and changes nothing. The
-    /// same content again changes nothing and gives the same result.
-    pub async fn offer(&self, data: Option<ConfigMapData>) -> Result<Arc<Serving>, Arc<Refusal>> {
-        match self.consider(data).await {
-            Considered::Unchanged(result) => result,
-            Considered::Swapped { serving, .. } => Ok(serving),
-            Considered::Refused(refusal) => Err(refusal),
+    /// Notes that a policy crashed, overran a limit or broke a rule under
+    /// `serving`. What fails too often is taken back: what was in force before it
+    /// is put into force again, if that would have been somebody else's decision.
+    pub fn failed(&self, serving: &Serving, kind: Kind, error: &DecisionError) {
+        let mut offers = self.offers();
+        let old = self.in_force();
+        // A pass keeps what it began with; that may be out of force already.
+        if serving.generation != old.generation || !offers.breaker.failed(Instant::now()) {
+            return;
+        }
+        let culprit = serving.set.get(kind);
+        let other = offers.earlier.iter().position(|edition| !decides_alike(edition.set.get(kind), culprit));
+        let Some(edition) = other.and_then(|at| offers.earlier.drain(..=at).next_back()) else {
+            tracing::warn!(plugin = culprit.plugin(), %kind, %error, "fails again and again, and there is no other policy that was good before");
+            return;
+        };
+        let breaker = offers.in_force.breaker;
+        let data = offers.in_force.content.data.as_ref();
+        let refusal = Refusal {
+            stage: AT_WORK.to_owned(),
+            plugin: culprit.plugin().to_owned(),
+            message: format!(
+                "{} times within {} s it gave no legal answer, at last for {kind}: {error}",
+                breaker.failures, breaker.seconds
+            ),
+            remedy: "Correct it and edit the ConfigMap: every change of its content is a new try. `vmgroup decisions export` has the questions that it failed at, and `vmgroup policy replay` asks them again.".to_owned(),
+            resource_version: data.map(|data| data.resource_version.clone()).unwrap_or_default(),
+        };
+        let content = offers.in_force.content.fingerprint;
+        self.roll_back(&mut offers, RolledBack { content, refusal }, edition);
+        drop(offers);
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    fn roll_back(&self, offers: &mut Offers, rolled_back: RolledBack, edition: Edition) {
+        self.0.metrics.policy_swap("rolled-back");
+        self.0.refusal.store(Some(Arc::new(rolled_back.refusal.clone())));
+        offers.rolled_back = Some(rolled_back);
+        let serving = self.install(offers, edition);
+        tracing::warn!(generation = serving.generation, in_force = serving.told(), "policies rolled back");
+    }
+
+    /// Tells the book what an earlier process kept: before the first offer, as
+    /// something to go back to.
+    fn recall(&self, kept: Kept) {
+        let mut offers = self.offers();
+        if offers.concluded == 0 {
+            offers.rolled_back.clone_from(&kept.rolled_back);
+            offers.recalled = Some(kept);
         }
     }
 
+    /// Takes over what another process, that led until now, has found out: that
+    /// what is in force here fails at work.
+    async fn learn(&self, kept: &Kept) {
+        let Some(rolled_back) = kept.rolled_back.clone() else { return };
+        if self.offers().in_force.content.fingerprint != rolled_back.content {
+            return;
+        }
+        let Some(edition) = self.read_kept(kept).await.into_iter().next() else { return };
+        let mut offers = self.offers();
+        if offers.in_force.content.fingerprint != rolled_back.content {
+            return;
+        }
+        self.roll_back(&mut offers, rolled_back, edition);
+        drop(offers);
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    /// What is to be kept over a restart; none: nothing has been accepted yet.
+    fn keepsake(&self) -> Option<Kept> {
+        let offers = self.offers();
+        let accepted = *self.0.settled.borrow() && !self.in_force().scaling_withheld;
+        accepted.then(|| Kept {
+            in_force: Some(offers.in_force.content.clone()),
+            previous: offers.earlier.front().map(|edition| edition.content.clone()),
+            rolled_back: offers.rolled_back.clone(),
+        })
+    }
+
+    /// What was kept and still passes its checks, the latest first.
+    async fn read_kept(&self, kept: &Kept) -> Vec<Edition> {
+        let (host, builtin) = (self.0.host.clone(), self.in_force().builtin.clone());
+        let contents: Vec<Content> = kept.in_force.iter().chain(&kept.previous).cloned().collect();
+        let read = move || {
+            let read = |content| match Edition::read(&host, &builtin, content) {
+                Ok(edition) => Some(edition),
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "what was in force before does not pass its check any more");
+                    None
+                }
+            };
+            contents.iter().filter_map(read).collect()
+        };
+        self.0.offload.run(read).await
+    }
+
     async fn consider(&self, data: Option<ConfigMapData>) -> Considered {
-        let content = data.as_ref().map_or(Fingerprint(None), ConfigMapData::fingerprint);
-        let ticket = {
+        let content = Content::of(data);
+        let (ticket, recalled, rolled_back) = {
             let mut offers = self.offers();
-            if offers.content == Some(content) {
+            if offers.content == Some(content.fingerprint) {
                 return Considered::Unchanged(self.standing());
             }
             offers.begun += 1;
-            offers.begun
+            (offers.begun, offers.recalled.clone(), offers.rolled_back.clone())
         };
-        let proposal = match data {
-            None => Ok(Proposal::builtin(&self.in_force().builtin)),
-            Some(data) => {
-                let (host, builtin) = (self.0.host.clone(), self.in_force().builtin.clone());
-                self.0.offload.run(move || Proposal::read(&host, &builtin, &data)).await
+        let proposal = match rolled_back {
+            Some(rolled_back) if rolled_back.content == content.fingerprint => Err(rolled_back.refusal),
+            _ => {
+                let (host, builtin, content) = (self.0.host.clone(), self.in_force().builtin.clone(), content.clone());
+                self.0.offload.run(move || Edition::read(&host, &builtin, &content)).await
             }
         };
-        self.conclude(ticket, content, proposal)
+        let recalled = match recalled {
+            Some(kept) => self.read_kept(&kept).await,
+            None => Vec::new(),
+        };
+        self.conclude(ticket, &content, proposal, recalled)
     }
 
-    /// Swaps, or notes the refusal: the only place where either changes.
-    fn conclude(&self, ticket: u64, content: Fingerprint, proposal: Result<Proposal, Refusal>) -> Considered {
+    /// Swaps, or notes the refusal: the only place where either changes by an offer.
+    /// `recalled` is what an earlier process left, the latest first.
+    fn conclude(
+        &self,
+        ticket: u64,
+        content: &Content,
+        proposal: Result<Edition, Refusal>,
+        recalled: Vec<Edition>,
+    ) -> Considered {
         let mut offers = self.offers();
         if ticket < offers.concluded {
             return Considered::Unchanged(self.standing());
         }
+        let first = offers.concluded == 0;
         offers.concluded = ticket;
-        offers.content = Some(content);
+        offers.content = Some(content.fingerprint);
+        offers.recalled = None;
+        if first {
+            let others = recalled.into_iter().filter(|edition| edition.content.fingerprint != content.fingerprint);
+            offers.earlier = others.collect();
+        }
         let considered = match proposal {
             Err(refusal) => {
                 self.0.metrics.policy_swap(&refusal.stage);
                 let refusal = Arc::new(refusal);
                 self.0.refusal.store(Some(refusal.clone()));
+                if first {
+                    self.make_do(&mut offers, content);
+                }
                 Considered::Refused(refusal)
             }
-            Ok(proposal) => {
-                let healed = self.0.refusal.swap(None).is_some();
-                let old = self.in_force();
-                let differences = proposal.differences(&old);
-                if differences.is_empty() && !healed {
-                    drop(offers);
-                    self.0.settled.send_replace(true);
-                    return Considered::Unchanged(Ok(old));
-                }
-                let serving = if differences.is_empty() { old } else { Arc::new(proposal.serving(&old)) };
-                self.0.in_force.store(serving.clone());
-                self.0.metrics.policy_swap("swapped");
-                Considered::Swapped { serving, differences, healed }
-            }
+            Ok(edition) => self.accept(&mut offers, edition, first),
         };
         drop(offers);
-        self.0.changes.send_modify(|count| *count += 1);
+        if !matches!(considered, Considered::Unchanged(_)) {
+            self.0.changes.send_modify(|count| *count += 1);
+        }
         self.0.settled.send_replace(true);
         considered
+    }
+
+    /// What is offered first cannot be used: the last that could serves, and if
+    /// none is known, the built-in policies, who choose nobody to leave unless the
+    /// policy file lets them.
+    fn make_do(&self, offers: &mut Offers, content: &Content) {
+        if let Some(edition) = offers.earlier.pop_front() {
+            self.install(offers, edition);
+        } else if !content.lets_builtin_choose() {
+            let withheld = Serving { scaling_withheld: true, ..Serving::clone(&self.in_force()) };
+            self.0.in_force.store(Arc::new(withheld));
+        }
+    }
+
+    fn accept(&self, offers: &mut Offers, edition: Edition, first: bool) -> Considered {
+        let healed = self.0.refusal.swap(None).is_some();
+        offers.rolled_back = None;
+        let old = self.in_force();
+        let differences = edition.differences(&old);
+        let missed = first && !offers.earlier.is_empty();
+        if differences.is_empty() && !old.scaling_withheld && !missed {
+            if offers.in_force.breaker != edition.breaker {
+                offers.breaker = Breaker::new(edition.breaker);
+            }
+            offers.in_force = edition;
+            if !healed {
+                return Considered::Unchanged(Ok(old));
+            }
+            self.0.metrics.policy_swap("swapped");
+            return Considered::Swapped { serving: old, differences, healed };
+        }
+        // What fails just now, or never served, is nothing to go back to.
+        if !first && !old.scaling_withheld && !offers.breaker.doubtful(Instant::now()) {
+            let before = offers.in_force.clone();
+            offers.earlier.push_front(before);
+            offers.earlier.truncate(EARLIER);
+        }
+        let serving = self.install(offers, edition);
+        self.0.metrics.policy_swap("swapped");
+        Considered::Swapped { serving, differences, healed }
+    }
+
+    /// Puts an edition into force. What was before is the caller's business.
+    fn install(&self, offers: &mut Offers, edition: Edition) -> Arc<Serving> {
+        let old = self.in_force();
+        let before = |kind: Kind| {
+            let now = edition.set.get(kind);
+            let mut earlier = offers.earlier.iter().map(|edition| edition.set.get(kind));
+            earlier.find(|policy| !decides_alike(policy, now)).map(|policy| (kind, policy.clone()))
+        };
+        let serving = Arc::new(Serving {
+            set: edition.set.clone(),
+            builtin: old.builtin.clone(),
+            previous: Kind::ALL.into_iter().filter_map(before).collect(),
+            candidates: edition.candidates.clone(),
+            naming: edition.naming,
+            placement: edition.placement,
+            scaling: edition.scaling,
+            generation: old.generation + 1,
+            scaling_withheld: false,
+        });
+        offers.breaker = Breaker::new(edition.breaker);
+        offers.in_force = edition;
+        self.0.in_force.store(serving.clone());
+        serving
     }
 
     fn standing(&self) -> Result<Arc<Serving>, Arc<Refusal>> {
@@ -325,112 +583,6 @@ impl PolicyBook {
 
     fn offers(&self) -> MutexGuard<'_, Offers> {
         self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Checked policies that may be swapped in.
-struct Proposal {
-    set: PolicySet,
-    candidates: Arc<Candidates>,
-    naming: OnFailure,
-    placement: OnFailure,
-    scaling: OnFailure,
-}
-
-impl Proposal {
-    fn builtin(builtin: &PolicySet) -> Self {
-        let PolicySet { naming, placement, scaling } = builtin;
-        Self {
-            set: PolicySet { naming: naming.clone(), placement: placement.clone(), scaling: scaling.clone() },
-            candidates: Arc::default(),
-            naming: OnFailure::Hold,
-            placement: OnFailure::Hold,
-            scaling: OnFailure::Hold,
-        }
-    }
-
-    /// Reads, resolves and checks. Takes a core for as long as compiling takes.
-    fn read(host: &Host, builtin: &PolicySet, data: &ConfigMapData) -> Result<Self, Refusal> {
-        let refuse = |stage: &str, plugin: &str, message: String, remedy: String| Refusal {
-            stage: stage.to_owned(),
-            plugin: plugin.to_owned(),
-            message,
-            remedy,
-            resource_version: data.resource_version.clone(),
-        };
-        let Some(text) = &data.policy_yaml else {
-            return Err(refuse(
-                "config-map",
-                "",
-                format!("the ConfigMap has no `{FILE_NAME}`"),
-                format!(
-                    "Add a key `{FILE_NAME}` under `data` that names a plugin for naming, placement or scaling, or delete the ConfigMap to use the built-in policies."
-                ),
-            ));
-        };
-        let file = PolicyFile::parse(text).map_err(|error| {
-            refuse(
-                "policy-file",
-                "",
-                error.to_string(),
-                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow."),
-            )
-        })?;
-        let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
-            let Some(PolicyEntry { plugin, config, on_failure, shadow: _ }) = entry else {
-                return Ok((default.clone(), OnFailure::Hold));
-            };
-            let bytes = data.binaries.get(&plugin).cloned().or_else(|| shipped::find(&plugin).map(|shipped| shipped.bytes)).ok_or_else(|| {
-                refuse("source", &plugin, format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, &data.binaries)), format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
-            })?;
-            let source = Source { name: plugin, bytes, config: serde_json::Value::Object(config) };
-            host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
-                refuse(
-                    &error.stage.to_string(),
-                    &source.name,
-                    with_lines(&error.problem, kind, text),
-                    error.remedy.clone(),
-                )
-            })
-        };
-        let candidates = Candidates::read(host, &file, text, &data.binaries);
-        let PolicyFile { naming, placement, scaling } = file;
-        let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
-        let (placement, on_placement) = check(Kind::Placement, placement, &builtin.placement)?;
-        let (scaling, on_scaling) = check(Kind::Scaling, scaling, &builtin.scaling)?;
-        Ok(Self {
-            set: PolicySet { naming, placement, scaling },
-            candidates: Arc::new(candidates),
-            naming: on_naming,
-            placement: on_placement,
-            scaling: on_scaling,
-        })
-    }
-
-    fn serving(self, old: &Serving) -> Serving {
-        let Self { set, candidates, naming, placement, scaling } = self;
-        Serving {
-            set: Arc::new(set),
-            builtin: old.builtin.clone(),
-            candidates,
-            naming,
-            placement,
-            scaling,
-            generation: old.generation + 1,
-        }
-    }
-
-    /// What would be different from now, a phrase for each kind that changes.
-    fn differences(&self, old: &Serving) -> Vec<String> {
-        [
-            difference(Kind::Naming, (&old.set.naming, old.naming), (&self.set.naming, self.naming)),
-            difference(Kind::Placement, (&old.set.placement, old.placement), (&self.set.placement, self.placement)),
-            difference(Kind::Scaling, (&old.set.scaling, old.scaling), (&self.set.scaling, self.scaling)),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(self.candidates.differences(&old.candidates))
-        .collect()
     }
 }
 
@@ -461,42 +613,10 @@ pub fn line_of(mistake: &ConfigProblem, kind: Kind, policy_file: &str) -> Option
     policy_file::line_of(policy_file, &format!("/{kind}/config{}", mistake.path))
 }
 
-fn difference(
-    kind: Kind,
-    (old, old_failure): (&Policy, OnFailure),
-    (new, new_failure): (&Policy, OnFailure),
-) -> Option<String> {
-    let mut said = Vec::new();
-    if old.plugin() != new.plugin() || old.digest() != new.digest() {
-        said.push(format!("{} instead of {}", label(new), label(old)));
-    } else if old.config() != new.config() {
-        said.push(format!("{} with a new configuration", label(new)));
-    }
-    if old_failure != new_failure {
-        said.push(match new_failure {
-            OnFailure::Hold => "holds on failure".to_owned(),
-            OnFailure::Builtin => "falls back to the built-in on failure".to_owned(),
-        });
-    }
-    (!said.is_empty()).then(|| format!("{kind}: {}", said.join(", ")))
-}
-
 /// A policy in a sentence: `ordinal.wasm 1.2.0 (sha256:0123456789ab)`. Twelve
 /// digits tell two builds apart; the whole digest is in the groups' status.
 fn label(policy: &Policy) -> String {
     format!("{} {} (sha256:{})", policy.plugin(), policy.description().version, policy.digest().short())
-}
-
-/// What could have been meant: the ConfigMap's plugins and the shipped ones of this kind.
-fn what_there_is(kind: Kind, binaries: &BTreeMap<String, Bytes>) -> String {
-    let keys: Vec<&str> = binaries.keys().map(String::as_str).take(20).collect();
-    let shipped: Vec<&str> = shipped::all().iter().filter(|it| it.kind == kind).map(|it| it.name).collect();
-    let keys = if keys.is_empty() {
-        "`binaryData` is empty".to_owned()
-    } else {
-        format!("`binaryData` has {}", keys.join(", "))
-    };
-    format!("{keys}; shipped for {kind}: {}", shipped.join(", "))
 }
 
 #[cfg(test)]

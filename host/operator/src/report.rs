@@ -54,7 +54,7 @@ pub struct Facts<'a> {
     /// What stands in the way of everything.
     pub obstacle: Option<Obstacle>,
     /// Stage, problem and remedy of a refused policy file.
-    pub refusal: Option<String>,
+    pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
     pub policies: Option<PolicyStatus>,
     /// Now.
@@ -122,8 +122,8 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some(message) = &adopting {
         abnormal(ADOPTING, "Adopting", message);
     }
-    if let Some(refusal) = &facts.refusal {
-        abnormal(POLICY_REFUSED, "PolicyRefused", refusal);
+    if let Some((reason, message)) = &facts.refusal {
+        abnormal(POLICY_REFUSED, reason, message);
     }
     VmGroupStatus {
         phase: Some(verdict.phase),
@@ -315,7 +315,7 @@ mod tests {
         let mut facts = facts(&group, &members, &none, 2);
         facts.obstacle =
             Some(Obstacle { reason: "VCenterLoginRefused".into(), message: "check".into(), stalled: true });
-        facts.refusal = Some("stage parse".into());
+        facts.refusal = Some(("PolicyRefused", "stage parse".into()));
         let new = status(&VmGroupStatus::default(), &facts);
         assert_eq!(types(&new), [(READY, "False"), (STALLED, "True"), (POLICY_REFUSED, "True")]);
         assert_eq!(new.phase, Some(Phase::Error));

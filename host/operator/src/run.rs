@@ -32,7 +32,7 @@ use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, mark};
-use crate::policy_source::{PolicyBook, watch_config_map};
+use crate::policy_source::{Keeper, PolicyBook, watch_config_map};
 use crate::preview;
 use crate::rest::CountCalls;
 use crate::shadow::{self, Shadow};
@@ -216,6 +216,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
             recorder: recorder.clone(),
             clock,
             shadow: shadow.clone(),
+            book: policies.clone(),
         },
         events: events.clone(),
         metrics: metrics.clone(),
@@ -245,14 +246,20 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(local_pages(path, router, stop.clone())?);
     }
     background.spawn(trials.run(stop.clone()));
-    background.spawn(watch_config_map(
+    let watching = watch_config_map(
         kube.clone(),
         config.namespace.clone(),
         config.policy_config_map.clone(),
-        policies,
+        policies.clone(),
         events,
         stop.clone(),
-    ));
+    );
+    let mut keeper = Keeper::new(kube.clone(), &config.namespace, &config.policy_config_map, policies, fence.clone());
+    let stopping = stop.clone();
+    background.spawn(async move {
+        keeper.recall(&stopping).await;
+        tokio::join!(watching, keeper.run(stopping));
+    });
     // Lease and session outlive the passes: what is under way still needs them.
     let after = CancellationToken::new();
     if let Some(name) = &config.leader_election {

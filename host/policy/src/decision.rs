@@ -101,6 +101,11 @@ impl DecisionError {
         }
     }
 
+    /// Whether the policy is at fault: it crashed, overran a limit or broke a rule.
+    pub const fn is_fault(&self) -> bool {
+        !matches!(self, Self::Refused(_) | Self::Host(_))
+    }
+
     /// Whether the policy spoke for itself (a refusal) and did nothing wrong.
     pub const fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use vmgroup_api::condition::MESSAGE_LIMIT;
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus};
 use vmgroup_policy::Policy;
 use vmgroup_vsphere::{Error as VcError, FaultKind};
@@ -239,11 +240,10 @@ impl Pass<'_> {
         if let Some(until) = due {
             self.look_again(Duration::try_from(until.duration_since(self.now)).unwrap_or_default());
         }
-        let refusal = self
-            .engine
-            .policies
-            .refusal()
-            .map(|refusal| format!("{refusal}; what was in force before still is. {}", refusal.remedy));
+        let refusal = self.engine.policies.refusal().map(|refusal| {
+            let reason = if refusal.rolled_back() { "PolicyRolledBack" } else { "PolicyRefused" };
+            (reason, refusal.told(&self.engine.policies.in_force(), MESSAGE_LIMIT))
+        });
         let facts = Facts {
             group: &self.desired.group,
             generation: self.desired.generation,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use vmgroup_api::{PolicyEntry, PolicyFile, ShadowEntry};
 use vmgroup_policy::{Host, Kind, Policy, Source, shipped};
 
-use super::{label, what_there_is, with_lines_below};
+use super::edition::what_there_is;
+use super::{label, with_lines_below};
 
 /// A policy on trial.
 #[derive(Clone, Debug)]

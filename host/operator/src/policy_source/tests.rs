@@ -134,10 +134,11 @@ async fn plugins_come_out_of_the_config_map_by_their_key() {
 async fn an_offer_that_was_overtaken_does_not_win() {
     let book = book();
     let builtin = book.in_force().builtin.clone();
-    let read = |text: &str| Proposal::read(&book.0.host, &builtin, &data(text));
-    let (older, newer) = (read("scaling: { plugin: ordered, config: { order: newest } }"), read(OLDEST));
-    book.conclude(2, Fingerprint(Some([2; 32])), newer);
-    book.conclude(1, Fingerprint(Some([1; 32])), older);
+    let contents =
+        ["scaling: { plugin: ordered, config: { order: newest } }", OLDEST].map(|text| Content::of(Some(data(text))));
+    let [older, newer] = contents.each_ref().map(|content| Edition::read(&book.0.host, &builtin, content));
+    book.conclude(2, &contents[1], newer, Vec::new());
+    book.conclude(1, &contents[0], older, Vec::new());
     assert_eq!(book.in_force().set.scaling.config()["order"], "oldest");
     assert_eq!(*book.changes().borrow(), 1);
 }
@@ -151,4 +152,165 @@ async fn a_swap_says_what_differs() {
         differences[0].starts_with("scaling: ordered ") && differences[0].ends_with("with a new configuration"),
         "{differences:?}"
     );
+}
+
+fn traps(plugin_for: &str) -> DecisionError {
+    DecisionError::Trap { trap: "unreachable".to_owned(), said: Some(format!("for {plugin_for}")) }
+}
+
+const POWERED_OFF: &str = "scaling: { plugin: ordered, config: { order: poweredOffFirst } }";
+
+fn order(book: &PolicyBook) -> String {
+    book.in_force().set.scaling.config()["order"].as_str().unwrap_or("built-in").to_owned()
+}
+
+fn fail(book: &PolicyBook, kind: Kind, times: usize) {
+    let serving = book.in_force();
+    for _ in 0..times {
+        book.failed(&serving, kind, &traps("the test"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_at_work_is_rolled_back_and_an_edit_is_a_new_try() {
+    let book = book();
+    book.offer(Some(data(OLDEST))).await.unwrap();
+    let bad = Some(ConfigMapData { resource_version: "8".to_owned(), ..data(POWERED_OFF) });
+    let tried = book.offer(bad.clone()).await.unwrap();
+    assert_eq!(tried.previous[&Kind::Scaling].config()["order"], "oldest");
+
+    fail(&book, Kind::Scaling, 2);
+    tokio::time::advance(Duration::from_mins(11)).await;
+    fail(&book, Kind::Scaling, 2);
+    assert_eq!(order(&book), "poweredOffFirst", "three, but not within ten minutes");
+    fail(&book, Kind::Scaling, 1);
+    assert_eq!(order(&book), "oldest");
+    assert!(book.in_force().generation > tried.generation, "groups that are held back try again");
+    let refusal = book.refusal().unwrap();
+    assert!(refusal.rolled_back());
+    let told = refusal.told(&book.in_force(), 1_000);
+    for word in ["ordered", "rolled back", "3 times", "unreachable", "edit the ConfigMap", "resourceVersion 8"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+
+    fail(&book, Kind::Scaling, 0);
+    book.failed(&tried, Kind::Scaling, &traps("a pass that began before"));
+    assert_eq!(order(&book), "oldest", "what is out of force cannot fail any more");
+
+    assert!(book.offer(bad.clone()).await.is_err(), "the same is not tried again");
+    assert!(book.offer(Some(data("naming: {"))).await.is_err());
+    let refusal = book.offer(bad).await.unwrap_err();
+    assert!(refusal.rolled_back(), "not even after something else was refused: {refusal}");
+    book.offer(Some(data(&format!("# corrected\n{POWERED_OFF}")))).await.unwrap();
+    assert_eq!((order(&book).as_str(), book.refusal()), ("poweredOffFirst", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_not_what_is_gone_back_to() {
+    let book = book();
+    book.offer(Some(data(OLDEST))).await.unwrap();
+    book.offer(Some(data(POWERED_OFF))).await.unwrap();
+    fail(&book, Kind::Scaling, 2);
+    book.offer(Some(data("scaling: { plugin: ordered, config: { order: highestOrdinal } }"))).await.unwrap();
+    fail(&book, Kind::Scaling, 3);
+    assert_eq!(order(&book), "oldest", "the one in between was failing when it was replaced");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_rolled_back_that_would_fail_as_well() {
+    let book = book();
+    book.offer(Some(data(OLDEST))).await.unwrap();
+    book.offer(Some(data(&format!("{OLDEST}\nnaming: {{ plugin: ordinal }}")))).await.unwrap();
+    fail(&book, Kind::Scaling, 10);
+    assert_eq!(book.in_force().set.naming.plugin(), "ordinal", "the edit did not touch what fails now");
+    assert_eq!(book.refusal(), None);
+    fail(&book, Kind::Naming, 1);
+    assert_eq!(book.in_force().set.naming.plugin(), "random-suffix");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_is_set_in_the_policy_file() {
+    let book = book();
+    book.offer(Some(data(OLDEST))).await.unwrap();
+    book.offer(Some(data(&format!("{POWERED_OFF}\nbreaker: {{ failures: 0 }}")))).await.unwrap();
+    fail(&book, Kind::Scaling, 100);
+    assert_eq!(order(&book), "poweredOffFirst");
+    // Only the breaker differs: no swap, and yet it counts.
+    book.offer(Some(data(&format!("{POWERED_OFF}\nbreaker: {{ failures: 1 }}")))).await.unwrap();
+    fail(&book, Kind::Scaling, 1);
+    assert_eq!(order(&book), "oldest");
+}
+
+#[tokio::test]
+async fn scaling_waits_where_nothing_good_is_known() {
+    let book = book();
+    book.offer(Some(data("scaling: { plugin: absent.wasm }"))).await.unwrap_err();
+    assert!(book.in_force().scaling_withheld);
+    book.offer(Some(data("scaling: { plugin: ordered }"))).await.unwrap();
+    assert!(!book.in_force().scaling_withheld, "the same as the built-in one, and yet chosen");
+
+    let lenient = self::book();
+    lenient.offer(Some(data("scaling: { plugin: absent.wasm, onFailure: builtin }"))).await.unwrap_err();
+    assert!(!lenient.in_force().scaling_withheld);
+}
+
+/// A process after another: what it is told of the first, and what it is offered.
+async fn restarted(kept: Option<Kept>, offered: Option<ConfigMapData>) -> PolicyBook {
+    let book = book();
+    book.recall(kept.unwrap_or_default());
+    let _ = book.offer(offered).await;
+    book
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_known_good_outlives_the_process() {
+    let first = book();
+    assert!(first.keepsake().is_none(), "nothing was looked at yet");
+    first.offer(Some(data(OLDEST))).await.unwrap();
+    first.offer(Some(data(POWERED_OFF))).await.unwrap();
+
+    let broken = Some(data("scaling: { plugin: absent.wasm }"));
+    let second = restarted(first.keepsake(), broken.clone()).await;
+    assert_eq!(order(&second), "poweredOffFirst");
+    assert_eq!(second.refusal().unwrap().stage, "source");
+    assert!(!second.in_force().scaling_withheld);
+
+    let third = restarted(second.keepsake(), broken).await;
+    assert_eq!(order(&third), "poweredOffFirst", "and the next one too");
+    fail(&third, Kind::Scaling, 3);
+    assert_eq!(order(&third), "oldest", "what was before it is known as well");
+
+    let fourth = restarted(third.keepsake(), Some(data(POWERED_OFF))).await;
+    assert_eq!(order(&fourth), "oldest", "what was rolled back is not tried again");
+    assert!(fourth.refusal().unwrap().rolled_back());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_there_is_something_to_go_back_to() {
+    let first = book();
+    first.offer(Some(data(OLDEST))).await.unwrap();
+    // Edited while nobody was there.
+    let second = restarted(first.keepsake(), Some(data(POWERED_OFF))).await;
+    assert_eq!(order(&second), "poweredOffFirst");
+    fail(&second, Kind::Scaling, 3);
+    assert_eq!(order(&second), "oldest");
+
+    // Deleted, and what is built in is what was chosen then.
+    let third = restarted(first.keepsake(), None).await;
+    assert_eq!(order(&third), "built-in");
+    assert_eq!(third.in_force().previous[&Kind::Scaling].config()["order"], "oldest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_lead_learns_what_failed() {
+    let (leader, standby) = (book(), book());
+    for offered in [OLDEST, POWERED_OFF] {
+        leader.offer(Some(data(offered))).await.unwrap();
+        standby.offer(Some(data(offered))).await.unwrap();
+    }
+    fail(&leader, Kind::Scaling, 3);
+    assert_eq!(order(&standby), "poweredOffFirst");
+    standby.learn(&leader.keepsake().unwrap()).await;
+    assert_eq!(order(&standby), "oldest");
+    assert!(standby.refusal().unwrap().rolled_back());
 }

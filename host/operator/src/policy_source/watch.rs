@@ -2,6 +2,7 @@
 //! in events on the ConfigMap what became of each edit.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,7 +11,7 @@ use kube::api::Api;
 use kube::runtime::watcher;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigMapData, Considered, PolicyBook, Refusal, Serving, label};
+use super::{ConfigMapData, Considered, PolicyBook, Refusal, Serving};
 use crate::events::{EventType, Events};
 
 /// The first wait after a failed watch; doubled up to [`LONGEST_WAIT`].
@@ -31,12 +32,17 @@ pub async fn watch_config_map(
 ) {
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
     let mut stream = pin!(watcher::watcher(api, watcher::Config::default().fields(&format!("metadata.name={name}"))));
-    let mut desk = Desk { namespace, name, uid: None, book, events };
+    let mut changes = book.changes();
+    let mut desk = Desk { namespace, name, uid: None, book, events, told: None };
     let mut wait = FIRST_WAIT;
     let mut listed = None;
     loop {
         let next = tokio::select! {
             () = shutdown.cancelled() => return,
+            Ok(()) = changes.changed() => {
+                desk.tell_of_rollback().await;
+                continue;
+            }
             next = stream.next() => next,
         };
         match next {
@@ -72,6 +78,8 @@ struct Desk {
     uid: Option<String>,
     book: PolicyBook,
     events: Events,
+    /// The refusal that an event was written about last.
+    told: Option<Arc<Refusal>>,
 }
 
 impl Desk {
@@ -87,6 +95,7 @@ impl Desk {
         match self.book.consider(map.map(ConfigMapData::of)).await {
             Considered::Unchanged(_) => {}
             Considered::Swapped { serving, differences, healed } => {
+                self.told = None;
                 let note = swapped_note(&serving, &differences, healed, version.as_deref());
                 tracing::info!(generation = serving.generation, note, "policies swapped");
                 self.tell(EventType::Normal, "PolicySwapped", &note).await;
@@ -100,11 +109,27 @@ impl Desk {
                     problem,
                     remedy,
                     resource_version,
-                    "policies refused; what was in force stays in force"
+                    in_force = self.book.in_force().told(),
+                    "policies refused; what was in force before serves"
                 );
-                self.tell(EventType::Warning, "PolicyRefused", &refused_note(&refusal)).await;
+                self.tell_of(refusal).await;
             }
         }
+    }
+
+    /// Nobody has offered anything: what was in force has failed at work.
+    async fn tell_of_rollback(&mut self) {
+        let refusal = self.book.refusal().filter(|refusal| refusal.rolled_back());
+        if let Some(refusal) = refusal.filter(|refusal| self.told.as_ref() != Some(refusal)) {
+            self.tell_of(refusal).await;
+        }
+    }
+
+    async fn tell_of(&mut self, refusal: Arc<Refusal>) {
+        let reason = if refusal.rolled_back() { "PolicyRolledBack" } else { "PolicyRefused" };
+        let note = refusal.told(&self.book.in_force(), crate::events::NOTE_LIMIT);
+        self.tell(EventType::Warning, reason, &note).await;
+        self.told = Some(refusal);
     }
 
     async fn tell(&self, type_: EventType, reason: &str, note: &str) {
@@ -123,7 +148,7 @@ impl Desk {
 /// Each note names the edit that it is about: the same edit made twice (there,
 /// back, and there again) is two events and no repetition.
 fn swapped_note(serving: &Serving, differences: &[String], healed: bool, version: Option<&str>) -> String {
-    let Serving { set, generation, .. } = serving;
+    let generation = serving.generation;
     let head = match version {
         Some(version) => format!("Swap {generation} (resourceVersion {version}): "),
         None => format!("Swap {generation}: the ConfigMap is gone, the built-in policies serve. "),
@@ -131,38 +156,5 @@ fn swapped_note(serving: &Serving, differences: &[String], healed: bool, version
     let again =
         if differences.is_empty() && healed { "accepted again, nothing differs from what was in force. " } else { "" };
     let differences = differences.iter().flat_map(|difference| [difference, ". "]).collect::<String>();
-    let [naming, placement, scaling] = [&set.naming, &set.placement, &set.scaling].map(|policy| label(policy));
-    format!("{head}{again}{differences}In force: naming {naming}, placement {placement}, scaling {scaling}")
-}
-
-/// The remedy must survive the cut at the end of a note: the message gives way.
-fn refused_note(refusal: &Refusal) -> String {
-    let Refusal { remedy, resource_version, .. } = refusal;
-    let tail =
-        format!(" Remedy: {remedy} What was in force stays in force (resourceVersion {resource_version} was refused).");
-    let head = refusal.to_string();
-    let room = crate::events::NOTE_LIMIT.saturating_sub(tail.len() + '…'.len_utf8());
-    if head.len() <= room {
-        return format!("{head}.{tail}");
-    }
-    format!("{}…{tail}", &head[..head.floor_char_boundary(room)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_gives_way_to_the_remedy() {
-        let refusal = Refusal {
-            stage: "config".to_owned(),
-            plugin: "x.wasm".to_owned(),
-            message: "ä".repeat(2_000),
-            remedy: "Do this.".to_owned(),
-            resource_version: "9".to_owned(),
-        };
-        let note = refused_note(&refusal);
-        assert!(note.len() <= crate::events::NOTE_LIMIT, "{}", note.len());
-        assert!(note.contains("stage config") && note.contains("Remedy: Do this."), "{note}");
-    }
+    format!("{head}{again}{differences}In force: {}", serving.told())
 }

@@ -26,6 +26,7 @@ pub struct Made {
     at_start: String,
     decide: String,
     always: bool,
+    bad_before: Option<u64>,
     imports_log: bool,
     memory_pages: u32,
 }
@@ -42,6 +43,7 @@ impl Made {
             at_start: String::new(),
             decide: "unreachable".into(),
             always: false,
+            bad_before: None,
             imports_log: true,
             memory_pages: 96,
         };
@@ -115,6 +117,13 @@ impl Made {
     /// Is bad in the self-test already.
     pub fn bad_from_the_start(mut self) -> Self {
         self.always = true;
+        self
+    }
+
+    /// Is bad before this time, by the question's clock. The self-test's is
+    /// 2026-01-05T10:00:00Z, so with one before that it passes.
+    pub fn bad_before(mut self, seconds: u64) -> Self {
+        self.bad_before = Some(seconds);
         self
     }
 
@@ -258,10 +267,10 @@ impl Made {
         };
         // `result<_, refusal>`: err, then `other` with an empty text.
         let refusal = 512;
-        let bad = if self.always {
-            "(i32.const 1)"
-        } else {
-            "(i32.eq (i32.load offset=24 (local.get $request)) (i32.const 666))"
+        let bad = match self.bad_before {
+            _ if self.always => "(i32.const 1)".to_owned(),
+            Some(seconds) => format!("(i64.lt_u (i64.load (local.get $request)) (i64.const {seconds}))"),
+            None => format!("(i32.eq (i32.load offset=24 (local.get $request)) (i32.const {NOW_BE_BAD}))"),
         };
         format!(
             r#"(module

@@ -1,0 +1,171 @@
+//! Keeps the policies in force in a ConfigMap beside the policy ConfigMap, and
+//! recalls them at the start: a broken edit must not meet an operator that has
+//! nothing to go back to. Only who leads writes.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::PolicyBook;
+use super::kept::{Kept, KeptError, Stored};
+use crate::lease::Fence;
+use crate::link::chain;
+use crate::memory::{Patience, backoff};
+use crate::status::{StatusError, bounded};
+
+/// Who owns the fields, for server-side apply.
+const MANAGER: &str = "vmgroup-operator";
+
+/// How soon it is tried again when the API server does not answer.
+const PATIENCE: Patience = Patience::seconds(1, 60);
+
+/// How soon it is tried again when it is not allowed, or cannot be done.
+const REFUSED_PATIENCE: Patience = Patience::seconds(600, 3_600);
+
+#[derive(Debug, thiserror::Error)]
+enum KeeperError {
+    #[error(transparent)]
+    Api(#[from] StatusError),
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+}
+
+impl KeeperError {
+    /// It will be the same in a second.
+    fn lasting(&self) -> bool {
+        match self {
+            Self::Kept(_) => true,
+            Self::Api(StatusError::Api(error)) => {
+                matches!(&**error, kube::Error::Api(status) if matches!(status.code, 400..=499) && status.code != 409 && status.code != 429)
+            }
+            Self::Api(_) => false,
+        }
+    }
+}
+
+/// Reads and writes the ConfigMap `<policy ConfigMap>-last-good`.
+pub struct Keeper {
+    api: Api<ConfigMap>,
+    name: String,
+    book: PolicyBook,
+    fence: Fence,
+    /// As it is there.
+    stored: Option<Stored>,
+}
+
+impl Keeper {
+    /// Of the book that the ConfigMap `policy_config_map` of that namespace feeds.
+    /// Needs `get` and `patch` on the ConfigMap with `-last-good` after that name,
+    /// and to make it, if it is not there, `create`.
+    pub fn new(client: kube::Client, namespace: &str, policy_config_map: &str, book: PolicyBook, fence: Fence) -> Self {
+        let name = format!("{policy_config_map}-last-good");
+        Self { api: Api::namespaced(client, namespace), name, book, fence, stored: None }
+    }
+
+    /// Tells the book what was in force before this process. To be called, and to
+    /// end, before the book gets its first offer. Waits for the API server, until
+    /// `stop`; what it refuses to give, or cannot be read, is not there.
+    pub async fn recall(&mut self, stop: &CancellationToken) {
+        let mut attempts = 0;
+        loop {
+            match self.load().await {
+                Ok(kept) => return self.book.recall(kept),
+                Err(error) if error.lasting() => {
+                    tracing::warn!(name = self.name, error = %chain(&error), "what was in force before cannot be recalled");
+                    return;
+                }
+                Err(error) => {
+                    attempts += 1;
+                    tracing::warn!(name = self.name, error = %chain(&error), "what was in force before cannot be read yet");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(backoff(PATIENCE, attempts, 0)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn load(&mut self) -> Result<Kept, KeeperError> {
+        let stored = bounded(self.api.get_opt(&self.name)).await?.map(Stored::of).unwrap_or_default();
+        let stored = self.stored.insert(stored);
+        Ok(stored.read()?)
+    }
+
+    /// Keeps what is in force as it changes, while we lead, until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (mut changes, mut leading) = (self.book.changes(), self.fence.changed());
+        let mut settled = self.book.settled();
+        let (mut led, mut attempts) = (false, 0);
+        loop {
+            changes.mark_unchanged();
+            leading.mark_unchanged();
+            settled.mark_unchanged();
+            let pause = match self.keep(&mut led).await {
+                Ok(()) => {
+                    attempts = 0;
+                    None
+                }
+                Err(error) => {
+                    attempts += 1;
+                    tracing::warn!(name = self.name, error = %chain(&error), "the policies in force cannot be kept over a restart");
+                    let patience = if error.lasting() { REFUSED_PATIENCE } else { PATIENCE };
+                    Some(backoff(patience, attempts, 0))
+                }
+            };
+            let again = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = leading.changed() => if changed.is_err() { return },
+                Ok(()) = settled.changed() => {}
+                () = again => {}
+            }
+        }
+    }
+
+    async fn keep(&mut self, led: &mut bool) -> Result<(), KeeperError> {
+        if !self.fence.holds() {
+            *led = false;
+            return Ok(());
+        }
+        if !*led {
+            // Somebody else may have led, and kept something, since we looked.
+            let kept = match self.load().await {
+                Ok(kept) => kept,
+                // What nobody can read is written anew.
+                Err(KeeperError::Kept(_)) => Kept::default(),
+                Err(error) => return Err(error),
+            };
+            self.book.learn(&kept).await;
+            *led = true;
+        }
+        let Some(kept) = self.book.keepsake() else { return Ok(()) };
+        let nothing = Stored::default();
+        let there = self.stored.as_ref().unwrap_or(&nothing);
+        let builtin = kept.in_force.as_ref().is_none_or(|content| content.data.is_none());
+        // Nothing was ever chosen: no need to remember that.
+        if builtin && there.data.is_empty() {
+            return Ok(());
+        }
+        let stored = Stored::form(&kept)?;
+        if *there == stored || !self.fence.holds() {
+            return Ok(());
+        }
+        let patch = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": self.name },
+            "data": stored.data, "binaryData": stored.binary,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        bounded(self.api.patch(&self.name, &params, &Patch::Apply(patch))).await?;
+        self.stored = Some(stored);
+        Ok(())
+    }
+}
