@@ -246,20 +246,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(local_pages(path, router, stop.clone())?);
     }
     background.spawn(trials.run(stop.clone()));
-    let watching = watch_config_map(
-        kube.clone(),
-        config.namespace.clone(),
-        config.policy_config_map.clone(),
-        policies.clone(),
-        events,
-        stop.clone(),
-    );
-    let mut keeper = Keeper::new(kube.clone(), &config.namespace, &config.policy_config_map, policies, fence.clone());
-    let stopping = stop.clone();
-    background.spawn(async move {
-        keeper.recall(&stopping).await;
-        tokio::join!(watching, keeper.run(stopping));
-    });
+    background.spawn(follow_policies(&config, kube.clone(), policies, events, fence.clone(), stop.clone()));
     // Lease and session outlive the passes: what is under way still needs them.
     let after = CancellationToken::new();
     if let Some(name) = &config.leader_election {
@@ -295,6 +282,25 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         offload.run(move || recorder.flush(Duration::from_secs(5))).await;
     }
     Ok(())
+}
+
+/// Recalls what was in force, then serves by the policy ConfigMap, and keeps what
+/// is in force.
+fn follow_policies(
+    config: &RunConfig,
+    kube: kube::Client,
+    book: PolicyBook,
+    events: Events,
+    fence: Fence,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + use<> {
+    let RunConfig { namespace, policy_config_map: name, .. } = config;
+    let mut keeper = Keeper::new(kube.clone(), namespace, name, book.clone(), fence);
+    let watching = watch_config_map(kube, namespace.clone(), name.clone(), book, events, stop.clone());
+    async move {
+        keeper.recall(&stop).await;
+        tokio::join!(watching, keeper.run(stop));
+    }
 }
 
 /// The operator's own client: its calls are counted, and it writes only as long as

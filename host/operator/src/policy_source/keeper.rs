@@ -122,8 +122,8 @@ impl Keeper {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-                changed = leading.changed() => if changed.is_err() { return },
+                told = changes.changed() => if told.is_err() { return },
+                told = leading.changed() => if told.is_err() { return },
                 Ok(()) = settled.changed() => {}
                 () = again => {}
             }
