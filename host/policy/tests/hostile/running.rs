@@ -228,3 +228,14 @@ fn a_policy_outlives_the_host_it_was_checked_on() {
     drop(host);
     assert_eq!(policy.choose(&questions::scaling(1)).unwrap_err().reason(), "PolicyTooSlow");
 }
+
+#[test]
+fn s8_what_turns_bad_by_the_clock_passes_its_checks_and_fails_at_work() {
+    let policy = policy(&Made::new(Kind::Scaling).panics("too early").bad_before(1));
+    let mut request = questions::scaling(2);
+    request.context.now = 0;
+    let error = policy.choose(&request).unwrap_err();
+    assert!(error.is_fault() && matches!(error, DecisionError::Trap { .. }), "{error:?}");
+    request.context.now = 1;
+    assert!(policy.choose(&request).unwrap_err().is_refusal());
+}
