@@ -179,6 +179,7 @@ impl Stage {
         self.a_group_comes_up().await?;
         self.it_scales().await?;
         self.its_policies_are_swapped().await?;
+        self.another_policy_is_weighed().await?;
         self.a_broken_plugin_is_refused().await?;
         self.a_machine_is_lost().await?;
         self.the_group_goes().await
@@ -241,17 +242,22 @@ impl Stage {
         self.user.scale("shop", "web", 5).await;
         self.user.ready("shop", "web", 5, SOON).await;
         self.show_machines(&first)?;
+        self.say("who would go is known before");
+        let foreseen = self.vmgroup(&["preview", "shop/web", "--replicas", "3"]).await?;
+        self.hold("nobody is gone yet", self.names().len() == 5)?;
         self.command("kubectl scale vmgroup web -n shop --replicas=3");
         self.user.scale("shop", "web", 3).await;
         self.user.ready("shop", "web", 3, SOON).await;
         self.show_reasons().await;
         let left = self.names();
-        self.hold("the two newest went (the built-in scaling policy), the first three stayed", left == first)
+        self.hold("the two newest went (the built-in scaling policy), the first three stayed", left == first)?;
+        let as_said = !left.iter().any(|name| foreseen.contains(name));
+        self.hold("as the preview had said", as_said)
     }
 
     async fn its_policies_are_swapped(&mut self) -> Result<()> {
         self.head("Its policies are swapped while it runs");
-        let policy = "naming:  { plugin: ordinal, config: { pattern: \"{namespace}-{group}-{ordinal}\", width: 2 } }\nplacement: { plugin: spread, config: { by: host } }\nscaling: { plugin: idle-first }\n";
+        let policy = "naming:  { plugin: ordinal, config: { pattern: \"{namespace}-{group}-{ordinal}\", width: 2 } }\nplacement: { plugin: spread, config: { by: host } }\nscaling: { plugin: idle-first, shadow: { plugin: ordered, config: { order: oldest } } }\n";
         self.command("kubectl edit configmap vmgroup-policy -n vmgroup-system");
         for line in policy.lines() {
             println!("    {}", self.paint.dim(line));
@@ -279,6 +285,63 @@ impl Stage {
             "the two idle ones went",
             !left.contains("shop-web-01") && !left.contains("shop-web-02") && left.contains("shop-web-00"),
         )
+    }
+
+    async fn another_policy_is_weighed(&mut self) -> Result<()> {
+        self.head("Another policy is weighed on what has happened");
+        self.say("`ordered`, oldest first, was on trial all the while (shadow: in policy.yaml): asked the same, and not obeyed");
+        // It is asked after the one that decides, whom nobody keeps waiting for it.
+        let deadline = Instant::now() + SOON;
+        let asked = async || -> Result<bool> {
+            let report = self.ask_operator(&["shadow", "report", "--output", "json"]).await?;
+            let trials: serde_json::Value = serde_json::from_str(&report)?;
+            Ok(trials[0]["asked"].as_u64() > Some(0))
+        };
+        while !asked().await? && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let report = self.vmgroup(&["shadow", "report"]).await?;
+        self.hold("it would have had others leave", report.contains("agrees in 0 % of 1 decisions"))?;
+        let records = self.path("decisions.jsonl.zst")?;
+        self.command("vmgroup decisions export > decisions.jsonl.zst");
+        std::fs::write(&records, self.output(&["decisions", "export"]).await?)?;
+        let page = self.path("replay.html")?;
+        let replay = ["policy", "replay", &records, "--policy", "ordered", "--config", r#"{"order":"oldest"}"#];
+        let replayed = self.vmgroup(&[&replay[..], &["--html", &page]].concat()).await?;
+        self.hold(
+            "yesterday's questions under tomorrow's policy: two would go another way",
+            replayed.contains("2  another choice"),
+        )
+    }
+
+    /// Shows a command and what it prints.
+    async fn vmgroup(&self, arguments: &[&str]) -> Result<String> {
+        let typed = |word: &&str| match word.rsplit_once("/demo/") {
+            Some((_, file)) => file.to_owned(),
+            None if word.contains('{') => format!("'{word}'"),
+            None => (*word).to_owned(),
+        };
+        let typed: Vec<String> = arguments.iter().map(typed).collect();
+        self.command(&format!("vmgroup {}", typed.join(" ")));
+        let text = self.ask_operator(arguments).await?;
+        for line in text.lines() {
+            println!("    {}", self.paint.dim(line));
+        }
+        Ok(text)
+    }
+
+    async fn ask_operator(&self, arguments: &[&str]) -> Result<String> {
+        Ok(String::from_utf8(self.output(arguments).await?)?)
+    }
+
+    /// What the operator's binary prints, asking the operator that runs.
+    async fn output(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let output =
+            Command::new(binary()?).args(arguments).env("VMGROUP_SOCKET", self.path("socket")?).output().await?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(format!("vmgroup {arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
 
     async fn a_broken_plugin_is_refused(&mut self) -> Result<()> {

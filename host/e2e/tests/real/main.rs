@@ -5,6 +5,7 @@
 //! so and do nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
+mod page;
 mod worst_day;
 
 use std::time::Duration;
