@@ -1,5 +1,6 @@
 //! The page of a replay, in a real browser, as wide as a phone.
 
+#![allow(clippy::expect_used, reason = "helpers of a test, outside of #[test]")]
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
