@@ -22,6 +22,11 @@ const GATHER: Duration = Duration::from_millis(500);
 /// is told of it too, for an inventory shows no failure.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// So long after a task was put into the view, vCenter has to have said something
+/// of it. If it vanished before the view was first looked at, it never does: then
+/// it is put in anew, and the answer to that names who is unknown.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// What a task is to bring about, where the inventory can show it. It is seen
 /// there at no cost, while following a task itself costs two calls. A destruction
 /// is none: what leaves the inventory may only have been moved.
@@ -52,12 +57,19 @@ pub(super) struct Tracked {
 
 struct Entry {
     in_view: bool,
-    /// When the view has to be told of it.
+    /// When the view has to be told of it: for the first time, or anew.
     due: Instant,
     goal: Option<Goal>,
     /// The parts of its `info` as far as vCenter has told, by their names.
     parts: BTreeMap<String, Element>,
     last: Option<TaskInfo>,
+}
+
+impl Entry {
+    /// vCenter has said nothing of it yet.
+    fn is_silent(&self) -> bool {
+        self.parts.is_empty()
+    }
 }
 
 /// One `ModifyListView`.
@@ -90,7 +102,7 @@ impl Tracked {
         if self.stale.len() > MAX_STALE {
             return Some(now);
         }
-        self.tasks.values().filter(|entry| !entry.in_view).map(|entry| entry.due).min()
+        self.tasks.values().filter(|entry| !entry.in_view || entry.is_silent()).map(|entry| entry.due).min()
     }
 
     /// Takes what the view has to be told now, as told. When it is told anything,
@@ -98,6 +110,12 @@ impl Tracked {
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<Batch> {
         if self.due(now).is_none_or(|due| due > now) {
             return None;
+        }
+        for (task, entry) in &mut self.tasks {
+            if entry.in_view && entry.is_silent() && entry.due <= now {
+                entry.in_view = false;
+                self.stale.push(task.clone());
+            }
         }
         let is_new = |entry: &Entry| !entry.in_view && (entry.due <= now || entry.goal.is_none());
         let mut add: Vec<TaskRef> =
@@ -109,6 +127,7 @@ impl Tracked {
         for task in &add {
             if let Some(entry) = self.tasks.get_mut(task) {
                 entry.in_view = true;
+                entry.due = now + SILENCE;
             }
         }
         Some(Batch { add, remove: std::mem::take(&mut self.stale) })
@@ -227,6 +246,7 @@ mod tests {
         assert_eq!(tracked.next_batch(later), None);
         assert!(saw(&mut tracked, "t-1", "running").is_some());
         assert!(saw(&mut tracked, "t-1", "running").is_none(), "told once");
+        assert!(saw(&mut tracked, "t-2", "running").is_some());
         assert!(saw(&mut tracked, "t-1", "success").is_some());
         assert!(saw(&mut tracked, "t-1", "success").is_none());
         assert_eq!(tracked.due(later), None, "nothing to say for its sake");
@@ -257,6 +277,24 @@ mod tests {
         let later = now + GATHER;
         assert_eq!(tracked.next_batch(later).unwrap(), Batch { add: vec![], remove: vec!["t-1".into()] });
         assert_eq!(tracked.next_batch(later).unwrap(), Batch { add: vec!["t-1".into()], remove: vec![] });
+    }
+
+    #[test]
+    fn a_task_of_which_nothing_is_heard_is_asked_for_again() {
+        let now = Instant::now();
+        let mut tracked = Tracked::default();
+        tracked.track("t-1".into(), None, now);
+        tracked.track("t-2".into(), None, now);
+        let told = now + GATHER;
+        assert_eq!(tracked.next_batch(told).unwrap().add.len(), 2);
+        assert!(saw(&mut tracked, "t-2", "running").is_some());
+        assert_eq!(tracked.next_batch(told), None);
+        let later = told + SILENCE;
+        assert_eq!(tracked.due(told), Some(later));
+        assert_eq!(tracked.next_batch(later).unwrap(), Batch { add: vec![], remove: vec!["t-1".into()] });
+        assert_eq!(tracked.next_batch(later).unwrap(), Batch { add: vec!["t-1".into()], remove: vec![] });
+        assert!(saw(&mut tracked, "t-1", "running").is_some());
+        assert_eq!(tracked.due(later), None, "they are heard of");
     }
 
     #[test]
