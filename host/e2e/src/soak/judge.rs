@@ -79,9 +79,11 @@ struct Group {
 }
 
 impl Group {
-    /// Whether the record need not name all members.
+    /// Whether the record need not name all members: those that there are, and
+    /// those that are being made.
     fn is_large(&self, now: Duration, window: Duration) -> bool {
-        self.counts.most(now, window).max(self.record.len()) > LISTED
+        let made = self.record.keys().filter(|uuid| !self.members.contains(*uuid)).count();
+        (self.counts.most(now, window) + made).max(self.record.len()) > LISTED
     }
 }
 

@@ -19,7 +19,7 @@ use vmgroup_sim::vcenter::{TaskState, TaskView, VcenterSim, VmView};
 
 use super::judge::{Violation, Wishes, member_of};
 use crate::sabotage::Witness;
-use crate::world::OPERATOR_NAMESPACE;
+use crate::world::{OPERATOR_NAMESPACE, ROOT};
 
 /// For how long a leader may believe in a renewal that it has sent.
 const LEASE: Duration = Duration::from_secs(10);
@@ -43,8 +43,8 @@ pub struct Terms {
 #[derive(Default)]
 struct Group {
     wishes: Wishes,
-    /// Clones that have left an operator who waits for them.
-    on_the_way: BTreeSet<String>,
+    /// Clones that have left an operator who waits for them, and which one.
+    on_the_way: BTreeMap<String, u64>,
     /// Something was asked of vCenter for it.
     begun: bool,
     /// The last listing that an operator was served showed no member of it.
@@ -267,7 +267,7 @@ impl Calls {
             self.within_limit(state)?;
         }
         match asked {
-            Asked::Clone { uid, uuid } => self.may_clone(state, uid, uuid),
+            Asked::Clone { uid, uuid } => self.may_clone(state, operator, uid, uuid),
             Asked::Harm { vm, method } => self.may_harm(state, operator, vm, method),
             Asked::RemoveFolder { folder } => {
                 let empty = state.empty_folders.get(&(operator, (*folder).to_owned()));
@@ -312,10 +312,14 @@ impl Calls {
         Ok(())
     }
 
-    fn may_clone(&self, state: &mut State, owner: &str, uuid: &str) -> Result<(), Violation> {
+    fn may_clone(&self, state: &mut State, operator: u64, owner: &str, uuid: &str) -> Result<(), Violation> {
         let now = self.clock.since_epoch();
-        let late = state.late.clone();
         let group = state.groups.entry(owner.to_owned()).or_default();
+        // This one leads, or it would have been stopped. What another one was about to
+        // ask for when it was paused, it may ask for when it wakes up.
+        let paused = group.on_the_way.extract_if(.., |_, asker| *asker != operator);
+        state.late.extend(paused.map(|(uuid, _)| (uuid, owner.to_owned())));
+        let late = state.late.clone();
         group.begun = true;
         let Some(object) = self.object(owner) else {
             return Err(wrong("S1", format!("{uuid} is cloned for a group that is gone ({owner})")));
@@ -339,12 +343,12 @@ impl Calls {
             .filter_map(|vm| member_of(vm).filter(|(of, _)| *of == owner).map(|(_, uuid)| uuid.to_owned()))
             .collect();
         let mut making = self.clones(owner);
-        making.extend(group.on_the_way.iter().cloned());
+        making.extend(group.on_the_way.keys().cloned());
         if !late.contains_key(uuid) && (there.contains(uuid) || making.contains(uuid)) {
             let what = if there.contains(uuid) { "it exists" } else { "its clone is under way" };
             return Err(wrong("S3", format!("{uuid} of {name} is cloned, and {what}")));
         }
-        group.on_the_way.insert(uuid.to_owned());
+        group.on_the_way.insert(uuid.to_owned(), operator);
         let all: BTreeSet<&String> = there.iter().chain(&making).filter(|uuid| !late.contains_key(*uuid)).collect();
         let (count, most) = (all.len() + usize::from(!late.contains_key(uuid)), group.wishes.most(now, self.terms.lag));
         if count > most && !all.iter().any(|uuid| self.has_failed(uuid)) {
@@ -409,7 +413,12 @@ impl Witness for Calls {
             }
             Asked::Listing if well => {
                 let vms = self.vcenter.vms();
-                let left: BTreeSet<&str> = vms.iter().filter_map(|vm| member_of(vm).map(|(uid, _)| uid)).collect();
+                // Who came late, and was moved out of the root folder at once, is listed nowhere.
+                let is_seen = |vm: &&VmView, uuid: &str| vm.folder.starts_with(ROOT) || !self.is_late(uuid);
+                let left: BTreeSet<&str> = vms
+                    .iter()
+                    .filter_map(|vm| member_of(vm).filter(|(_, uuid)| is_seen(&vm, uuid)).map(|(uid, _)| uid))
+                    .collect();
                 for (uid, group) in &mut self.state().groups {
                     group.empty = !left.contains(uid.as_str());
                 }
