@@ -57,3 +57,67 @@ async fn s1_moved_out_while_it_is_destroyed() {
     user.gone("shop", "web", SOON * 10).await;
     assert_eq!(world.vms().await.unwrap().len(), 0);
 }
+
+/// Seeds 5579 and 5748: the call that makes the folder was given up, the group was
+/// deleted and gone, and then vCenter made the folder.
+#[tokio::test(start_paused = true)]
+async fn s1_a_folder_that_comes_when_its_group_is_gone() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    world.vcenter.faults().add(Rule::next("CreateFolder", Fault::Delay(Duration::from_secs(100))));
+    user.group("shop", "web", 1).await;
+    let asked = async || match world.calls().await.unwrap().get("CreateFolder") {
+        Some(1) => Ok(()),
+        times => Err(format!("{times:?} calls")),
+    };
+    eventually("the folder is asked for", SOON, asked).await;
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON * 2).await;
+    let folders = || world.vcenter.folders().iter().filter(|path| path.ends_with("/shop-web")).count();
+    assert_eq!(folders(), 0, "vCenter is not that far yet");
+    let came = async || if folders() > 0 { Ok(()) } else { Err("it has not come".into()) };
+    eventually("the folder comes", SOON * 3, came).await;
+    let left = async || if folders() == 0 { Ok(()) } else { Err("it is there".into()) };
+    eventually("it is seen off", SOON, left).await;
+}
+
+/// Seed 6868: a clone whose answer was lost ended while the operator was looking for
+/// it: after it had asked for the machine, and before it asked for running tasks. It
+/// was taken for lost, and asked for again.
+#[tokio::test(start_paused = true)]
+async fn s3_a_clone_that_ends_while_it_is_looked_for() {
+    let clone_takes = Duration::from_secs(6);
+    let mut world = SimWorld::make(Options { clone_takes, ..Options::default() }).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    world.deed(Deed::LoseReplies { method: "CloneVM_Task", times: 1 }).await.unwrap();
+    user.group("shop", "web", 1).await;
+    let running = |task: &TaskView| task.method == "CloneVM_Task";
+    while !world.vcenter.tasks().iter().any(running) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // It looks every two seconds; one of these looks takes long.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    world.vcenter.faults().add(Rule::next("RetrievePropertiesEx", Fault::Delay(Duration::from_secs(8))));
+    user.ready("shop", "web", 1, SOON * 2).await;
+    assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 1);
+}
+
+/// Seeds 2657 and 2660: while a slow pass chose who should go, the group was scaled
+/// out again; the choice was carried out for all that.
+#[tokio::test(start_paused = true)]
+async fn s5_a_change_of_mind_during_the_choice() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 4).await;
+    user.ready("shop", "web", 4, SOON).await;
+    // What the choice is made by.
+    world.vcenter.faults().add(Rule::next("RetrievePropertiesEx", Fault::Delay(Duration::from_secs(10))));
+    user.scale("shop", "web", 2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    user.scale("shop", "web", 5).await;
+    user.ready("shop", "web", 5, SOON).await;
+    assert_eq!(world.calls().await.unwrap().get("PowerOffVM_Task"), None);
+}

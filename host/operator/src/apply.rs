@@ -74,8 +74,9 @@ pub enum Effect {
     Fenced,
     /// Nothing is left of the group in vCenter. The text names what was left alone.
     Finished(Option<String>),
-    /// Something is still left; look again soon.
-    NotFinished,
+    /// Something is still left; look again soon. These members are, wherever in the
+    /// datacenter they have got to.
+    NotFinished(Vec<String>),
 }
 
 /// What steps are carried out with.
@@ -240,16 +241,18 @@ impl Applier<'_> {
     /// Makes sure that nothing is left, and removes the folder if it is empty.
     async fn finish(&self) -> Effect {
         let failed = |error| Effect::Failed { uuid: None, kind: None, error };
-        let left = match self.vcenter.list_marked(&self.connected.site.root_folder, &self.desired.uid).await {
+        let left = match self.vcenter.list_marked(&self.connected.site.vm_folder, &self.desired.uid).await {
             Ok(left) => left,
             Err(error) => return failed(error),
         };
-        if left.iter().any(|vm| self.owner.owns(vm)) {
-            return Effect::NotFinished;
+        let left: Vec<String> =
+            left.into_iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.instance_uuid.to_lowercase()).collect();
+        if !left.is_empty() {
+            return Effect::NotFinished(left);
         }
         let Some(folder) = self.folder.as_ref() else { return Effect::Finished(None) };
         if self.tasks.in_flight(&self.desired.uid).contains_key(FOLDER) {
-            return Effect::NotFinished;
+            return Effect::NotFinished(Vec::new());
         }
         match self.vcenter.list_folder(folder).await {
             Err(error) => failed(error),
@@ -259,7 +262,7 @@ impl Applier<'_> {
                     Effect::Gone { .. } => Effect::Finished(None),
                     Effect::Fenced => Effect::Fenced,
                     Effect::Failed { error, .. } => failed(error),
-                    _ => Effect::NotFinished,
+                    _ => Effect::NotFinished(Vec::new()),
                 }
             }
             Ok(Some(children)) => Effect::Finished(Some(format!(

@@ -93,10 +93,15 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
         failures: Mutex::default(),
     });
     let opened = watch::Sender::new(0u64);
+    // A new list may put right what passes were made of: a watch that told too
+    // little, or a list from an API server that lagged behind. It is no news to the
+    // filter below if what it says now was said once before.
+    let listed = watch::Sender::new(0u64);
     let everyone = stream::select_all([
         changes(engine.link.changes()).boxed(),
         changes(engine.policies.changes()).boxed(),
         changes(opened.subscribe()).boxed(),
+        changes(listed.subscribe()).boxed(),
     ]);
 
     let (reader, writer) = reflector::store();
@@ -106,6 +111,11 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
         // The largest part of an object at rest, and nothing that a pass looks at.
         .modify(|group| group.meta_mut().managed_fields = None)
         .reflect(writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                listed.send_modify(|count| *count += 1);
+            }
+        })
         .applied_objects()
         .predicate_filter(
             predicates::generation

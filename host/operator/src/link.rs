@@ -432,7 +432,7 @@ impl Observer for Bridge {
                     self.hearers.wake.wake(&group);
                 }
             }
-            Event::FolderChanged(_) => {}
+            Event::FolderChanged(folder) => self.hearers.departed.notice_folder(folder),
         }
     }
 }

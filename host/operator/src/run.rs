@@ -268,8 +268,9 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     };
     let (kept, until) = (link.clone(), after.clone());
     background.spawn(async move { kept.run(hearers, until).await });
-    let (departed, writing, stopping) = (engine.departed.clone(), fence.clone(), stop.clone());
-    background.spawn(async move { departed.see_off(&link, &writing, &stopping).await });
+    let (departed, claims) = (engine.departed.clone(), engine.claims.clone());
+    let (writing, stopping) = (fence.clone(), stop.clone());
+    background.spawn(async move { departed.see_off(&link, &writing, &claims, &stopping).await });
 
     controller::run(engine, wake, backlog, health, stop.clone()).await;
     stop.cancel();

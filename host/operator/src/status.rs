@@ -2,9 +2,9 @@
 //!
 //! The operator is the status's only writer, so a write carries the version of
 //! the object that it is based on, and a conflict is looked at: if somebody
-//! changed the spec or the metadata, the write is repeated on the new version;
-//! if the record itself is another one than ours, ours is stale and the pass
-//! ends, to begin afresh.
+//! changed the metadata, the write is repeated on the new version, and a report is
+//! if it was the spec, but not what was decided by the old one; if the record itself
+//! is another one than ours, ours is stale. Then the pass ends, to begin afresh.
 
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub enum StatusError {
     /// Somebody else wrote the record.
     #[error("the status was changed by somebody else; starting afresh from what it says now")]
     Foreign,
+    /// The spec that this was decided by is not in force any more.
+    #[error("the spec was changed meanwhile; deciding afresh")]
+    Outdated,
 }
 
 impl From<kube::Error> for StatusError {
@@ -60,13 +63,15 @@ pub async fn read(api: &Api<VmGroup>, name: &str, uid: &str) -> Result<VmGroup, 
 }
 
 /// Writes the whole status on top of `version`; returns the object's new one.
-/// `before` is what the caller believes to be written there.
+/// `before` is what the caller believes to be written there. With `decided_by`, a
+/// generation of the spec, it is not written once there is another.
 pub async fn write(
     api: &Api<VmGroup>,
     (name, uid): (&str, &str),
     before: &VmGroupStatus,
     status: &VmGroupStatus,
     version: &str,
+    decided_by: Option<i64>,
 ) -> Result<String, StatusError> {
     let mut version = version.to_owned();
     for _ in 0..4 {
@@ -85,6 +90,9 @@ pub async fn write(
                 }
                 if found != *before {
                     return Err(StatusError::Foreign);
+                }
+                if decided_by.is_some() && decided_by != now.metadata.generation {
+                    return Err(StatusError::Outdated);
                 }
             }
             Err(other) => return Err(other),

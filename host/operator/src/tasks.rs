@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vmgroup_vsphere::{Fault, TaskInfo, TaskRef, TaskState};
+use vmgroup_vsphere::{Fault, ManagedObjectRef, TaskInfo, TaskRef, TaskState};
 
 use crate::wake::{GroupRef, Wake};
 
@@ -83,6 +83,8 @@ pub struct Ended {
     pub kind: TaskKind,
     /// How it ended.
     pub ending: Ending,
+    /// What it worked on, if vCenter has said so.
+    pub entity: Option<ManagedObjectRef>,
     /// How long it was in flight.
     pub took: Duration,
 }
@@ -211,15 +213,15 @@ impl TaskBook {
             TaskState::Success { .. } => Ending::Success,
             TaskState::Error(fault) => Ending::Failed(fault.clone()),
         };
-        self.end(&info.id, ending);
+        self.end(&info.id, ending, info.entity.clone());
     }
 
     /// Hears that vCenter does not know a task any more.
     pub fn gone(&self, task: &TaskRef) {
-        self.end(task, Ending::Gone);
+        self.end(task, Ending::Gone, None);
     }
 
-    fn end(&self, task: &TaskRef, ending: Ending) {
+    fn end(&self, task: &TaskRef, ending: Ending, entity: Option<ManagedObjectRef>) {
         let mut inner = self.inner();
         let Some(flight) = inner.flights.remove(task) else { return };
         if inner.over.len() == REMEMBERED {
@@ -232,7 +234,8 @@ impl TaskBook {
                 group.reserved += 1;
                 group.reserved_at = Some(Instant::now());
             }
-            group.ended.push(Ended { member: flight.member, kind: flight.kind, ending, took: flight.since.elapsed() });
+            let took = flight.since.elapsed();
+            group.ended.push(Ended { member: flight.member, kind: flight.kind, ending, entity, took });
             self.wake.wake(&group.name);
         }
         inner.hand_out(&self.wake, Instant::now(), None);

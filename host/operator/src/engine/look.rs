@@ -2,6 +2,7 @@
 //! reads of whatever is in doubt. Must not write anything to anybody.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use vmgroup_api::{MemberState, MemberStatus};
@@ -86,9 +87,12 @@ impl Pass<'_> {
             }
             match ended.ending {
                 Ending::Success if ended.kind == TaskKind::Destroy => {
-                    // The watch may tell of the task before it tells of the machine.
+                    // The watch may tell of the task before it tells of the machine. Only of
+                    // this one: a clone that was reported as failed may have made another
+                    // of the same UUID.
+                    let destroyed = |vm: &&Arc<Vm>| ended.entity == Some(vm.id.managed_object());
                     let vms = connected.inventory().vms_by_uuid(&ended.member);
-                    self.memory.vanished.extend(vms.iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.id.clone()));
+                    self.memory.vanished.extend(vms.iter().filter(destroyed).map(|vm| vm.id.clone()));
                     self.memory.births.insert(ended.member, Birth::Absent);
                     self.memory.clear(&topic);
                 }
@@ -330,7 +334,14 @@ impl Pass<'_> {
                 && template.as_ref().is_none_or(|template| task.entity.as_ref() == Some(&template.id.managed_object()))
                 && !self.engine.tasks.knows(&task.id)
         });
-        Ok(if strangers { Resolved::Unknown } else { Resolved::Absent })
+        if strangers {
+            return Ok(Resolved::Unknown);
+        }
+        // It may have ended while all this was read.
+        Ok(match vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
+            Some(vm) => Resolved::Found(Box::new(vm)),
+            None => Resolved::Absent,
+        })
     }
 }
 

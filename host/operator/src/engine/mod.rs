@@ -202,6 +202,8 @@ impl Engine {
         match result {
             Ok(_) => Ok(again.map_or(Outcome::AtRest, Outcome::Again)),
             Err(StatusError::Gone | StatusError::Fenced) => Ok(Outcome::AtRest),
+            // The new spec is on its way here.
+            Err(StatusError::Outdated) => Ok(Outcome::Again(SOON)),
             Err(error) => Err(error.into()),
         }
     }
@@ -269,7 +271,7 @@ impl Engine {
         if new != old && self.fence.holds() {
             let api = Api::namespaced(self.kube.clone(), namespace);
             let version = object.metadata.resource_version.clone().unwrap_or_default();
-            status::write(&api, (name, uid), &old, &new, &version).await?;
+            status::write(&api, (name, uid), &old, &new, &version, None).await?;
             self.memories.forget(uid);
         }
         Ok(Outcome::AtRest)
@@ -342,6 +344,9 @@ impl Pass<'_> {
         if finished {
             // Before the answer, which may be lost.
             self.engine.departed.remember(self.owner.clone());
+            if self.folder_asked_for && seen.folder.id.is_none() {
+                self.engine.departed.await_folder(seen.folder.name.clone(), self.desired.group.clone());
+            }
             laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);
         }

@@ -13,6 +13,9 @@ impl Pass<'_> {
     /// Reads the record afresh: the process has just started, or lost track.
     pub(super) async fn remember(&mut self) -> Result<(), StatusError> {
         let object = status::read(&self.api, &self.desired.group.name, &self.desired.uid).await?;
+        if object.metadata.generation != self.desired.generation {
+            return Err(StatusError::Outdated);
+        }
         let version = object.metadata.resource_version.unwrap_or_default();
         self.memory.written = Some((object.status.unwrap_or_default(), version));
         self.memory.births.clear();
@@ -32,14 +35,24 @@ impl Pass<'_> {
         if self.engine.fence.holds() { Ok(()) } else { Err(StatusError::Fenced) }
     }
 
+    /// Writes what is: true whatever the spec says by now.
     pub(super) async fn write(&mut self, new: VmGroupStatus) -> Result<(), StatusError> {
+        self.write_if(new, None).await
+    }
+
+    /// Writes what is to be, unless the spec has changed since.
+    pub(super) async fn write_intents(&mut self, new: VmGroupStatus) -> Result<(), StatusError> {
+        self.write_if(new, self.desired.generation).await
+    }
+
+    async fn write_if(&mut self, new: VmGroupStatus, decided_by: Option<i64>) -> Result<(), StatusError> {
         let (old, version) = self.written();
         if *old == new {
             return Ok(());
         }
         self.still_leading()?;
-        let version =
-            status::write(&self.api, (&self.desired.group.name, &self.desired.uid), old, &new, version).await?;
+        let group = (self.desired.group.name.as_str(), self.desired.uid.as_str());
+        let version = status::write(&self.api, group, old, &new, version, decided_by).await?;
         self.memory.written = Some((new, version));
         Ok(())
     }

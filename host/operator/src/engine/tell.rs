@@ -41,7 +41,7 @@ impl Pass<'_> {
         new.members = status::listed(self.with_tasks(plan.record.clone()));
         new.folder =
             Some(FolderStatus { name: seen.folder.name.clone(), id: seen.folder.id.as_ref().map(ToString::to_string) });
-        self.write(new).await?;
+        self.write_intents(new).await?;
         for member in &plan.record {
             if member.state == MemberState::Planned {
                 self.memory.births.entry(member.uuid.clone()).or_insert(Birth::Absent);
@@ -134,7 +134,11 @@ impl Pass<'_> {
                         });
                     }
                 }
-                Effect::Fenced | Effect::NotFinished => self.look_again(SOON),
+                Effect::Fenced => self.look_again(SOON),
+                Effect::NotFinished(left) => {
+                    self.memory.known.extend(left);
+                    self.look_again(SOON);
+                }
             }
         }
         finished
