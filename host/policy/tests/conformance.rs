@@ -41,11 +41,25 @@ fn assert_report(name: &str, config: &Value, questions: u32, report: &Report) {
     assert_eq!(report.answered + report.refused, questions);
 }
 
-#[test]
-fn every_shipped_policy_conforms_as_it_comes() {
-    for one in shipped::all() {
+fn all_conform_as_they_come(kind: Kind) {
+    for one in shipped::all().iter().filter(|one| one.kind == kind) {
         assert_conforms(one.name, &json!({}), 2_000);
     }
+}
+
+#[test]
+fn every_shipped_naming_policy_conforms_as_it_comes() {
+    all_conform_as_they_come(Kind::Naming);
+}
+
+#[test]
+fn every_shipped_placement_policy_conforms_as_it_comes() {
+    all_conform_as_they_come(Kind::Placement);
+}
+
+#[test]
+fn every_shipped_scaling_policy_conforms_as_it_comes() {
+    all_conform_as_they_come(Kind::Scaling);
 }
 
 #[test]
