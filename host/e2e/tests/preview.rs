@@ -131,6 +131,21 @@ async fn another_policy_is_tried() {
     assert!(status == StatusCode::UNPROCESSABLE_ENTITY && text.contains("stage parse"), "{status} {text}");
 }
 
+/// While nobody may be chosen, the preview chooses nobody; but a policy to come may be tried.
+#[tokio::test(start_paused = true)]
+async fn on_hold_it_says_so() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    user.policy(Some("naming: { plugin: absent.wasm }\n"), &[]).await;
+    world.start_operator().await.unwrap();
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let held = ask(&world, &wanted(1), "").await.unwrap();
+    assert!(held.going.is_empty() && held.stopped.unwrap().message.contains("on hold"));
+    let tried = ask(&world, &wanted(1), shipped::find("ordered").unwrap().bytes).await.unwrap();
+    assert_eq!((tried.going.len(), tried.stopped), (1, None));
+}
+
 /// More than leave at a time: all of them are named.
 #[tokio::test(start_paused = true)]
 async fn a_large_group_is_told_to_its_end() {

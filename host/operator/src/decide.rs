@@ -281,7 +281,8 @@ fn whole(figure: u128) -> u64 {
 
 /// What is offered cannot be used, and nothing is known that was good before:
 /// who is destroyed in the meantime cannot be brought back.
-fn withheld() -> NoAnswer {
+/// Nobody may be chosen to leave.
+pub fn withheld() -> NoAnswer {
     let text = "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
     NoAnswer {
         plugin: "on hold".to_owned(),

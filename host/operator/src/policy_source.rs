@@ -83,6 +83,7 @@ impl Serving {
         };
         *place = candidate.clone();
         *on_failure = OnFailure::Hold;
+        self.scaling_withheld &= candidate.kind() != Kind::Scaling;
         self.set = Arc::new(set);
         self
     }

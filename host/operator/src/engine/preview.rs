@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use kube::api::Api;
 use vmgroup_api::{MemberState, VmGroup};
-use vmgroup_policy::{Answer, Policy, Question as Asked};
+use vmgroup_policy::{Answer, Kind, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
 use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, Vm, VmRef};
 
 use super::{Engine, why};
-use crate::decide::{NoAnswer, Question, newcomers, places, victims};
+use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
 use crate::folder;
 use crate::link::{Connected, chain};
 use crate::memory::GroupMemory;
@@ -304,8 +304,10 @@ impl Rehearsal<'_> {
     async fn ask(&mut self, asked: &Arc<Asked>) -> Result<Answer, Trouble> {
         let kind = asked.kind();
         let policy = self.serving.set.get(kind).clone();
-        let mut told = self.ask_one(&policy, asked).await;
+        let withheld = kind == Kind::Scaling && self.serving.scaling_withheld;
+        let mut told = if withheld { Err(decide::withheld()) } else { self.ask_one(&policy, asked).await };
         if told.is_err()
+            && !withheld
             && let Some(instead) = self.serving.instead(kind).cloned()
         {
             told = self.ask_one(&instead, asked).await;
