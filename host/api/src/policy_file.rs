@@ -3,6 +3,7 @@
 //! Parsing only. Whether a plugin exists, and likes its configuration, is found
 //! out by whoever loads it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -26,10 +27,58 @@ pub struct PolicyFile {
     /// Chooses who leaves. Default: `ordered`, newest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<PolicyEntry>,
+    /// Other policies for some groups. For each of naming, placement and scaling
+    /// the first entry counts that selects a group and names one; who is selected
+    /// by none is served by what stands above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupRule>,
     /// When these policies are taken back by themselves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub breaker: Breaker,
 }
+
+/// Policies for some groups: of a namespace, of a label, a percentage of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GroupRule {
+    /// Stands in the status of the groups that it serves. It also decides, with a
+    /// group's uid, whom a percentage takes: another name, other groups.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Which groups. Default: all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub select: Select,
+    /// How many of these, in percent. Default 100.
+    #[serde(default = "everybody")]
+    #[schemars(range(max = 100))]
+    pub percent: u8,
+    /// Gives names to new members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub naming: Option<PolicyEntry>,
+    /// Chooses where new members go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PolicyEntry>,
+    /// Chooses who leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<PolicyEntry>,
+}
+
+/// Which groups: what is given has to fit, all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Select {
+    /// Namespaces by name, any of these; a `*` at the end stands for the rest.
+    pub namespaces: Vec<String>,
+    /// `metadata.labels` of the group, all of these.
+    pub match_labels: BTreeMap<String, String>,
+}
+
+const fn everybody() -> u8 {
+    100
+}
+
+/// The most entries under `groups`.
+const MAX_RULES: usize = 32;
 
 /// The circuit breaker: policies that fail so often within so many seconds are
 /// taken back, and what was in force before serves again. A failure is a crash,
@@ -106,6 +155,16 @@ pub enum PolicyFileError {
     /// Not YAML, or not of this shape; the message has line, column and what was expected.
     #[error("policy.yaml cannot be read: {0}")]
     Parse(String),
+    /// An entry under `groups` cannot be meant.
+    #[error("policy.yaml: groups[{index}] ({name}) {problem}")]
+    Rule {
+        /// Which, from 0.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// What is wrong and what would be right.
+        problem: &'static str,
+    },
     /// A figure is out of its bounds.
     #[error("policy.yaml: {field} is {value}, but must be {bounds}")]
     Bounds {
@@ -130,6 +189,7 @@ impl PolicyFile {
     }
 
     fn within_bounds(&self) -> Result<(), PolicyFileError> {
+        self.rules_are_sound()?;
         let Breaker { failures, seconds } = self.breaker;
         let out = |field, value: u32, bounds| Err(PolicyFileError::Bounds { field, value: value.to_string(), bounds });
         match (failures, seconds) {
@@ -137,6 +197,34 @@ impl PolicyFile {
             (_, 0 | 86_401..) => out("breaker.seconds", seconds, "1 to 86400"),
             _ => Ok(()),
         }
+    }
+}
+
+impl PolicyFile {
+    fn rules_are_sound(&self) -> Result<(), PolicyFileError> {
+        if self.groups.len() > MAX_RULES {
+            let value = format!("a list of {}", self.groups.len());
+            return Err(PolicyFileError::Bounds { field: "groups", value, bounds: "32 entries at most" });
+        }
+        for (index, rule) in self.groups.iter().enumerate() {
+            let entries = [&rule.naming, &rule.placement, &rule.scaling];
+            let named_before = self.groups.iter().take(index).any(|other| other.name == rule.name);
+            let problem = if rule.name.is_empty() || rule.name.len() > 63 {
+                "needs a name of 1 to 63 characters"
+            } else if named_before {
+                "has the name of an entry before it: give each its own"
+            } else if rule.percent > 100 {
+                "has a percent above 100"
+            } else if entries.iter().all(|entry| entry.is_none()) {
+                "names no policy: add naming, placement or scaling"
+            } else if entries.into_iter().flatten().any(|entry| entry.shadow.is_some()) {
+                "has a shadow: a policy on trial stands at the top level"
+            } else {
+                continue;
+            };
+            return Err(PolicyFileError::Rule { index, name: rule.name.clone(), problem });
+        }
+        Ok(())
     }
 }
 
@@ -314,6 +402,23 @@ naming: { plugin: ordinal, config: { width: 3 } }
         assert!(error.contains("breaker.seconds") && error.contains("86400"), "{error}");
         let previous = PolicyFile::parse("scaling: { plugin: ordered, onFailure: previous }").unwrap();
         assert_eq!(previous.scaling.unwrap().on_failure, OnFailure::Previous);
+    }
+
+    #[test]
+    fn rules_for_some_groups_are_read_and_nonsense_is_named() {
+        let text = "groups: [{ name: canary, select: { namespaces: [shop], matchLabels: { tier: web } }, percent: 10, scaling: { plugin: new.wasm } }]";
+        let rule = PolicyFile::parse(text).unwrap().groups.remove(0);
+        assert_eq!((rule.percent, rule.select.match_labels["tier"].as_str()), (10, "web"));
+        for (bad, word) in [
+            ("groups: [{ name: a }]", "names no policy"),
+            ("groups: [{ name: a, percent: 101, scaling: { plugin: x } }]", "above 100"),
+            ("groups: [{ name: a, scaling: { plugin: x } }, { name: a, scaling: { plugin: x } }]", "groups[1]"),
+            ("groups: [{ name: a, scaling: { plugin: x, shadow: { plugin: y } } }]", "shadow"),
+            ("groups: [{ name: a, select: { labels: {} }, scaling: { plugin: x } }]", "labels"),
+        ] {
+            let error = PolicyFile::parse(bad).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -236,4 +236,8 @@ pub struct PolicyInForce {
     pub version: String,
     /// `sha256:` and the hash of its bytes.
     pub digest: String,
+    /// The entry under `groups` of the policy file that has it serve this group;
+    /// none: it serves whom no entry selects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }

@@ -152,3 +152,29 @@ async fn s8_swaps_under_load_fail_no_decision() {
         names.iter().filter_map(|name| name.split_once("-web")).map(|(edition, _)| edition).collect();
     assert!(editions.len() > 1, "of several editions: {editions:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_policies_serve_some_groups_and_their_status_says_so() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    let file = "naming: { plugin: ordinal }
+groups:
+  - { name: nobody, percent: 0, naming: { plugin: random-suffix } }
+  - name: shops
+    select: { namespaces: [\"shop-*\"] }
+    naming: { plugin: ordinal, config: { pattern: \"s-{group}-{ordinal}\" } }
+";
+    user.policy(Some(file), &[]).await;
+    user.group("shop-1", "web", 1).await;
+    user.group("bank", "db", 1).await;
+    let shop = user.ready("shop-1", "web", 1, SOON).await;
+    let bank = user.ready("bank", "db", 1, SOON).await;
+    assert_eq!(names(&world).await, ["db-0", "s-web-0"]);
+    let rules = |group: vmgroup_api::VmGroup| {
+        let policies = group.status.and_then(|status| status.policies).unwrap();
+        (policies.naming.rule, policies.scaling.rule)
+    };
+    assert_eq!(rules(shop), (Some("shops".to_owned()), None));
+    assert_eq!(rules(bank), (None, None));
+}

@@ -12,6 +12,7 @@ mod candidates;
 mod edition;
 mod keeper;
 mod kept;
+mod rules;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,9 +36,11 @@ use crate::offload::Offload;
 use self::breaker::Breaker;
 use self::edition::{Content, Edition, decides_alike};
 use self::kept::{Kept, RolledBack};
+use self::rules::Rule;
 
 pub use candidates::{Candidate, Candidates, Unfit};
 pub use keeper::Keeper;
+pub use rules::Who;
 pub use watch::watch_config_map;
 
 /// How many editions before the one in force are remembered, to go back to.
@@ -58,6 +61,11 @@ pub struct Serving {
     pub previous: BTreeMap<Kind, Arc<Policy>>,
     /// Who is on trial beside them.
     pub candidates: Arc<Candidates>,
+    /// Other policies for some groups.
+    rules: Arc<[Rule]>,
+    /// By which of the rules these were chosen for a group; none of a kind: it is
+    /// everybody else's.
+    pub chosen_by: BTreeMap<Kind, String>,
     /// What happens when naming gives no legal answer.
     pub naming: OnFailure,
     /// What happens when placement gives no legal answer.
@@ -72,6 +80,33 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// What serves this group.
+    #[must_use]
+    pub fn for_group(self: Arc<Self>, who: Who<'_>) -> Arc<Self> {
+        let selecting: Vec<&Rule> = self.rules.iter().filter(|rule| rule.selects(who)).collect();
+        let first = |kind| selecting.iter().find_map(|rule| Some((rule, rule.policies.get(&kind)?)));
+        let chosen: Vec<_> = Kind::ALL.into_iter().filter_map(|kind| Some((kind, first(kind)?))).collect();
+        if chosen.is_empty() {
+            return self;
+        }
+        let (mut serving, mut set) = (Self::clone(&self), PolicySet::clone(&self.set));
+        for (kind, (rule, (policy, failing))) in chosen {
+            let (place, on_failure) = match kind {
+                Kind::Naming => (&mut set.naming, &mut serving.naming),
+                Kind::Placement => (&mut set.placement, &mut serving.placement),
+                Kind::Scaling => (&mut set.scaling, &mut serving.scaling),
+            };
+            *on_failure = *failing;
+            // Before the rule there was what serves the others.
+            serving.previous.insert(kind, std::mem::replace(place, policy.clone()));
+            serving.chosen_by.insert(kind, rule.name.clone());
+        }
+        // Whoever is on trial is so beside what serves the others.
+        serving.candidates = Arc::new(self.candidates.without(serving.chosen_by.keys()));
+        serving.set = Arc::new(set);
+        Arc::new(serving)
+    }
+
     /// The same with another policy for its kind, whose failures are shown.
     #[must_use]
     pub fn trying(mut self, candidate: &Arc<Policy>) -> Self {
@@ -110,7 +145,9 @@ impl Serving {
     pub fn told(&self) -> String {
         let [naming, placement, scaling] = Kind::ALL.map(|kind| label(self.set.get(kind)));
         let scaling = if self.scaling_withheld { "on hold".to_owned() } else { scaling };
-        format!("naming {naming}, placement {placement}, scaling {scaling}")
+        let rules: Vec<&str> = self.rules.iter().map(|rule| rule.name.as_str()).collect();
+        let rules = if rules.is_empty() { String::new() } else { format!(", others by {}", rules.join(", ")) };
+        format!("naming {naming}, placement {placement}, scaling {scaling}{rules}")
     }
 }
 
@@ -275,6 +312,8 @@ impl PolicyBook {
             builtin: builtin.clone(),
             previous: BTreeMap::new(),
             candidates: Arc::default(),
+            rules: Arc::default(),
+            chosen_by: BTreeMap::new(),
             naming: OnFailure::Hold,
             placement: OnFailure::Hold,
             scaling: OnFailure::Hold,
@@ -362,7 +401,7 @@ impl PolicyBook {
             return;
         }
         let culprit = serving.set.get(kind);
-        let other = offers.earlier.iter().position(|edition| !decides_alike(edition.set.get(kind), culprit));
+        let other = offers.earlier.iter().position(|edition| !edition.asks(kind, culprit));
         let Some(edition) = other.and_then(|at| offers.earlier.drain(..=at).next_back()) else {
             tracing::warn!(plugin = culprit.plugin(), %kind, %error, "fails again and again, and there is no other policy that was good before");
             return;
@@ -566,6 +605,8 @@ impl PolicyBook {
             builtin: old.builtin.clone(),
             previous: Kind::ALL.into_iter().filter_map(before).collect(),
             candidates: edition.candidates.clone(),
+            rules: edition.rules.clone(),
+            chosen_by: BTreeMap::new(),
             naming: edition.naming,
             placement: edition.placement,
             scaling: edition.scaling,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vmgroup_api::{ADOPTING_ANNOTATION, POLICY_ANNOTATION_PREFIX, VmGroup};
 
+use crate::policy_source::Who;
 use crate::wake::GroupRef;
 
 /// The most members a group may have.
@@ -38,6 +39,13 @@ pub struct Desired {
     pub template: String,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+}
+
+impl Desired {
+    /// What decides which policies serve it.
+    pub fn who(&self) -> Who<'_> {
+        Who { namespace: &self.group.namespace, uid: &self.uid, labels: &self.labels }
+    }
 }
 
 /// Why a group cannot be worked on.

@@ -164,7 +164,7 @@ impl Engine {
             engine: self,
             api,
             reference: object.object_ref(&()),
-            serving: self.policies.in_force(),
+            serving: self.policies.in_force().for_group(desired.who()),
             memory,
             now: self.clock.now(),
             again: None,

@@ -70,7 +70,8 @@ impl Engine {
         let seen = self.look_only(&connected, &object, &desired, &memory);
         let (seen, under_way) = settled(seen, u64::try_from(self.clock.now().as_second()).unwrap_or_default());
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
-        let serving = candidates.iter().fold((*self.policies.in_force()).clone(), Serving::trying);
+        let serving =
+            candidates.iter().fold(Serving::clone(&self.policies.in_force().for_group(desired.who())), Serving::trying);
         let preview = Preview {
             group: group.to_string(),
             wished_now,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmgroup_api::condition::MESSAGE_LIMIT;
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus};
-use vmgroup_policy::Policy;
+use vmgroup_policy::Kind;
 use vmgroup_vsphere::{Error as VcError, FaultKind};
 
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
@@ -267,14 +267,14 @@ impl Pass<'_> {
 }
 
 fn policies(serving: &Serving) -> PolicyStatus {
-    let of = |policy: &Policy| PolicyInForce {
-        plugin: policy.plugin().to_owned(),
-        version: policy.description().version.clone(),
-        digest: policy.digest().to_string(),
+    let of = |kind| {
+        let policy = serving.set.get(kind);
+        PolicyInForce {
+            plugin: policy.plugin().to_owned(),
+            version: policy.description().version.clone(),
+            digest: policy.digest().to_string(),
+            rule: serving.chosen_by.get(&kind).cloned(),
+        }
     };
-    PolicyStatus {
-        naming: of(&serving.set.naming),
-        placement: of(&serving.set.placement),
-        scaling: of(&serving.set.scaling),
-    }
+    PolicyStatus { naming: of(Kind::Naming), placement: of(Kind::Placement), scaling: of(Kind::Scaling) }
 }

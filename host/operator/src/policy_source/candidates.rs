@@ -59,6 +59,15 @@ impl Candidates {
         self.0.get(&kind)
     }
 
+    /// The same without those of these kinds.
+    pub(super) fn without<'a>(&self, kinds: impl Iterator<Item = &'a Kind>) -> Self {
+        let mut left = self.clone();
+        for kind in kinds {
+            left.0.remove(kind);
+        }
+        left
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, &Candidate)> {
         self.0.iter().map(|(kind, candidate)| (*kind, candidate))

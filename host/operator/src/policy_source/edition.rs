@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vmgroup_api::policy_file::{Breaker, FILE_NAME};
+use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
 use vmgroup_policy::{Host, Kind, Policy, PolicySet, Source, shipped};
 
-use super::{Candidates, ConfigMapData, Fingerprint, Refusal, Serving, label, with_lines};
+use super::rules::{self, Rule};
+use super::{Candidates, ConfigMapData, Fingerprint, Refusal, Serving, label, with_lines_below};
 
 /// What was offered, whatever became of it.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub(super) struct Edition {
     pub(super) content: Content,
     pub(super) set: Arc<PolicySet>,
     pub(super) candidates: Arc<Candidates>,
+    pub(super) rules: Arc<[Rule]>,
     pub(super) naming: OnFailure,
     pub(super) placement: OnFailure,
     pub(super) scaling: OnFailure,
@@ -53,6 +55,7 @@ impl Edition {
             content: Content::of(None),
             set,
             candidates: Arc::default(),
+            rules: Arc::default(),
             naming: OnFailure::Hold,
             placement: OnFailure::Hold,
             scaling: OnFailure::Hold,
@@ -85,40 +88,57 @@ impl Edition {
                 "policy-file",
                 "",
                 error.to_string(),
-                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and breaker."),
+                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and groups and breaker."),
             )
         })?;
-        let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
-            let Some(PolicyEntry { plugin, config, on_failure, shadow: _ }) = entry else {
-                return Ok((default.clone(), OnFailure::Hold));
-            };
+        let check_one = |kind: Kind, entry: PolicyEntry, above: &str| {
+            let PolicyEntry { plugin, config, on_failure, shadow: _ } = entry;
             let bytes = data.binaries.get(&plugin).cloned().or_else(|| shipped::find(&plugin).map(|shipped| shipped.bytes)).ok_or_else(|| {
                 refuse("source", &plugin, format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, &data.binaries)), format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
             })?;
             let source = Source { name: plugin, bytes, config: serde_json::Value::Object(config) };
             host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
-                refuse(
-                    &error.stage.to_string(),
-                    &source.name,
-                    with_lines(&error.problem, kind, text),
-                    error.remedy.clone(),
-                )
+                let message = with_lines_below(&error.problem, &format!("{above}/{kind}/config"), text);
+                let remedy =
+                    error.remedy.replace(&format!("under `{kind}:`"), &format!("under `{}`", in_words(above, kind)));
+                refuse(&error.stage.to_string(), &source.name, message, remedy)
             })
         };
+        let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
+            entry.map_or_else(|| Ok((default.clone(), OnFailure::Hold)), |entry| check_one(kind, entry, ""))
+        };
+        let check_rule = |(index, rule): (usize, GroupRule)| {
+            let GroupRule { name, select, percent, naming, placement, scaling } = rule;
+            let mut policies = BTreeMap::new();
+            for (kind, entry) in [(Kind::Naming, naming), (Kind::Placement, placement), (Kind::Scaling, scaling)] {
+                if let Some(entry) = entry {
+                    policies.insert(kind, check_one(kind, entry, &format!("/groups/{index}"))?);
+                }
+            }
+            Ok(Rule { name, select, percent, policies })
+        };
         let candidates = Candidates::read(host, &file, text, &data.binaries);
-        let PolicyFile { naming, placement, scaling, breaker } = file;
+        let PolicyFile { naming, placement, scaling, groups, breaker } = file;
         let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
         let (placement, on_placement) = check(Kind::Placement, placement, &builtin.placement)?;
         let (scaling, on_scaling) = check(Kind::Scaling, scaling, &builtin.scaling)?;
+        let rules = groups.into_iter().enumerate().map(check_rule).collect::<Result<Vec<Rule>, Refusal>>()?;
         Ok(Self {
             content: content.clone(),
             set: Arc::new(PolicySet { naming, placement, scaling }),
             candidates: Arc::new(candidates),
+            rules: rules.into(),
             naming: on_naming,
             placement: on_placement,
             scaling: on_scaling,
             breaker,
         })
+    }
+
+    /// Whether it would ask this policy, whomever for.
+    pub(super) fn asks(&self, kind: Kind, policy: &Policy) -> bool {
+        let of_rules = self.rules.iter().filter_map(|rule| rule.policies.get(&kind)).map(|(policy, _)| policy);
+        of_rules.chain([self.set.get(kind)]).any(|other| decides_alike(other, policy))
     }
 
     /// What would be different from now, a phrase for each kind that changes.
@@ -130,8 +150,17 @@ impl Edition {
         ]
         .into_iter()
         .flatten()
+        .chain(rules::differences(&old.rules, &self.rules))
         .chain(self.candidates.differences(&old.candidates))
         .collect()
+    }
+}
+
+/// A place in the policy file as people say it: `scaling:`, `groups[0].scaling:`.
+fn in_words(above: &str, kind: Kind) -> String {
+    match above.strip_prefix("/groups/") {
+        Some(index) => format!("groups[{index}].{kind}:"),
+        None => format!("{kind}:"),
     }
 }
 

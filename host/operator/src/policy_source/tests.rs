@@ -314,3 +314,40 @@ async fn who_begins_to_lead_learns_what_failed() {
     assert_eq!(order(&standby), "oldest");
     assert!(standby.refusal().unwrap().rolled_back());
 }
+
+const CANARY: &str = "groups: [{ name: canary, select: { matchLabels: { tier: web } }, scaling: { plugin: ordered, config: { order: poweredOffFirst }, onFailure: previous } }]";
+
+#[tokio::test(start_paused = true)]
+async fn some_groups_are_served_by_others_and_what_fails_there_is_rolled_back_too() {
+    let book = book();
+    book.offer(Some(data(OLDEST))).await.unwrap();
+    let text = format!("{OLDEST}\n{CANARY}");
+    let Considered::Swapped { differences, .. } = book.consider(Some(data(&text))).await else { panic!("swapped") };
+    assert_eq!(differences, ["groups: canary is new, 100 %"]);
+    let web = BTreeMap::from([("tier".to_owned(), "web".to_owned())]);
+    let served = |labels| book.in_force().for_group(Who { namespace: "shop", uid: "u", labels });
+    let unlabelled = BTreeMap::new();
+    let (canary, other) = (served(&web), served(&unlabelled));
+    assert_eq!(canary.set.scaling.config()["order"], "poweredOffFirst");
+    assert_eq!(canary.chosen_by[&Kind::Scaling], "canary");
+    assert_eq!(canary.instead(Kind::Scaling).unwrap().config()["order"], "oldest", "what serves the others");
+    assert!(Arc::ptr_eq(&canary.set.naming, &other.set.naming));
+    assert_eq!((other.set.scaling.config()["order"].as_str(), other.chosen_by.len()), (Some("oldest"), 0));
+
+    for _ in 0..3 {
+        book.failed(&canary, Kind::Scaling, &traps("the canary"));
+    }
+    assert_eq!(served(&web).set.scaling.config()["order"], "oldest");
+    assert!(book.refusal().unwrap().rolled_back());
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_rule_has_its_line() {
+    let text = "groups:\n  - name: canary\n    scaling:\n      plugin: ordered\n      config: { ordre: oldest }\n";
+    let refusal = book().offer(Some(data(text))).await.unwrap_err();
+    assert!(
+        refusal.message.contains("(line 5)") && refusal.remedy.contains("groups[0].scaling"),
+        "{refusal} {}",
+        refusal.remedy
+    );
+}
