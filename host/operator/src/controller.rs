@@ -299,7 +299,8 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
 /// A pass that ends, however it goes.
 async fn bounded_pass(object: &Guarded, engine: &Engine) -> Result<Outcome, Failure> {
     let group = object.0.as_ref().map_err(|invalid| Failure::Undecodable(invalid.error.clone()))?;
-    let pass = AssertUnwindSafe(engine.pass(group)).catch_unwind();
+    // Large, with copies of the status in it: not on every stack that it passes.
+    let pass = AssertUnwindSafe(Box::pin(engine.pass(group))).catch_unwind();
     match tokio::time::timeout(PASS_DEADLINE, pass).await {
         Ok(Ok(result)) => result.map_err(Failure::from),
         Ok(Err(panic)) => Err(Failure::Panic(panic_text(&*panic))),

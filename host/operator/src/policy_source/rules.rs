@@ -22,13 +22,16 @@ pub struct Who<'a> {
     pub labels: &'a BTreeMap<String, String>,
 }
 
+/// A policy, and what happens when it gives no legal answer.
+type Served = (Arc<Policy>, OnFailure);
+
 /// Policies for some groups, checked.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) name: String,
     pub(super) select: Select,
     pub(super) percent: u8,
-    pub(super) policies: BTreeMap<Kind, (Arc<Policy>, OnFailure)>,
+    pub(super) policies: BTreeMap<Kind, Served>,
 }
 
 impl Rule {
@@ -46,7 +49,7 @@ impl Rule {
 
     fn alike(&self, other: &Self) -> bool {
         let Self { name, select, percent, policies } = self;
-        let same = |(one, other): (&(Arc<Policy>, OnFailure), &(Arc<Policy>, OnFailure))| {
+        let same = |(one, other): (&Served, &Served)| {
             decides_alike(&one.0, &other.0) && one.0.plugin() == other.0.plugin() && one.1 == other.1
         };
         *name == other.name
