@@ -11,6 +11,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use vmgroup_api::VmGroup;
+use vmgroup_e2e::sabotage::Witness;
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Deed, Options, TEMPLATE, User, World, eventually};
 use vmgroup_sim::kube::WatchFault;
@@ -257,6 +258,55 @@ async fn l14_one_unreadable_object_stops_nobody_else() {
     user.ready("shop", "late", 2, SOON).await;
     world.kube.apply(manifest("bad", &good)).unwrap();
     user.ready("shop", "bad", 2, SOON * 5).await;
+}
+
+/// Panics in the midst of a pass: when the second clone call of a group goes out.
+#[derive(Default)]
+struct Panics {
+    clones: AtomicU64,
+}
+
+impl Witness for Panics {
+    fn leaves(&self, _operator: u64, envelope: &str) {
+        let of_bad = envelope.contains("<CloneVM_Task ") && envelope.contains(">shop/bad<");
+        if of_bad && self.clones.fetch_add(1, Ordering::SeqCst) == 1 {
+            panic!("a bug in a pass, made by a test");
+        }
+    }
+
+    fn served(&self, _operator: u64, _envelope: &str, _well: bool) {}
+
+    fn ended(&self, _operator: u64, _envelope: &str) {}
+
+    fn late(&self, _operator: u64, _envelope: &str) {}
+}
+
+/// L14: a panic ends the pass that it comes in, and nothing else. It is reported,
+/// what the pass held is free again, and the group's next pass goes on from the
+/// record.
+#[tokio::test(start_paused = true)]
+async fn l14_a_panic_in_the_middle_of_a_pass_ends_that_pass_alone() {
+    let options = Options { clone_takes: Duration::from_secs(2), max_tasks: 2, ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    let panics = Arc::new(Panics::default());
+    world.witness = Some(panics.clone());
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "bad", 4).await;
+    user.group("shop", "web", 4).await;
+    user.ready("shop", "web", 4, SOON).await;
+    user.ready("shop", "bad", 4, SOON * 5).await;
+    assert!(panics.clones.load(Ordering::SeqCst) > 1, "it has come to that");
+    assert_eq!(world.vms().await.unwrap().len(), 8, "nobody was made twice");
+    let page = world.metrics(0).encode();
+    for told in [
+        r#"controller_runtime_reconcile_panics_total{controller="vmgroup"} 1"#,
+        r#"controller_runtime_reconcile_errors_total{controller="vmgroup"} 1"#,
+    ] {
+        assert!(page.lines().any(|line| line == told), "{told}: {page}");
+    }
+    user.scale("shop", "bad", 1).await;
+    user.ready("shop", "bad", 1, SOON).await;
 }
 
 /// L15: the calls to vCenter and the writes to Kubernetes do not grow with the
