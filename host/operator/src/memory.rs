@@ -162,10 +162,22 @@ pub struct Why {
 
 /// How the groups are, for the metrics: members by state, and what their status
 /// says. Cheap to clone.
+///
+/// Sums are kept as they change: whoever reads the metrics holds no pass up,
+/// however many groups there are.
 #[derive(Clone, Default)]
-pub struct Population(Arc<Mutex<HashMap<String, Standing>>>);
+pub struct Population(Arc<Mutex<Census>>);
 
 #[derive(Default)]
+struct Census {
+    groups: HashMap<String, Standing>,
+    members: BTreeMap<MemberState, usize>,
+    phases: BTreeMap<Phase, usize>,
+    not_ready: BTreeMap<String, usize>,
+    not_ready_since: BTreeMap<Timestamp, usize>,
+}
+
+#[derive(Clone, Default)]
 struct Standing {
     members: BTreeMap<MemberState, usize>,
     phase: Option<Phase>,
@@ -173,8 +185,54 @@ struct Standing {
     not_ready: Option<(String, Timestamp)>,
 }
 
+impl Census {
+    /// Puts something else in the place of a group's standing, and into the sums.
+    fn replace(&mut self, uid: &str, change: impl FnOnce(&mut Standing)) {
+        let mut standing = self.groups.remove(uid).unwrap_or_default();
+        self.count(&standing, take);
+        change(&mut standing);
+        self.count(&standing, add);
+        self.groups.insert(uid.to_owned(), standing);
+    }
+
+    fn remove(&mut self, uid: &str) {
+        if let Some(standing) = self.groups.remove(uid) {
+            self.count(&standing, take);
+        }
+    }
+
+    fn count(&mut self, standing: &Standing, change: fn(&mut usize, usize)) {
+        for (state, count) in &standing.members {
+            tally(&mut self.members, *state, *count, change);
+        }
+        if let Some(phase) = standing.phase {
+            tally(&mut self.phases, phase, 1, change);
+        }
+        if let Some((reason, since)) = &standing.not_ready {
+            tally(&mut self.not_ready, reason.clone(), 1, change);
+            tally(&mut self.not_ready_since, *since, 1, change);
+        }
+    }
+}
+
+fn add(sum: &mut usize, count: usize) {
+    *sum += count;
+}
+
+fn take(sum: &mut usize, count: usize) {
+    *sum = sum.saturating_sub(count);
+}
+
+fn tally<K: Ord + Clone>(sums: &mut BTreeMap<K, usize>, key: K, count: usize, change: fn(&mut usize, usize)) {
+    let sum = sums.entry(key.clone()).or_default();
+    change(sum, count);
+    if *sum == 0 {
+        sums.remove(&key);
+    }
+}
+
 impl Population {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Standing>> {
+    fn census(&self) -> MutexGuard<'_, Census> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,51 +242,47 @@ impl Population {
         for state in states {
             *counts.entry(state).or_default() += 1;
         }
-        self.all().entry(uid.to_owned()).or_default().members = counts;
+        self.census().replace(uid, |standing| standing.members = counts);
     }
 
     /// Notes what a group's status says of it.
     pub fn note(&self, uid: &str, status: &VmGroupStatus) {
         let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-        let mut all = self.all();
-        let standing = all.entry(uid.to_owned()).or_default();
-        standing.phase = status.phase;
-        standing.not_ready = ready
+        let not_ready = ready
             .filter(|condition| condition.status != "True")
             .map(|condition| (condition.reason.clone(), condition.last_transition_time.0));
+        self.census().replace(uid, |standing| {
+            standing.phase = status.phase;
+            standing.not_ready = not_ready;
+        });
     }
 
     /// Forgets a group that is gone.
     pub fn forget(&self, uid: &str) {
-        self.all().remove(uid);
+        self.census().remove(uid);
     }
 
     /// Forgets all groups: they are somebody else's now.
     pub fn clear(&self) {
-        self.all().clear();
+        *self.census() = Census::default();
     }
 
     /// Over all groups, every state with its count.
     pub fn members(&self) -> [(MemberState, usize); 5] {
-        let all = self.all();
-        MemberState::ALL.map(|state| (state, all.values().filter_map(|standing| standing.members.get(&state)).sum()))
+        let census = self.census();
+        MemberState::ALL.map(|state| (state, census.members.get(&state).copied().unwrap_or_default()))
     }
 
     /// Every phase with the number of its groups.
     pub fn phases(&self) -> [(Phase, usize); 3] {
-        let all = self.all();
-        Phase::ALL.map(|phase| (phase, all.values().filter(|standing| standing.phase == Some(phase)).count()))
+        let census = self.census();
+        Phase::ALL.map(|phase| (phase, census.phases.get(&phase).copied().unwrap_or_default()))
     }
 
     /// How many groups are not ready, by reason, and since when the first of them.
     pub fn not_ready(&self) -> (BTreeMap<String, usize>, Option<Timestamp>) {
-        let all = self.all();
-        let mut reasons = BTreeMap::new();
-        for (reason, _) in all.values().filter_map(|standing| standing.not_ready.as_ref()) {
-            *reasons.entry(reason.clone()).or_default() += 1;
-        }
-        let first = all.values().filter_map(|standing| standing.not_ready.as_ref()).map(|(_, since)| *since).min();
-        (reasons, first)
+        let census = self.census();
+        (census.not_ready.clone(), census.not_ready_since.keys().next().copied())
     }
 }
 
@@ -286,6 +340,8 @@ impl Memories {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
     use super::*;
 
     #[test]
@@ -298,6 +354,45 @@ mod tests {
         memories.clear();
         memories.put("a", known);
         assert!(!memories.take("a").adopted);
+    }
+
+    /// The sums are kept, so they have to be the same as if they were made anew.
+    #[test]
+    fn the_population_is_the_sum_of_its_groups() {
+        use MemberState::{Leaving, Ready};
+        let ready = |status: &str, reason: &str, since: i64| VmGroupStatus {
+            phase: Some(if status == "True" { Phase::Running } else { Phase::Pending }),
+            conditions: vec![Condition {
+                type_: READY.to_owned(),
+                status: status.to_owned(),
+                reason: reason.to_owned(),
+                message: String::new(),
+                observed_generation: None,
+                last_transition_time: Time(Timestamp::from_second(since).unwrap()),
+            }],
+            ..VmGroupStatus::default()
+        };
+        let told = |population: &Population| {
+            let (reasons, first) = population.not_ready();
+            let members: Vec<usize> = population.members().into_iter().map(|(_, count)| count).collect();
+            let phases: Vec<usize> = population.phases().into_iter().map(|(_, count)| count).collect();
+            (members.iter().sum::<usize>(), phases.iter().sum::<usize>(), reasons, first.map(Timestamp::as_second))
+        };
+        let reasons = |all: &[(&str, usize)]| all.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let population = Population::default();
+        population.count("a", [Ready, Ready, Leaving].into_iter());
+        population.note("a", &ready("False", "Scaling", 20));
+        population.count("b", [Ready].into_iter());
+        population.note("b", &ready("False", "Scaling", 10));
+        assert_eq!(told(&population), (4, 2, reasons(&[("Scaling", 2)]), Some(10)));
+        population.count("a", [Ready].into_iter());
+        population.note("b", &ready("True", "Ready", 30));
+        assert_eq!(told(&population), (2, 2, reasons(&[("Scaling", 1)]), Some(20)));
+        assert_eq!(population.members().into_iter().find(|(state, _)| *state == Leaving), Some((Leaving, 0)));
+        population.forget("a");
+        assert_eq!(told(&population), (1, 1, reasons(&[]), None));
+        population.clear();
+        assert_eq!(told(&population), (0, 0, reasons(&[]), None));
     }
 
     #[test]
