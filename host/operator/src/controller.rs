@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use vmgroup_api::VmGroup;
+use vmgroup_api::{VmGroup, VmGroupStatus};
 
 use crate::backlog::Backlog;
 use crate::cluster;
@@ -39,12 +39,15 @@ const CONCURRENCY: u16 = 32;
 /// The longest a pass may take before it is cut off and begun afresh.
 const PASS_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long after the start no pass is made while vCenter is being connected to.
+const LINK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How soon a pass that could not be finished is repeated.
 const ERROR_PATIENCE: Patience = Patience::seconds(1, 300);
 
 /// Groups in one answer of the API server. All at once would leave the process
 /// large for good.
-const PAGE: u32 = 100;
+const PAGE: u32 = 25;
 
 type Guarded = DeserializeGuard<VmGroup>;
 
@@ -108,8 +111,7 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
     let (seen, all, asked, gone) = (backlog.clone(), backlog.clone(), backlog.clone(), backlog);
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()
-        // The largest part of an object at rest, and nothing that a pass looks at.
-        .modify(|group| group.meta_mut().managed_fields = None)
+        .modify(prune)
         .reflect(writer)
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
@@ -175,6 +177,17 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
     }
 }
 
+/// Drops what is the largest part of an object at rest and no pass looks at: of the
+/// record, which a pass reads afresh and then has in its memory, only the folder is
+/// kept, as the names of all folders are claimed before the first pass.
+fn prune(group: &mut Guarded) {
+    group.meta_mut().managed_fields = None;
+    if let Ok(group) = &mut group.0 {
+        let folder = group.status.take().and_then(|status| status.folder);
+        group.status = folder.map(|folder| VmGroupStatus { folder: Some(folder), ..VmGroupStatus::default() });
+    }
+}
+
 /// Ticks whenever a value is seen to have changed.
 fn changes<T: Send + Sync + 'static>(receiver: watch::Receiver<T>) -> impl Stream<Item = ()> + Send {
     stream::unfold(receiver, |mut receiver| async move { receiver.changed().await.ok().map(|()| ((), receiver)) })
@@ -225,6 +238,13 @@ async fn open_and_close(
     }
     // A standby is as ready as a leader.
     context.health.set_ready("policies", Ok(()));
+    // A pass before the inventory is read would write into every status that vCenter
+    // is not there yet, and the next one that it is.
+    let mut connected = context.engine.link.settled();
+    tokio::select! {
+        _ = tokio::time::timeout(LINK_PATIENCE, connected.wait_for(|settled| *settled)) => {}
+        () = stop.cancelled() => return,
+    }
     loop {
         if leading.wait_for(|leading| *leading).await.is_err() {
             return;

@@ -219,6 +219,7 @@ struct Shared {
     problem: ArcSwap<Problem>,
     lost_at: Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
+    settled: watch::Sender<bool>,
     site_gone: Notify,
     retry: Notify,
 }
@@ -252,6 +253,7 @@ impl Link {
             problem: ArcSwap::from_pointee(connecting),
             lost_at: Mutex::new(None),
             changed: watch::Sender::new(0),
+            settled: watch::Sender::new(false),
             site_gone: Notify::new(),
             retry: Notify::new(),
         }))
@@ -281,6 +283,12 @@ impl Link {
         self.0.changed.subscribe()
     }
 
+    /// Whether the first attempt to come up has ended, well or not. Before that
+    /// there is nothing to tell of vCenter that would not be untrue in a moment.
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.0.settled.subscribe()
+    }
+
     /// What stood in the way may be mended: connects at once if it is not up.
     pub fn retry(&self) {
         self.0.retry.notify_one();
@@ -290,6 +298,10 @@ impl Link {
         self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() >= GRACE)
     }
 
+    fn settle(&self) {
+        self.0.settled.send_replace(true);
+    }
+
     fn bump(&self) {
         self.0.changed.send_modify(|count| *count += 1);
     }
@@ -297,6 +309,7 @@ impl Link {
     fn lost(&self, error: &Error) {
         let first = begin_loss(&mut self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.problem.store(Arc::new(Problem::of(error, self.0.login)));
+        self.settle();
         if error.category() == Category::Gone {
             self.0.site_gone.notify_one();
         }
@@ -319,6 +332,7 @@ impl Link {
         if let Some(at) = was {
             tracing::info!(after = ?at.elapsed(), "vCenter is back");
         }
+        self.settle();
         self.bump();
     }
 
@@ -342,6 +356,7 @@ impl Link {
                     let problem = Problem::of(&error, self.0.login);
                     tracing::error!(reason = problem.reason, error = %problem.message, "no link to vCenter");
                     self.0.problem.store(Arc::new(problem));
+                    self.settle();
                     if attempt == 0 {
                         self.bump();
                     }

@@ -253,7 +253,13 @@ impl Engine {
             return Ok(Outcome::AtRest);
         };
         let group = crate::wake::GroupRef { namespace: namespace.clone(), name: name.clone() };
-        let old = object.status.clone().unwrap_or_default();
+        let api = Api::namespaced(self.kube.clone(), namespace);
+        let now = match status::read(&api, name, uid).await {
+            Ok(now) => now,
+            Err(StatusError::Gone) => return Ok(Outcome::AtRest),
+            Err(error) => return Err(error.into()),
+        };
+        let old = now.status.unwrap_or_default();
         let facts = Facts {
             group: &group,
             generation: object.metadata.generation,
@@ -269,8 +275,7 @@ impl Engine {
         let new = report::status(&old, &facts);
         self.population.note(uid, &new);
         if new != old && self.fence.holds() {
-            let api = Api::namespaced(self.kube.clone(), namespace);
-            let version = object.metadata.resource_version.clone().unwrap_or_default();
+            let version = now.metadata.resource_version.unwrap_or_default();
             status::write(&api, (name, uid), &old, &new, &version, None).await?;
             self.memories.forget(uid);
         }
