@@ -188,8 +188,6 @@ impl Stage {
             .arg("--vc-ca-file")
             .arg(self.folder.file("ca.pem"))
             .env_clear()
-            // As in the image.
-            .env("MALLOC_ARENA_MAX", "1")
             .env("HOME", &self.folder.0)
             .env("KUBECONFIG", self.folder.file("kubeconfig"))
             .env("VC_HOST", url)
