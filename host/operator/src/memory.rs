@@ -203,14 +203,14 @@ impl Census {
 
     fn count(&mut self, standing: &Standing, change: fn(&mut usize, usize)) {
         for (state, count) in &standing.members {
-            tally(&mut self.members, *state, *count, change);
+            tally(&mut self.members, state, *count, change);
         }
-        if let Some(phase) = standing.phase {
+        if let Some(phase) = &standing.phase {
             tally(&mut self.phases, phase, 1, change);
         }
         if let Some((reason, since)) = &standing.not_ready {
-            tally(&mut self.not_ready, reason.clone(), 1, change);
-            tally(&mut self.not_ready_since, *since, 1, change);
+            tally(&mut self.not_ready, reason, 1, change);
+            tally(&mut self.not_ready_since, since, 1, change);
         }
     }
 }
@@ -223,11 +223,11 @@ fn take(sum: &mut usize, count: usize) {
     *sum = sum.saturating_sub(count);
 }
 
-fn tally<K: Ord + Clone>(sums: &mut BTreeMap<K, usize>, key: K, count: usize, change: fn(&mut usize, usize)) {
+fn tally<K: Ord + Clone>(sums: &mut BTreeMap<K, usize>, key: &K, count: usize, change: fn(&mut usize, usize)) {
     let sum = sums.entry(key.clone()).or_default();
     change(sum, count);
     if *sum == 0 {
-        sums.remove(&key);
+        sums.remove(key);
     }
 }
 
