@@ -3,7 +3,7 @@
 //! same run.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -171,7 +171,9 @@ pub struct SimWorld {
     seed: u64,
     operators: Vec<tokio::task::AbortHandle>,
     metrics: Vec<Metrics>,
-    pages: Vec<Arc<OnceLock<axum::Router>>>,
+    /// What each operator serves, as long as it lives: pages know all of it, and would
+    /// keep its session.
+    pages: Vec<Weak<OnceLock<axum::Router>>>,
 }
 
 impl SimWorld {
@@ -342,7 +344,7 @@ impl SimWorld {
             sandbox: SANDBOX.clone(),
             pages: Arc::default(),
         };
-        self.pages.push(parts.pages.clone());
+        self.pages.push(Arc::downgrade(&parts.pages));
         let stop = CancellationToken::new();
         let token = stop.clone();
         // Everything of the operator hangs below one task in a local scope, so
@@ -377,9 +379,10 @@ impl SimWorld {
     /// Asks the operator of this number what it serves on its local socket.
     ///
     /// # Panics
-    /// If there never was one, or it has not come so far.
+    /// If it does not live, or has not come so far.
     pub async fn ask(&self, operator: usize, request: http::Request<Body>) -> (http::StatusCode, Bytes) {
-        let router = self.pages[operator].get().expect("an operator that has begun").clone();
+        let pages = self.pages[operator].upgrade().expect("an operator that lives");
+        let router = pages.get().expect("an operator that has begun").clone();
         let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
         let (parts, body) = response.into_parts();
         (parts.status, axum::body::to_bytes(body, usize::MAX).await.expect("a whole answer"))
