@@ -288,7 +288,8 @@ impl Judge {
         for (moref, (owner, uuid, on)) in &self.before {
             let off = members.get(moref).is_none_or(|(_, _, now_on)| *on && !now_on);
             let Some(group) = self.groups.get(owner) else { continue };
-            if off && !self.touched.contains(moref) && !group.left.contains(uuid) {
+            let late = group.gone && self.calls.is_late(uuid);
+            if off && !late && !self.touched.contains(moref) && !group.left.contains(uuid) {
                 let text = format!("{moref} of {} went or was powered off and was never chosen", group.name);
                 return Err(Violation { property: "S5", text });
             }
