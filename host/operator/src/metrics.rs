@@ -21,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 
 use vmgroup_records::{Standing, Verdict};
+use vmgroup_vsphere::SessionCount;
 
 use self::catalogue::{Catalogue, LabelNames};
 use self::process::Process;
@@ -146,6 +147,8 @@ pub struct Figures {
     pub backlog: usize,
     /// Decision records, kept and lost.
     pub records: Standing,
+    /// Sessions at vCenter.
+    pub sessions: SessionCount,
     /// The lease, if there is an election.
     pub lease: Option<LeaseFigures>,
 }
@@ -200,6 +203,7 @@ struct Inner {
     members: Family<State, Gauge>,
     connected: Gauge,
     inventory_age: FloatGauge,
+    sessions: Family<State, Gauge>,
     calls: Family<MethodOutcome, Counter>,
     call_seconds: HistogramFamily<Method>,
     tasks: Family<Kind, Gauge>,
@@ -358,6 +362,11 @@ impl Metrics {
                 "Time since the inventory cache last heard of vCenter; at rest that is up to the 300 s of a \
                  long poll",
                 FloatGauge::default(),
+            ),
+            sessions: c.add(
+                "vmgroup_vcenter_sessions",
+                "Sessions at vCenter: open, or in-doubt, as the answer to a login or logout was lost",
+                Family::default(),
             ),
             calls: c.add(
                 "vmgroup_vcenter_calls",
@@ -638,11 +647,15 @@ impl Inner {
             policy_refused,
             backlog,
             records: Standing { kept, dropped, unwritten },
+            sessions: SessionCount { open, in_doubt },
             lease,
         } = figures;
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.connected.set(i64::from(connected));
         self.inventory_age.set(inventory_age.as_secs_f64());
+        for (state, count) in [("open", open), ("in-doubt", in_doubt)] {
+            self.sessions.get_or_create(&State { state }).set(number(count));
+        }
         for (kind, count) in tasks {
             self.tasks.get_or_create(&Kind { kind: kind.to_owned() }).set(number(count));
         }
@@ -773,6 +786,7 @@ mod tests {
             longest_not_ready: Duration::from_secs(9),
             backlog: 4,
             records: Standing { kept: 9, dropped: 2, unwritten: 1 },
+            sessions: SessionCount { open: 1, in_doubt: 2 },
             lease: Some(lease),
             ..Figures::default()
         };
@@ -788,6 +802,8 @@ mod tests {
             r#"vmgroup_groups_not_ready{reason="NoCapacity"} 1"#,
             "vmgroup_group_longest_not_ready_seconds 9.0",
             r#"workqueue_depth{name="vmgroup",controller="vmgroup"} 4"#,
+            r#"vmgroup_vcenter_sessions{state="open"} 1"#,
+            r#"vmgroup_vcenter_sessions{state="in-doubt"} 2"#,
             "vmgroup_decision_records 9",
             "vmgroup_decision_records_dropped_total 2",
             "vmgroup_decision_records_unwritten_total 1",

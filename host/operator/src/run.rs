@@ -384,6 +384,7 @@ impl Source for Gauges {
             policy_refused: policies.refusal().is_some(),
             backlog: self.backlog.depth(),
             records: decider.recorder.standing(),
+            sessions: link.vcenter().sessions(),
             lease: self.lease.clone().map(|name| LeaseFigures { name, leading: fence.holds(), gained, lost }),
         }
     }
