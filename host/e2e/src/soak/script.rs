@@ -326,8 +326,11 @@ impl Script {
     pub fn limit(&self) -> Option<usize> {
         let another = [Fault::Crash, Fault::Restart, Fault::Leaders];
         let knows_all = self.workload != Workload::Many || !self.faults.iter().any(|fault| another.contains(fault));
-        // The record goes on naming tasks that vCenter has forgotten until it is written.
-        (knows_all && !self.faults.contains(&Fault::VcRestart)).then_some(self.max_tasks)
+        // The record goes on naming tasks that vCenter has forgotten until it is written;
+        // and when a power-on that was reported as failed takes effect, its second try
+        // counts as over.
+        let unsure = [Fault::VcRestart, Fault::TaskLate];
+        (knows_all && !self.faults.iter().any(|fault| unsure.contains(fault))).then_some(self.max_tasks)
     }
 
     /// The oracle of the watches, if they are disturbed.
