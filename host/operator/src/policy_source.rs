@@ -66,12 +66,8 @@ pub struct Serving {
     /// By which of the rules these were chosen for a group; none of a kind: it is
     /// everybody else's.
     pub chosen_by: BTreeMap<Kind, String>,
-    /// What happens when naming gives no legal answer.
-    pub naming: OnFailure,
-    /// What happens when placement gives no legal answer.
-    pub placement: OnFailure,
-    /// What happens when scaling gives no legal answer.
-    pub scaling: OnFailure,
+    /// What happens when a policy gives no legal answer, where the file says so.
+    on_failure: BTreeMap<Kind, OnFailure>,
     /// Rises with every swap; 0 are the built-in defaults of the start.
     pub generation: u64,
     /// Nobody is chosen to leave: what was offered first was refused, and nothing
@@ -91,14 +87,9 @@ impl Serving {
         }
         let (mut serving, mut set) = (Self::clone(&self), PolicySet::clone(&self.set));
         for (kind, (rule, (policy, failing))) in chosen {
-            let (place, on_failure) = match kind {
-                Kind::Naming => (&mut set.naming, &mut serving.naming),
-                Kind::Placement => (&mut set.placement, &mut serving.placement),
-                Kind::Scaling => (&mut set.scaling, &mut serving.scaling),
-            };
-            *on_failure = *failing;
+            serving.on_failure.insert(kind, *failing);
             // Before the rule there was what serves the others.
-            serving.previous.insert(kind, std::mem::replace(place, policy.clone()));
+            serving.previous.insert(kind, set.replace(policy.clone()));
             serving.chosen_by.insert(kind, rule.name.clone());
         }
         // Whoever is on trial is so beside what serves the others.
@@ -111,13 +102,8 @@ impl Serving {
     #[must_use]
     pub fn trying(mut self, candidate: &Arc<Policy>) -> Self {
         let mut set = (*self.set).clone();
-        let (place, on_failure) = match candidate.kind() {
-            Kind::Naming => (&mut set.naming, &mut self.naming),
-            Kind::Placement => (&mut set.placement, &mut self.placement),
-            Kind::Scaling => (&mut set.scaling, &mut self.scaling),
-        };
-        *place = candidate.clone();
-        *on_failure = OnFailure::Hold;
+        set.replace(candidate.clone());
+        self.on_failure.insert(candidate.kind(), OnFailure::Hold);
         self.scaling_withheld &= candidate.kind() != Kind::Scaling;
         self.set = Arc::new(set);
         self
@@ -134,11 +120,7 @@ impl Serving {
 
     /// What happens when the policy of this kind gives no legal answer.
     pub fn on_failure(&self, kind: Kind) -> OnFailure {
-        match kind {
-            Kind::Naming => self.naming,
-            Kind::Placement => self.placement,
-            Kind::Scaling => self.scaling,
-        }
+        self.on_failure.get(&kind).copied().unwrap_or_default()
     }
 
     /// What is in force, in a phrase: each kind with its policy.
@@ -314,9 +296,7 @@ impl PolicyBook {
             candidates: Arc::default(),
             rules: Arc::default(),
             chosen_by: BTreeMap::new(),
-            naming: OnFailure::Hold,
-            placement: OnFailure::Hold,
-            scaling: OnFailure::Hold,
+            on_failure: BTreeMap::new(),
             generation: 0,
             scaling_withheld: false,
         };
@@ -607,9 +587,7 @@ impl PolicyBook {
             candidates: edition.candidates.clone(),
             rules: edition.rules.clone(),
             chosen_by: BTreeMap::new(),
-            naming: edition.naming,
-            placement: edition.placement,
-            scaling: edition.scaling,
+            on_failure: edition.on_failure.clone(),
             generation: old.generation + 1,
             scaling_withheld: false,
         });

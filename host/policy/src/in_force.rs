@@ -26,6 +26,16 @@ impl PolicySet {
             Kind::Scaling => &self.scaling,
         }
     }
+
+    /// Puts a policy in the place of its kind. Gives back who was there.
+    pub fn replace(&mut self, policy: Arc<Policy>) -> Arc<Policy> {
+        let place = match policy.kind() {
+            Kind::Naming => &mut self.naming,
+            Kind::Placement => &mut self.placement,
+            Kind::Scaling => &mut self.scaling,
+        };
+        std::mem::replace(place, policy)
+    }
 }
 
 /// The set that decides now. A pass loads it once and keeps what it got to its

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vmgroup_api::{PolicyEntry, PolicyFile, ShadowEntry};
-use vmgroup_policy::{Host, Kind, Policy, Source, shipped};
+use vmgroup_policy::{Host, Kind, Policy};
 
-use super::edition::what_there_is;
+use super::edition::{by_kind, source};
 use super::{label, with_lines_below};
 
 /// A policy on trial.
@@ -39,19 +39,13 @@ pub struct Candidates(BTreeMap<Kind, Candidate>);
 impl Candidates {
     /// Reads those of a policy file. Takes a core for as long as compiling takes.
     pub(super) fn read(host: &Host, file: &PolicyFile, text: &str, binaries: &BTreeMap<String, Bytes>) -> Self {
-        let entry = |kind| match kind {
-            Kind::Naming => &file.naming,
-            Kind::Placement => &file.placement,
-            Kind::Scaling => &file.scaling,
-        };
-        let read = |kind: Kind| {
-            let Some(PolicyEntry { shadow: Some(ShadowEntry { plugin, config }), .. }) = entry(kind) else {
-                return None;
-            };
+        let read = |(kind, entry): (Kind, &PolicyEntry)| {
+            let ShadowEntry { plugin, config } = entry.shadow.as_ref()?;
             let checked = check(host, kind, plugin, config.clone(), text, binaries);
             Some((kind, Candidate { plugin: plugin.clone(), checked }))
         };
-        Self(Kind::ALL.into_iter().filter_map(read).collect())
+        let PolicyFile { naming, placement, scaling, groups: _, breaker: _ } = file;
+        Self(by_kind([naming, placement, scaling].map(Option::as_ref)).filter_map(read).collect())
     }
 
     /// The one of this kind.
@@ -102,13 +96,11 @@ fn check(
     text: &str,
     binaries: &BTreeMap<String, Bytes>,
 ) -> Result<Arc<Policy>, Unfit> {
-    let bytes = binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
-    let bytes = bytes.ok_or_else(|| Unfit {
+    let source = source(kind, plugin, config, binaries).map_err(|message| Unfit {
         stage: "source".to_owned(),
-        message: format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, binaries)),
+        message,
         remedy: format!("Add `{plugin}` to `binaryData`, or name one that is there."),
     })?;
-    let source = Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) };
     host.check(kind, &source).map(|checked| checked.policy).map_err(|error| Unfit {
         stage: error.stage.to_string(),
         message: with_lines_below(&error.problem, &format!("/{kind}/shadow/config"), text),

@@ -9,7 +9,7 @@ use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
 use vmgroup_policy::{Host, Kind, Policy, PolicySet, Source, shipped};
 
-use super::rules::{self, Rule};
+use super::rules::{self, Rule, Served};
 use super::{Candidates, ConfigMapData, Fingerprint, Refusal, Serving, label, with_lines_below};
 
 /// What was offered, whatever became of it.
@@ -42,9 +42,8 @@ pub(super) struct Edition {
     pub(super) set: Arc<PolicySet>,
     pub(super) candidates: Arc<Candidates>,
     pub(super) rules: Arc<[Rule]>,
-    pub(super) naming: OnFailure,
-    pub(super) placement: OnFailure,
-    pub(super) scaling: OnFailure,
+    /// Of the kinds that the file names.
+    pub(super) on_failure: BTreeMap<Kind, OnFailure>,
     pub(super) breaker: Breaker,
 }
 
@@ -56,9 +55,7 @@ impl Edition {
             set,
             candidates: Arc::default(),
             rules: Arc::default(),
-            naming: OnFailure::Hold,
-            placement: OnFailure::Hold,
-            scaling: OnFailure::Hold,
+            on_failure: BTreeMap::new(),
             breaker: Breaker::default(),
         }
     }
@@ -93,10 +90,9 @@ impl Edition {
         })?;
         let check_one = |kind: Kind, entry: PolicyEntry, above: &str| {
             let PolicyEntry { plugin, config, on_failure, shadow: _ } = entry;
-            let bytes = data.binaries.get(&plugin).cloned().or_else(|| shipped::find(&plugin).map(|shipped| shipped.bytes)).ok_or_else(|| {
-                refuse("source", &plugin, format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, &data.binaries)), format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
+            let source = source(kind, &plugin, config, &data.binaries).map_err(|message| {
+                refuse("source", &plugin, message, format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
             })?;
-            let source = Source { name: plugin, bytes, config: serde_json::Value::Object(config) };
             host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
                 let message = with_lines_below(&error.problem, &format!("{above}/{kind}/config"), text);
                 let remedy =
@@ -104,33 +100,28 @@ impl Edition {
                 refuse(&error.stage.to_string(), &source.name, message, remedy)
             })
         };
-        let check = |kind: Kind, entry: Option<PolicyEntry>, default: &Arc<Policy>| {
-            entry.map_or_else(|| Ok((default.clone(), OnFailure::Hold)), |entry| check_one(kind, entry, ""))
+        let check_all = |entries: [Option<PolicyEntry>; 3], above: &str| -> Result<BTreeMap<Kind, Served>, Refusal> {
+            by_kind(entries).map(|(kind, entry)| Ok((kind, check_one(kind, entry, above)?))).collect()
         };
         let check_rule = |(index, rule): (usize, GroupRule)| {
             let GroupRule { name, select, percent, naming, placement, scaling } = rule;
-            let mut policies = BTreeMap::new();
-            for (kind, entry) in [(Kind::Naming, naming), (Kind::Placement, placement), (Kind::Scaling, scaling)] {
-                if let Some(entry) = entry {
-                    policies.insert(kind, check_one(kind, entry, &format!("/groups/{index}"))?);
-                }
-            }
+            let policies = check_all([naming, placement, scaling], &format!("/groups/{index}"))?;
             Ok(Rule { name, select, percent, policies })
         };
         let candidates = Candidates::read(host, &file, text, &data.binaries);
         let PolicyFile { naming, placement, scaling, groups, breaker } = file;
-        let (naming, on_naming) = check(Kind::Naming, naming, &builtin.naming)?;
-        let (placement, on_placement) = check(Kind::Placement, placement, &builtin.placement)?;
-        let (scaling, on_scaling) = check(Kind::Scaling, scaling, &builtin.scaling)?;
+        let (mut set, mut on_failure) = (PolicySet::clone(builtin), BTreeMap::new());
+        for (kind, (policy, failing)) in check_all([naming, placement, scaling], "")? {
+            set.replace(policy);
+            on_failure.insert(kind, failing);
+        }
         let rules = groups.into_iter().enumerate().map(check_rule).collect::<Result<Vec<Rule>, Refusal>>()?;
         Ok(Self {
             content: content.clone(),
-            set: Arc::new(PolicySet { naming, placement, scaling }),
+            set: Arc::new(set),
             candidates: Arc::new(candidates),
             rules: rules.into(),
-            naming: on_naming,
-            placement: on_placement,
-            scaling: on_scaling,
+            on_failure,
             breaker,
         })
     }
@@ -143,16 +134,16 @@ impl Edition {
 
     /// What would be different from now, a phrase for each kind that changes.
     pub(super) fn differences(&self, old: &Serving) -> Vec<String> {
-        [
-            difference(Kind::Naming, (&old.set.naming, old.naming), (&self.set.naming, self.naming)),
-            difference(Kind::Placement, (&old.set.placement, old.placement), (&self.set.placement, self.placement)),
-            difference(Kind::Scaling, (&old.set.scaling, old.scaling), (&self.set.scaling, self.scaling)),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(rules::differences(&old.rules, &self.rules))
-        .chain(self.candidates.differences(&old.candidates))
-        .collect()
+        let failing = |kind: Kind| self.on_failure.get(&kind).copied().unwrap_or_default();
+        let of_kind = |kind: Kind| {
+            difference(kind, (old.set.get(kind), old.on_failure(kind)), (self.set.get(kind), failing(kind)))
+        };
+        Kind::ALL
+            .into_iter()
+            .filter_map(of_kind)
+            .chain(rules::differences(&old.rules, &self.rules))
+            .chain(self.candidates.differences(&old.candidates))
+            .collect()
     }
 }
 
@@ -190,8 +181,27 @@ fn difference(
     (!said.is_empty()).then(|| format!("{kind}: {}", said.join(", ")))
 }
 
+/// Those that there are of a policy file's or a rule's naming, placement and scaling.
+pub(super) fn by_kind<T>([naming, placement, scaling]: [Option<T>; 3]) -> impl Iterator<Item = (Kind, T)> {
+    let all = [(Kind::Naming, naming), (Kind::Placement, placement), (Kind::Scaling, scaling)];
+    all.into_iter().filter_map(|(kind, entry)| Some((kind, entry?)))
+}
+
+/// A plugin of the ConfigMap, or else a shipped one, with its configuration; why
+/// not, if there is none of this name.
+pub(super) fn source(
+    kind: Kind,
+    plugin: &str,
+    config: serde_json::Map<String, serde_json::Value>,
+    binaries: &BTreeMap<String, Bytes>,
+) -> Result<Source, String> {
+    let bytes = binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
+    let bytes = bytes.ok_or_else(|| format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, binaries)))?;
+    Ok(Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) })
+}
+
 /// What could have been meant: the ConfigMap's plugins and the shipped ones of this kind.
-pub(super) fn what_there_is(kind: Kind, binaries: &BTreeMap<String, Bytes>) -> String {
+fn what_there_is(kind: Kind, binaries: &BTreeMap<String, Bytes>) -> String {
     let keys: Vec<&str> = binaries.keys().map(String::as_str).take(20).collect();
     let shipped: Vec<&str> = shipped::all().iter().filter(|it| it.kind == kind).map(|it| it.name).collect();
     let keys = if keys.is_empty() {

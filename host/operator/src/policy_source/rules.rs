@@ -23,7 +23,7 @@ pub struct Who<'a> {
 }
 
 /// A policy, and what happens when it gives no legal answer.
-type Served = (Arc<Policy>, OnFailure);
+pub(super) type Served = (Arc<Policy>, OnFailure);
 
 /// Policies for some groups, checked.
 #[derive(Clone, Debug)]
