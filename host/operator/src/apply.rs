@@ -241,12 +241,10 @@ impl Applier<'_> {
     /// Makes sure that nothing is left, and removes the folder if it is empty.
     async fn finish(&self) -> Effect {
         let failed = |error| Effect::Failed { uuid: None, kind: None, error };
-        let left = match self.vcenter.list_marked(&self.connected.site.vm_folder, &self.desired.uid).await {
+        let left = match self.connected.members_anywhere(self.vcenter, self.owner).await {
             Ok(left) => left,
             Err(error) => return failed(error),
         };
-        let left: Vec<String> =
-            left.into_iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.instance_uuid.to_lowercase()).collect();
         if !left.is_empty() {
             return Effect::NotFinished(left);
         }

@@ -279,9 +279,9 @@ fn whole(figure: u128) -> u64 {
     u64::try_from(figure).unwrap_or(u64::MAX)
 }
 
-/// What is offered cannot be used, and nothing is known that was good before:
-/// who is destroyed in the meantime cannot be brought back.
-/// Nobody may be chosen to leave.
+/// Nobody may be chosen to leave: what is offered cannot be used, and nothing is
+/// known that was good before. Who is destroyed in the meantime cannot be brought
+/// back.
 pub fn withheld() -> NoAnswer {
     let text = "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
     NoAnswer {

@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use vmgroup_vsphere::Vm;
+use vmgroup_vsphere::{Vm, VmRef};
 
+use crate::validate::Desired;
 use crate::wake::GroupRef;
 
 /// `extraConfig` keys that the operator writes into each member and reads back.
@@ -63,6 +64,16 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// A group, in this cluster.
+    pub fn of(desired: &Desired, cluster: Option<&str>) -> Self {
+        Self { uid: desired.uid.clone(), group: desired.group.clone(), cluster: cluster.map(str::to_owned) }
+    }
+
+    /// The members among these machines, but for those that have vanished.
+    pub fn members(&self, vms: &[Arc<Vm>], vanished: &HashSet<VmRef>) -> Vec<Vm> {
+        vms.iter().filter(|vm| self.owns(vm) && !vanished.contains(&vm.id)).map(|vm| Vm::clone(vm)).collect()
+    }
+
     /// Whether a machine is a member: it carries the group's mark, is the very
     /// machine that the mark was made for, and no mark names another cluster.
     pub fn owns(&self, vm: &Vm) -> bool {

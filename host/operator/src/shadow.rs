@@ -191,8 +191,7 @@ impl Shadow {
         question: &Arc<Question>,
         outcome: Result<&Answer, &DecisionError>,
     ) {
-        let aside = self.with(candidate, in_force, |running| running.trial.set_aside.is_some());
-        let sent = !aside && {
+        let sent = !self.is_set_aside(candidate, in_force) && {
             let put = Put {
                 candidate: candidate.clone(),
                 in_force: in_force.clone(),
@@ -202,9 +201,18 @@ impl Shadow {
             self.0.queue.try_send(put).is_ok()
         };
         if !sent {
-            self.0.metrics.shadow_dropped(candidate.kind().as_str());
-            self.with(candidate, in_force, |running| running.trial.dropped += 1);
+            self.drop_one(candidate, in_force);
         }
+    }
+
+    fn is_set_aside(&self, candidate: &Policy, in_force: &Policy) -> bool {
+        self.with(candidate, in_force, |running| running.trial.set_aside.is_some())
+    }
+
+    /// Counts a question that is not put.
+    fn drop_one(&self, candidate: &Policy, in_force: &Policy) {
+        self.0.metrics.shadow_dropped(candidate.kind().as_str());
+        self.with(candidate, in_force, |running| running.trial.dropped += 1);
     }
 
     fn trials(&self) -> MutexGuard<'_, VecDeque<Running>> {
@@ -319,9 +327,8 @@ impl Worker {
     async fn ask(&self, put: Put) -> Duration {
         let (policy, question) = (put.candidate.clone(), put.question.clone());
         // It may have been set aside, by an earlier question, while this one waited.
-        if self.shadow.with(&policy, &put.in_force, |running| running.trial.set_aside.is_some()) {
-            self.shadow.0.metrics.shadow_dropped(policy.kind().as_str());
-            self.shadow.with(&policy, &put.in_force, |running| running.trial.dropped += 1);
+        if self.shadow.is_set_aside(&policy, &put.in_force) {
+            self.shadow.drop_one(&policy, &put.in_force);
             return Duration::ZERO;
         }
         let at_ms = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);

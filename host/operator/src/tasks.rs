@@ -257,6 +257,11 @@ impl TaskBook {
             .collect()
     }
 
+    /// What is being done to the members of a group.
+    pub fn kinds_in_flight(&self, uid: &str) -> HashMap<String, TaskKind> {
+        self.in_flight(uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect()
+    }
+
     /// Whether any group has this task in its book.
     pub fn knows(&self, task: &TaskRef) -> bool {
         self.inner().flights.contains_key(task)

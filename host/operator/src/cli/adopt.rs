@@ -197,7 +197,7 @@ pub async fn execute(hand: &Hand, request: &Request, out: &mut impl Write) -> Re
     if desired.deleting {
         return Err(AdoptError::Deleting(request.group.clone()));
     }
-    let owner = Owner { uid: desired.uid.clone(), group: request.group.clone(), cluster: Some(hand.cluster.clone()) };
+    let owner = Owner::of(&desired, Some(&hand.cluster));
     let folder = object
         .status
         .as_ref()

@@ -59,11 +59,8 @@ impl Pass<'_> {
         let vms = connected.inventory().indexed(&self.owner.uid);
         let standing = vms.iter().filter(|vm| self.owner.owns(vm) && !recorded.contains(&vm.instance_uuid)).count();
         if standing < unlisted {
-            let vcenter = self.engine.link.vcenter();
-            let found = vcenter.list_marked(&connected.site.vm_folder, &self.owner.uid).await?;
-            let uuids: Vec<String> =
-                found.into_iter().filter(|vm| self.owner.owns(vm)).map(|vm| vm.instance_uuid).collect();
-            self.memory.known.extend(uuids);
+            let found = connected.members_anywhere(self.engine.link.vcenter(), &self.owner).await?;
+            self.memory.known.extend(found);
         }
         self.memory.recounted = true;
         Ok(())
@@ -187,15 +184,8 @@ impl Pass<'_> {
         let folder = self.folder(connected);
         self.memory.vanished.retain(|vm| connected.inventory().vm(vm).is_some());
         let owner = self.desired.uid.clone();
-        let mut vms: Vec<Vm> = connected
-            .inventory()
-            .indexed(&owner)
-            .iter()
-            .filter(|vm| self.owner.owns(vm) && !self.memory.vanished.contains(&vm.id))
-            .map(|vm| Vm::clone(vm))
-            .collect();
-        let flights: HashMap<String, TaskKind> =
-            self.engine.tasks.in_flight(&owner).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+        let mut vms = self.owner.members(&connected.inventory().indexed(&owner), &self.memory.vanished);
+        let flights = self.engine.tasks.kinds_in_flight(&owner);
         let record = self.written().0.members.clone();
         let present: HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
 
@@ -313,7 +303,8 @@ impl Pass<'_> {
     ) -> Result<Resolved, VcError> {
         let vcenter = self.engine.link.vcenter();
         let ours = |vm: &Vm| self.owner.owns(vm) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
-        if let Some(vm) = vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
+        let find = async || Ok::<_, VcError>(vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)));
+        if let Some(vm) = find().await? {
             return Ok(Resolved::Found(Box::new(vm)));
         }
         // Who existed and is not found is gone; only a birth can still be under way.
@@ -338,10 +329,7 @@ impl Pass<'_> {
             return Ok(Resolved::Unknown);
         }
         // It may have ended while all this was read.
-        Ok(match vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)) {
-            Some(vm) => Resolved::Found(Box::new(vm)),
-            None => Resolved::Absent,
-        })
+        Ok(find().await?.map_or(Resolved::Absent, |vm| Resolved::Found(Box::new(vm))))
     }
 }
 

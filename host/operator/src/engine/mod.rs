@@ -170,11 +170,7 @@ impl Engine {
             again: None,
             notes: Vec::new(),
             laps: laps.clone(),
-            owner: Owner {
-                uid: uid.clone(),
-                group: desired.group.clone(),
-                cluster: self.cluster.id().map(str::to_owned),
-            },
+            owner: Owner::of(&desired, self.cluster.id()),
             folder_asked_for: false,
             desired,
         };

@@ -11,7 +11,7 @@ use kube::api::Api;
 use vmgroup_api::{MemberState, VmGroup};
 use vmgroup_policy::{Answer, Kind, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
-use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, Vm, VmRef};
+use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
 
 use super::{Engine, why};
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
@@ -105,11 +105,7 @@ impl Engine {
     /// The group as the caches and its record have it, without a fresh read.
     fn look_only(&self, connected: &Connected, object: &VmGroup, desired: &Desired, memory: &GroupMemory) -> Observed {
         let status = object.status.clone().unwrap_or_default();
-        let owner = Owner {
-            uid: desired.uid.clone(),
-            group: desired.group.clone(),
-            cluster: self.cluster.id().map(str::to_owned),
-        };
+        let owner = Owner::of(desired, self.cluster.id());
         let inventory = connected.inventory();
         let recorded = status.folder.as_ref();
         let folder = FolderSeen {
@@ -120,14 +116,8 @@ impl Engine {
                 .filter(|id| inventory.folder(id).is_some())
                 .or_else(|| memory.folder.clone()),
         };
-        let vms: Vec<Vm> = inventory
-            .indexed(&desired.uid)
-            .iter()
-            .filter(|vm| owner.owns(vm) && !memory.vanished.contains(&vm.id))
-            .map(|vm| Vm::clone(vm))
-            .collect();
-        let flights =
-            self.tasks.in_flight(&desired.uid).into_iter().map(|(member, (kind, _))| (member, kind)).collect();
+        let vms = owner.members(&inventory.indexed(&desired.uid), &memory.vanished);
+        let flights = self.tasks.kinds_in_flight(&desired.uid);
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
         let know = Knowledge { flights, births, bound_for, held: HashMap::new() };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
