@@ -220,6 +220,11 @@ async fn machines_that_were_given_up_by_hand_stay() {
     user.ready("shop", "web", 1, SOON * 2).await;
     let vms = world.vms().await.unwrap();
     assert!(vms.len() == 3 && vms.iter().all(|vm| vm.on), "{vms:?}");
+    // The person on call hears of them.
+    let page = world.metrics(0).encode();
+    for line in [r#"vmgroup_machines{standing="member"} 1"#, r#"vmgroup_machines{standing="orphan"} 2"#] {
+        assert!(page.contains(line), "{line} is missing in:\n{page}");
+    }
 }
 
 /// A group of more than 50 only counts its members in the record. Those that

@@ -49,7 +49,11 @@ const ERROR_PATIENCE: Patience = Patience::seconds(1, 300);
 /// large for good.
 const PAGE: u32 = 25;
 
-type Guarded = DeserializeGuard<VmGroup>;
+/// A group, or what is wrong with it.
+pub type Guarded = DeserializeGuard<VmGroup>;
+
+/// All groups as the watch has them, and who writes them there.
+pub type Groups = (reflector::Store<Guarded>, reflector::store::Writer<Guarded>);
 
 /// Why a pass gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +82,14 @@ struct Context {
 }
 
 /// Makes passes until told to stop, and then lets those under way end.
-pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, stop: CancellationToken) {
+pub async fn run(
+    engine: Engine,
+    (reader, writer): Groups,
+    wake: Wake,
+    backlog: Backlog,
+    health: Health,
+    stop: CancellationToken,
+) {
     engine.metrics.workers(CONCURRENCY);
     let client = engine.kube.clone();
     if !wait_for_crd(&client, &health, &stop).await {
@@ -107,7 +118,6 @@ pub async fn run(engine: Engine, wake: Wake, backlog: Backlog, health: Health, s
         changes(listed.subscribe()).boxed(),
     ]);
 
-    let (reader, writer) = reflector::store();
     let (seen, all, asked, gone) = (backlog.clone(), backlog.clone(), backlog.clone(), backlog);
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()

@@ -133,6 +133,8 @@ pub struct Figures {
     pub tasks_waiting: usize,
     /// How many tasks may be in flight.
     pub tasks_limit: usize,
+    /// Marked machines by how they stand to the groups; empty if that is not known.
+    pub machines: Vec<(&'static str, usize)>,
     /// Members by state.
     pub members: Vec<(&'static str, usize)>,
     /// Groups by phase.
@@ -201,6 +203,7 @@ struct Inner {
     not_ready: Family<Reason, Gauge>,
     longest_not_ready: FloatGauge,
     members: Family<State, Gauge>,
+    machines: Family<StandingLabel, Gauge>,
     connected: Gauge,
     inventory_age: FloatGauge,
     sessions: Family<State, Gauge>,
@@ -267,6 +270,7 @@ labels! {
     KindOutcome { kind: String, outcome: String }
     KindVerdict { kind: String, verdict: &'static str }
     Kind { kind: String }
+    StandingLabel { standing: &'static str }
     State { state: &'static str }
     Phase { phase: &'static str }
     Reason { reason: String }
@@ -356,6 +360,12 @@ impl Metrics {
                 FloatGauge::default(),
             ),
             members: c.add("vmgroup_members", "Members of all groups, by state", Family::default()),
+            machines: c.add(
+                "vmgroup_machines",
+                "Machines in the inventory that carry marks, by how they stand to the groups of this cluster: \
+                 member, orphan, doubtful, contested, copy, other-cluster; `vmgroup orphans` names them",
+                Family::default(),
+            ),
             connected: c.add("vmgroup_vcenter_connected", "1 while vCenter answers", Gauge::default()),
             inventory_age: c.add(
                 "vmgroup_inventory_age_seconds",
@@ -640,6 +650,7 @@ impl Inner {
             tasks,
             tasks_waiting,
             tasks_limit,
+            machines,
             members,
             phases,
             not_ready,
@@ -661,6 +672,10 @@ impl Inner {
         }
         self.tasks_waiting.set(number(tasks_waiting));
         self.tasks_limit.set(number(tasks_limit));
+        self.machines.clear();
+        for (standing, count) in machines {
+            self.machines.get_or_create(&StandingLabel { standing }).set(number(count));
+        }
         for (state, count) in members {
             self.members.get_or_create(&State { state }).set(number(count));
         }
@@ -780,6 +795,7 @@ mod tests {
         let mut figures = Figures {
             connected: true,
             inventory_age: Duration::from_millis(1_500),
+            machines: vec![("orphan", 2)],
             members: vec![("Ready", 3)],
             phases: vec![("PENDING", 1)],
             not_ready: BTreeMap::from([("NoCapacity".to_owned(), 1)]),
@@ -797,6 +813,7 @@ mod tests {
         for line in [
             "vmgroup_vcenter_connected 1",
             "vmgroup_inventory_age_seconds 1.5",
+            r#"vmgroup_machines{standing="orphan"} 2"#,
             r#"vmgroup_members{state="Ready"} 3"#,
             r#"vmgroup_groups{phase="PENDING"} 1"#,
             r#"vmgroup_groups_not_ready{reason="NoCapacity"} 1"#,

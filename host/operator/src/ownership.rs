@@ -166,6 +166,16 @@ impl Standing {
         }
     }
 
+    /// How many of these machines stand how, of those that carry marks.
+    pub fn census(vms: &[Arc<Vm>], cluster: Option<&str>, groups: &HashSet<String>) -> [(Self, usize); 6] {
+        let mut counts = Self::MARKED.map(|standing| (standing, 0));
+        for vm in vms {
+            let standing = Self::of(vm, cluster, groups);
+            counts.iter_mut().filter(|(one, _)| *one == standing).for_each(|(_, count)| *count += 1);
+        }
+        counts
+    }
+
     /// As in metrics and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {

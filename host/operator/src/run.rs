@@ -3,9 +3,13 @@
 //! Everything that a test replaces (the Kubernetes client, the transport to
 //! vCenter, clock and randomness, where sandboxes run) is in [`Parts`].
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use kube::ResourceExt as _;
+use kube::runtime::reflector;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use tokio::net::TcpListener;
@@ -17,7 +21,7 @@ use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{RunConfig, VcenterConfig};
-use crate::controller;
+use crate::controller::{self, Guarded};
 use crate::decide::Decider;
 use crate::decisions;
 use crate::engine::Engine;
@@ -31,7 +35,7 @@ use crate::logins;
 use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
-use crate::ownership::{Cluster, mark};
+use crate::ownership::{Cluster, Standing, mark};
 use crate::policy_source::{Keeper, PolicyBook, watch_config_map};
 use crate::preview;
 use crate::rest::CountCalls;
@@ -225,9 +229,11 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         random: Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed))),
     };
     let backlog = Backlog::new(metrics.clone());
+    let (groups, writer) = reflector::store();
     let gauges = Arc::new(Gauges {
         engine: engine.clone(),
         backlog: backlog.clone(),
+        groups: groups.clone(),
         lease: config.leader_election.clone(),
         started: tokio::time::Instant::now(),
     });
@@ -272,7 +278,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let (writing, stopping) = (fence.clone(), stop.clone());
     background.spawn(async move { departed.see_off(&link, &writing, &claims, &stopping).await });
 
-    controller::run(engine, wake, backlog, health, stop.clone()).await;
+    controller::run(engine, (groups, writer), wake, backlog, health, stop.clone()).await;
     stop.cancel();
     after.cancel();
     let ending = async { while background.join_next().await.is_some() {} };
@@ -360,8 +366,24 @@ async fn heartbeat(health: Health, stop: CancellationToken) {
 struct Gauges {
     engine: Engine,
     backlog: Backlog,
+    groups: reflector::Store<Guarded>,
     lease: Option<String>,
     started: tokio::time::Instant,
+}
+
+impl Gauges {
+    /// The marked machines by how they stand to the groups; nothing as long as one of
+    /// the two is not known: everybody would be an orphan.
+    fn machines(&self) -> Vec<(&'static str, usize)> {
+        let Ok(connected) = self.engine.link.up() else { return Vec::new() };
+        if self.groups.wait_until_ready().now_or_never().is_none() || self.engine.cluster.id().is_none() {
+            return Vec::new();
+        }
+        let groups: HashSet<String> = self.groups.state().iter().filter_map(|group| group.uid()).collect();
+        let machines = connected.inventory().vms();
+        let census = Standing::census(&machines, self.engine.cluster.id(), &groups);
+        census.map(|(standing, count)| (standing.as_str(), count)).to_vec()
+    }
 }
 
 impl Source for Gauges {
@@ -375,6 +397,7 @@ impl Source for Gauges {
             tasks: tasks.running().map(|(kind, count)| (kind.as_str(), count)).to_vec(),
             tasks_waiting: tasks.waiting(),
             tasks_limit: tasks.limit(),
+            machines: self.machines(),
             members: population.members().map(|(state, count)| (state.as_str(), count)).to_vec(),
             phases: population.phases().map(|(phase, count)| (phase.as_str(), count)).to_vec(),
             not_ready,
