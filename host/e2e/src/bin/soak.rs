@@ -15,6 +15,11 @@ use vmgroup_e2e::soak::script::Script;
 use vmgroup_e2e::soak::table::Table;
 use vmgroup_e2e::soak::{self, Report};
 
+/// A quarter of a run is allocating, and glibc is slow at it.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(about = "Runs under random faults, each from a seed")]
 struct Args {
