@@ -12,6 +12,9 @@
     reason = "a test suite: a broken world or scenario ends in a panic that says what it was"
 )]
 
+#[allow(missing_docs, clippy::return_self_not_must_use, reason = "made for the policy host's own tests")]
+#[path = "../../policy/tests/hostile/made.rs"]
+pub mod made;
 pub mod mutants;
 pub mod real;
 pub mod sabotage;

@@ -167,6 +167,8 @@ pub struct SimWorld {
     pub witness: Option<Arc<dyn Witness>>,
     /// What time it is in this world.
     pub clock: vmgroup_sim::clock::Clock,
+    /// Where the operators that are launched from now on ask policies.
+    pub sandbox: vmgroup_policy::Host,
     options: Options,
     seed: u64,
     operators: Vec<tokio::task::AbortHandle>,
@@ -230,6 +232,7 @@ impl SimWorld {
             sabotage: Sabotage::default(),
             witness: None,
             clock,
+            sandbox: SANDBOX.clone(),
             options,
             seed,
             operators: Vec::new(),
@@ -247,6 +250,7 @@ impl SimWorld {
             sabotage: self.sabotage.clone(),
             witness: self.witness.clone(),
             clock: self.clock,
+            sandbox: self.sandbox.clone(),
             options: self.options.clone(),
             seed: self.seed,
             operators: Vec::new(),
@@ -341,7 +345,7 @@ impl SimWorld {
             metrics,
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
             offload: Offload::Inline,
-            sandbox: SANDBOX.clone(),
+            sandbox: self.sandbox.clone(),
             pages: Arc::default(),
         };
         self.pages.push(Arc::downgrade(&parts.pages));

@@ -15,20 +15,23 @@ pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use vmgroup_policy::{Host, Kind, Limits};
 use vmgroup_sim::vcenter::VmView;
 use vmgroup_vsphere::MAX_SESSIONS;
 
+use crate::made::Made;
 use crate::sabotage::{Call, Listener, Sabotage};
-use crate::sim::{SimWorld, everything};
+use crate::sim::{EPOCH, SimWorld, everything};
 use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
-use script::{Act, Deed, Fault, LAST_POLICY, Script, Workload};
+use script::{Act, BROKEN_PLUGIN, Broken, Deed, Failing, Fault, LAST_POLICY, Script, Workload};
 use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
@@ -49,6 +52,11 @@ const CALLS: u64 = 20_000;
 const NAMESPACE: &str = "shop";
 const GROUPS: [&str; 4] = ["web", "db", "cache", "queue"];
 const PASSWORD: &str = "a password that must never be seen";
+
+/// Where the policies of all runs are asked: with enough for the self-test, and little
+/// for those who spin.
+static SANDBOX: LazyLock<Host> =
+    LazyLock::new(|| Host::new(Limits { fuel: 100_000_000, ..Limits::default() }).expect("a sandbox"));
 
 /// How a run went.
 pub struct Report {
@@ -149,6 +157,7 @@ impl Stage {
     fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
         let options = Options { max_tasks: script.max_tasks, ..Options::default() };
         let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
+        world.sandbox = SANDBOX.clone();
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
         if let Some(mut oracle) = script.watches() {
@@ -368,7 +377,8 @@ impl Stage {
                 true,
             ),
             Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 2}}), false),
-            Act::Policy(file) => self.policy(file),
+            Act::Policy(file) => self.policy(file, None),
+            Act::Broken(Broken { kind, how, file }) => self.policy(file, Some((*kind, *how))),
             Act::Deed(deed, pick) => self.deed(*deed, *pick),
             _ => self.fate(act),
         }
@@ -385,12 +395,14 @@ impl Stage {
         assert_eq!(edited.is_ok(), fine, "{edited:?}");
     }
 
-    fn policy(&self, file: &str) {
-        self.journal.tell(|| format!("user writes the policy file: {file}"));
+    fn policy(&self, file: &str, broken: Option<(Kind, Failing)>) {
+        self.journal.tell(|| format!("user writes the policy file: {file:?}, {broken:?}"));
+        let plugin = broken.map(|(kind, how)| (BROKEN_PLUGIN, ByteString(failing(kind, how))));
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "vmgroup-policy", "namespace": OPERATOR_NAMESPACE},
             "data": {"policy.yaml": file},
+            "binaryData": plugin.into_iter().collect::<BTreeMap<_, _>>(),
         });
         self.world.kube.apply(map).expect("a ConfigMap can be written");
     }
@@ -522,8 +534,8 @@ impl Stage {
         self.world.kube.calm_watches();
         self.world.kube.faults().clear();
         self.world.vcenter.faults().clear();
-        if self.script.workload == Workload::Policy {
-            self.policy(LAST_POLICY);
+        if self.script.workload == Workload::Policy || self.script.faults.contains(&Fault::Policies) {
+            self.policy(LAST_POLICY, None);
         }
     }
 
@@ -652,6 +664,19 @@ impl Stage {
             self.step(Duration::from_secs(60)).await?;
         }
     }
+}
+
+/// A plugin that passes its check, whose clock is later, and then fails like this.
+fn failing(kind: Kind, how: Failing) -> Vec<u8> {
+    let made = Made::new(kind).bad_before((EPOCH + Duration::from_hours(24)).as_secs());
+    match (how, kind) {
+        (Failing::Traps, _) => made.panics("no such member"),
+        (Failing::Spins, _) => made.decides("(loop $l (br $l)) unreachable"),
+        (Failing::Lies, Kind::Naming) => made.names(&["no/name", "\n"], false),
+        (Failing::Lies, Kind::Placement) => made.places(&[[None, Some(9_999), None]]),
+        (Failing::Lies, Kind::Scaling) => made.victims(&[9_999]),
+    }
+    .bytes()
 }
 
 fn text(value: &Value) -> &str {

@@ -5,15 +5,10 @@
 
 use std::time::Duration;
 
+use vmgroup_e2e::made::Made;
 use vmgroup_e2e::sim::{EPOCH, SimWorld};
 use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, User, World, eventually};
 use vmgroup_policy::Kind;
-
-use crate::made::Made;
-
-#[allow(dead_code, reason = "made for the policy host's own tests, which use all of it")]
-#[path = "../../policy/tests/hostile/made.rs"]
-mod made;
 
 const SOON: Duration = Duration::from_mins(1);
 

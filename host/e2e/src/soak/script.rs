@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
+use vmgroup_policy::Kind;
 use vmgroup_sim::faults::Fault as ServerFault;
 use vmgroup_sim::kube::WatchFault;
 use vmgroup_sim::vcenter::TaskDurations;
@@ -152,8 +153,45 @@ kinds! {
         Unmark = "marks taken away",
         /// Two operators, of which one dies or is paused and wakes up.
         Leaders = "two leaders, pauses",
+        /// Policies that pass their check crash, spin or answer nonsense at work.
+        Policies = "policies fail at work",
     }
 }
+
+impl Fault {
+    /// Those that every seed draws from. Whether policies fail hangs on the seed
+    /// itself, so that seeds from before that was tried go on meaning what they meant.
+    const DRAWN: &[Self] = match Self::ALL.split_last() {
+        Some((Self::Policies, others)) => others,
+        _ => Self::ALL,
+    };
+}
+
+kinds! {
+    /// How a policy fails.
+    Failing {
+        /// It crashes.
+        Traps = "traps",
+        /// It spins until its fuel is used up.
+        Spins = "spins",
+        /// It answers what no question was for.
+        Lies = "lies",
+    }
+}
+
+/// A policy file with a policy that passes its check, and fails whenever it is asked.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// What it is asked.
+    pub kind: Kind,
+    /// How it fails.
+    pub how: Failing,
+    /// `policy.yaml`, in which it is called [`BROKEN_PLUGIN`].
+    pub file: String,
+}
+
+/// What a [`Broken`] file calls its plugin.
+pub const BROKEN_PLUGIN: &str = "broken.wasm";
 
 /// What somebody else does to a machine, picked by a number when its time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +233,8 @@ pub enum Act {
     Mistake(usize),
     /// A user writes the policy file.
     Policy(&'static str),
+    /// A user writes one whose policy fails.
+    Broken(Broken),
     /// Every watch breaks; with `true`, history is forgotten as well.
     Watches(bool),
     /// The API server is away, or back.
@@ -251,7 +291,10 @@ const POLICIES: &[&str] = &[
     "naming: [ this is no policy file",
 ];
 
-/// The policy file that every run ends with.
+/// Every seed that this divides has policies that fail.
+const POLICIES_FAIL: u64 = 5;
+
+/// The policy file that every run ends with in which policies are swapped.
 pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
 
 impl Script {
@@ -262,7 +305,7 @@ impl Script {
         let mut faults = Vec::new();
         // Few at a time: who is to blame shall be seen.
         for _ in 0..*dice.pick(&[1, 1, 2, 2, 3, 5]) {
-            let fault = *dice.pick(Fault::ALL);
+            let fault = *dice.pick(Fault::DRAWN);
             if !faults.contains(&fault) {
                 faults.push(fault);
             }
@@ -289,8 +332,13 @@ impl Script {
         };
         let max_tasks = dice.between(1, 10);
         let rate = *dice.pick(&[50, 200, 500, 1000]);
-        let dice = dice.split();
-        Self { workload, faults, acts, ends, operators, durations, max_tasks, rate, dice }
+        let strikes = dice.split();
+        if seed.is_multiple_of(POLICIES_FAIL) {
+            faults.push(Fault::Policies);
+            policies_fail(&mut dice, ends, &mut acts);
+            acts.sort_by_key(|(at, _)| *at);
+        }
+        Self { workload, faults, acts, ends, operators, durations, max_tasks, rate, dice: strikes }
     }
 
     /// What it is about, in a line.
@@ -507,6 +555,30 @@ fn times(dice: &mut Dice, most: usize, last: usize) -> Vec<Duration> {
     let mut times: Vec<Duration> = (0..count).map(|_| dice.time(3_100, span.max(3_200))).collect();
     times.sort();
     times
+}
+
+/// Now and then a policy fails for a while, mostly soon after somebody asked for
+/// something; some are corrected by hand.
+fn policies_fail(dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration, Act)>) {
+    let busy: Vec<Duration> = acts.iter().map(|(at, _)| *at).filter(|at| *at < ends).collect();
+    for _ in 0..dice.between(1, 3) {
+        let at = *dice.pick(&busy) + dice.time(0, 5_000);
+        acts.push((at, Act::Broken(broken(dice))));
+        if dice.chance(6000) {
+            acts.push((at + dice.time(500, 60_000), Act::Policy(dice.pick::<&str>(POLICIES))));
+        }
+    }
+}
+
+fn broken(dice: &mut Dice) -> Broken {
+    let (kind, how) = (*dice.pick(&Kind::ALL), *dice.pick(Failing::ALL));
+    let on_failure = dice.pick::<&str>(&["hold", "hold", "builtin", "previous"]);
+    let entry = format!("{kind}: {{ plugin: {BROKEN_PLUGIN}, onFailure: {on_failure} }}");
+    let entry = if dice.chance(3000) { format!("groups:\n- {{ name: some, percent: 70, {entry} }}") } else { entry };
+    let beside = dice.pick::<&str>(&["", "naming: { plugin: ordinal }", "placement: { plugin: spread }"]);
+    let beside = if beside.starts_with(kind.as_str()) { "" } else { beside };
+    let failures = dice.pick(&[0, 1, 3, 3]);
+    Broken { kind, how, file: format!("{entry}\n{beside}\nbreaker: {{ failures: {failures} }}\n") }
 }
 
 /// What happens by itself because of a fault.
