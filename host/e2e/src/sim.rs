@@ -321,6 +321,7 @@ impl SimWorld {
             max_tasks: self.options.max_tasks.try_into().expect("at least one task"),
             namespace: OPERATOR_NAMESPACE.into(),
             policy_config_map: "vmgroup-policy".into(),
+            policy_dir: None,
             time_zone: None,
             metrics_addr: None,
             otlp_endpoint: None,

@@ -22,6 +22,9 @@ pub struct RunConfig {
     pub namespace: String,
     /// The name of the policy ConfigMap.
     pub policy_config_map: String,
+    /// The folder that the policies are in, instead of the ConfigMap. What was in
+    /// force last is kept beside the ConfigMap all the same.
+    pub policy_dir: Option<PathBuf>,
     /// The site's time zone, told to the policies; none: they are told none.
     pub time_zone: Option<TimeZone>,
     /// Where `/livez`, `/readyz` and `/metrics` are served; none: nowhere.

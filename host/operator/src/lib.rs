@@ -23,6 +23,7 @@ pub mod logging;
 pub mod logins;
 pub mod memory;
 pub mod metrics;
+mod mounted;
 pub mod observe;
 pub mod offload;
 pub mod ownership;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{Credentials, Password, Vcenter};
 
 use crate::link::Link;
+use crate::mounted;
 
 /// How often the folder is looked at. The kubelet brings a changed Secret within
 /// a minute or two. Not by inotify: its watches are used up on many nodes, and
@@ -53,9 +54,8 @@ pub enum LoginError {
 
 /// Reads the folder. Blocks.
 pub fn read(folder: &Path) -> Result<Logins, LoginError> {
-    // All files of a mounted Secret change at once, when this link does: so that
-    // user and password are of the same moment, it is followed once.
-    let folder = folder.join("..data").canonicalize().unwrap_or_else(|_| folder.to_owned());
+    // User and password are to be of the same moment.
+    let folder = mounted::at_this_moment(folder);
     let reader = match (optional(&folder, "VC_READ_USER")?, optional(&folder, "VC_READ_PASS")?) {
         (Some(user), Some(password)) => Some(Credentials { user, password: Password::from(password) }),
         (None, None) => None,

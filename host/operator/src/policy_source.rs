@@ -1,15 +1,17 @@
-//! The policies in force, and how the content of the policy ConfigMap becomes
-//! them: read, resolve, check, swap — or refuse, keep what is in force, and say
-//! why.
+//! The policies in force, and how the content of the policy ConfigMap, or of a
+//! folder, becomes them: read, resolve, check, swap — or refuse, keep what is in
+//! force, and say why.
 //!
 //! [`PolicyBook`] does that for whatever content it is offered and knows no API
-//! server; [`watch_config_map`] feeds it from one, and [`Keeper`] keeps there what
-//! is in force over a restart. None of them asks a policy anything; who does tells
+//! server; [`watch_config_map`] feeds it from one, [`watch_folder`] from a folder,
+//! and [`Keeper`] keeps in a ConfigMap what is in force over a restart. None of them asks a policy anything; who does tells
 //! the book of failures, and the book takes back what fails too often.
 
 mod breaker;
 mod candidates;
+mod desk;
 mod edition;
+mod folder;
 mod keeper;
 mod kept;
 mod rules;
@@ -39,6 +41,7 @@ use self::kept::{Kept, RolledBack};
 use self::rules::Rule;
 
 pub use candidates::{Candidate, Candidates, Unfit};
+pub use folder::watch_folder;
 pub use keeper::Keeper;
 pub use rules::Who;
 pub use watch::watch_config_map;
@@ -137,7 +140,7 @@ impl Serving {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{} {}: {message}", Quoted(plugin), Fate(stage))]
 pub struct Refusal {
-    /// Where it failed: `config-map`, `policy-file`, `source`, a stage of the
+    /// Where it failed: `config-map` or `folder`, `policy-file`, `source`, a stage of the
     /// check, or [`AT_WORK`]: then it was in force, and was taken back.
     pub stage: String,
     /// The plugin as the policy file names it; empty where none is to blame.
@@ -146,7 +149,7 @@ pub struct Refusal {
     pub message: String,
     /// What to do, in one sentence.
     pub remedy: String,
-    /// The `metadata.resourceVersion` of the refused ConfigMap.
+    /// The `metadata.resourceVersion` of the refused ConfigMap; empty for a folder.
     pub resource_version: String,
 }
 
@@ -160,8 +163,11 @@ impl Refusal {
     /// the remedy must survive, so what is wrong gives way.
     pub fn told(&self, serving: &Serving, limit: usize) -> String {
         let Self { remedy, resource_version, .. } = self;
-        let tail =
-            format!(" Remedy: {remedy} In force: {} (resourceVersion {resource_version} is not).", serving.told());
+        let offered = match resource_version.as_str() {
+            "" => String::new(),
+            version => format!(" (resourceVersion {version} is not)"),
+        };
+        let tail = format!(" Remedy: {remedy} In force: {}{offered}.", serving.told());
         let head = self.to_string();
         let room = limit.saturating_sub(tail.len() + '…'.len_utf8());
         if head.len() <= room {
@@ -187,19 +193,47 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// What counts of the policy ConfigMap.
+/// A policy file and the plugins beside it, as a ConfigMap or a folder has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConfigMapData {
-    /// `data["policy.yaml"]`.
+pub struct PolicyFiles {
+    /// The text of `policy.yaml`, if there is one.
     pub policy_yaml: Option<String>,
+    /// Plugins by the name that the policy file gives them; of a ConfigMap its
     /// `binaryData`.
     pub binaries: BTreeMap<String, Bytes>,
-    /// `metadata.resourceVersion`.
+    /// `metadata.resourceVersion` of the ConfigMap; empty for a folder.
     pub resource_version: String,
+    /// Where they are from.
+    pub origin: Origin,
 }
 
-impl ConfigMapData {
-    /// What counts of this one.
+/// Where policies are from. The messages name what its users know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A ConfigMap.
+    #[default]
+    ConfigMap,
+    /// A folder; with what is wrong where it could not be read.
+    Folder {
+        /// In words.
+        problem: Option<String>,
+    },
+}
+
+impl Origin {
+    /// How to get a plugin of this name in there.
+    fn how_to_add(&self, plugin: &str) -> String {
+        match self {
+            Self::ConfigMap => {
+                format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin})")
+            }
+            Self::Folder { .. } => format!("Put `{plugin}` into the folder, beside `{FILE_NAME}`"),
+        }
+    }
+}
+
+impl PolicyFiles {
+    /// What counts of this ConfigMap.
     pub fn of(map: ConfigMap) -> Self {
         Self {
             policy_yaml: map.data.and_then(|mut data| data.remove(FILE_NAME)),
@@ -210,6 +244,7 @@ impl ConfigMapData {
                 .map(|(key, value)| (key, value.0.into()))
                 .collect(),
             resource_version: map.metadata.resource_version.unwrap_or_default(),
+            origin: Origin::ConfigMap,
         }
     }
 
@@ -231,6 +266,9 @@ impl ConfigMapData {
         for (key, value) in &self.binaries {
             part(key.as_bytes());
             part(value);
+        }
+        if let Origin::Folder { problem: Some(problem) } = &self.origin {
+            part(problem.as_bytes());
         }
         Fingerprint(Some(hash.finalize().into()))
     }
@@ -343,10 +381,10 @@ impl PolicyBook {
         self.0.settled.subscribe()
     }
 
-    /// Offers the content of the ConfigMap; none: there is none, or no more.
+    /// Offers policies; none: there is no ConfigMap, or none any more.
     /// Checks everything and then swaps, or refuses and changes nothing. The
     /// same content again changes nothing and gives the same result.
-    pub async fn offer(&self, data: Option<ConfigMapData>) -> Result<Arc<Serving>, Arc<Refusal>> {
+    pub async fn offer(&self, data: Option<PolicyFiles>) -> Result<Arc<Serving>, Arc<Refusal>> {
         match self.consider(data).await {
             Considered::Unchanged(result) => result,
             Considered::Swapped { serving, .. } => Ok(serving),
@@ -395,7 +433,7 @@ impl PolicyBook {
                 "{} times within {} s it gave no legal answer, at last for {kind}: {error}",
                 breaker.failures, breaker.seconds
             ),
-            remedy: "Correct it and edit the ConfigMap: every change of its content is a new try. `vmgroup decisions export` has the questions that it failed at, and `vmgroup policy replay` asks them again.".to_owned(),
+            remedy: "Correct it and edit the ConfigMap, or the folder: every change of the content is a new try. `vmgroup decisions export` has the questions that it failed at, and `vmgroup policy replay` asks them again.".to_owned(),
             resource_version: data.map(|data| data.resource_version.clone()).unwrap_or_default(),
         };
         let content = offers.in_force.content.fingerprint;
@@ -467,7 +505,7 @@ impl PolicyBook {
         self.0.offload.run(read).await
     }
 
-    async fn consider(&self, data: Option<ConfigMapData>) -> Considered {
+    async fn consider(&self, data: Option<PolicyFiles>) -> Considered {
         let content = Content::of(data);
         let (ticket, recalled, rolled_back) = {
             let mut offers = self.offers();

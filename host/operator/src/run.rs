@@ -36,7 +36,7 @@ use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, Standing, mark};
-use crate::policy_source::{Keeper, PolicyBook, watch_config_map};
+use crate::policy_source::{Keeper, PolicyBook, watch_config_map, watch_folder};
 use crate::preview;
 use crate::rest::CountCalls;
 use crate::shadow::{self, Shadow};
@@ -291,8 +291,8 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     Ok(())
 }
 
-/// Recalls what was in force, then serves by the policy ConfigMap, and keeps what
-/// is in force.
+/// Recalls what was in force, then serves by the policy ConfigMap or the folder,
+/// and keeps what is in force.
 fn follow_policies(
     config: &RunConfig,
     kube: kube::Client,
@@ -301,9 +301,12 @@ fn follow_policies(
     fence: Fence,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let RunConfig { namespace, policy_config_map: name, .. } = config;
+    let RunConfig { namespace, policy_config_map: name, policy_dir, .. } = config;
     let mut keeper = Keeper::new(kube.clone(), namespace, name, book.clone(), fence);
-    let watching = watch_config_map(kube, namespace.clone(), name.clone(), book, events, stop.clone());
+    let watching = match policy_dir.clone() {
+        Some(folder) => watch_folder(folder, book, stop.clone()).left_future(),
+        None => watch_config_map(kube, namespace.clone(), name.clone(), book, events, stop.clone()).right_future(),
+    };
     async move {
         keeper.recall(&stop).await;
         tokio::join!(watching, keeper.run(stop));

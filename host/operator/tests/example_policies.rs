@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
-use vmgroup_operator::policy_source::{ConfigMapData, PolicyBook};
+use vmgroup_operator::policy_source::{PolicyBook, PolicyFiles};
 use vmgroup_policy::{Host, Kind, Limits};
 
 fn root() -> PathBuf {
@@ -30,10 +30,10 @@ fn name(path: &Path) -> String {
 
 /// As `kubectl` would put it into the cluster: a manifest as it is, a folder's
 /// `policy.yaml` with the plugin that its comment says how to build.
-fn offered(path: &Path) -> ConfigMapData {
+fn offered(path: &Path) -> PolicyFiles {
     if path.is_file() {
         let map: ConfigMap = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-        return ConfigMapData::of(map);
+        return PolicyFiles::of(map);
     }
     let plugin = name(path);
     let done = Command::new(root().join("scripts/build-plugins"))
@@ -44,10 +44,11 @@ fn offered(path: &Path) -> ConfigMapData {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let file = format!("{plugin}.wasm");
     let bytes = fs::read(root().join("target/plugins/examples").join(&file)).unwrap();
-    ConfigMapData {
+    PolicyFiles {
         policy_yaml: Some(fs::read_to_string(path.join("policy.yaml")).unwrap()),
         binaries: [(file, bytes.into())].into(),
         resource_version: "1".to_owned(),
+        ..PolicyFiles::default()
     }
 }
 

@@ -12,7 +12,7 @@ use vmgroup_operator::clock::Clock;
 use vmgroup_operator::decisions;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
-use vmgroup_operator::policy_source::{ConfigMapData, PolicyBook};
+use vmgroup_operator::policy_source::{PolicyBook, PolicyFiles};
 use vmgroup_operator::shadow::{self, PATIENCE, Shadow, Trial};
 use vmgroup_policy::generate::{self, Size};
 use vmgroup_policy::{Host, Kind, Limits, Policy, Question};
@@ -39,7 +39,7 @@ impl Desk {
     }
 
     async fn offer(&self, policy_yaml: &str) {
-        let data = ConfigMapData { policy_yaml: Some(policy_yaml.to_owned()), ..ConfigMapData::default() };
+        let data = PolicyFiles { policy_yaml: Some(policy_yaml.to_owned()), ..PolicyFiles::default() };
         self.book.offer(Some(data)).await.unwrap();
     }
 

@@ -92,7 +92,10 @@ Examples:
   vmgroup run --datacenter Berlin --pool /Berlin/host/Cluster-A/Resources --datastore san-1
 
   # Two replicas, one of which leads
-  vmgroup run --leader-elect")]
+  vmgroup run --leader-elect
+
+  # Policies from a folder: policy.yaml, and the plugins that it names
+  vmgroup run --policy-dir ./policies")]
 pub struct RunArgs {
     #[command(flatten)]
     vcenter: VcenterArgs,
@@ -106,8 +109,18 @@ pub struct RunArgs {
     namespace: Option<String>,
 
     /// The ConfigMap, in the operator's namespace, that names the policies
-    #[arg(long, value_name = "NAME", default_value = "vmgroup-policy", help_heading = "Kubernetes")]
+    #[arg(long, value_name = "NAME", default_value = "vmgroup-policy", help_heading = "Policies")]
     policy_config_map: String,
+
+    /// A folder with policy.yaml and the plugins that it names, such as a mounted ConfigMap, instead of the ConfigMap. A change takes no restart
+    #[arg(
+        long,
+        env = "VMGROUP_POLICY_DIR",
+        value_name = "FOLDER",
+        conflicts_with = "policy_config_map",
+        help_heading = "Policies"
+    )]
+    policy_dir: Option<PathBuf>,
 
     /// The site's time zone, such as `Europe/Berlin`: policies are told its time of day [default: none]
     #[arg(long, env = "VMGROUP_TIME_ZONE", value_name = "ZONE", value_parser = time_zone, help_heading = "Site")]
@@ -313,6 +326,7 @@ impl RunArgs {
             max_tasks,
             namespace,
             policy_config_map,
+            policy_dir,
             time_zone,
             leader_elect,
             lease_name,
@@ -333,6 +347,7 @@ impl RunArgs {
             max_tasks,
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
+            policy_dir: policy_dir.filter(|folder| !folder.as_os_str().is_empty()),
             time_zone,
             metrics_addr: metrics_addr.0,
             otlp_endpoint: given(otlp_endpoint),
@@ -500,6 +515,13 @@ mod tests {
     fn s9_the_password_is_in_no_debug_output() {
         assert!(!format!("{:?}", parse(&LOGIN)).contains("hunter2"));
         assert!(!format!("{:?}", config(&[])).contains("hunter2"));
+    }
+
+    #[test]
+    fn policies_come_from_one_place() {
+        assert_eq!(config(&["--policy-dir", "policies"]).policy_dir, Some("policies".into()));
+        let both = ["vmgroup", "run", "--policy-dir", "policies", "--policy-config-map", "mine"];
+        assert!(Cli::try_parse_from(both).is_err());
     }
 
     #[test]

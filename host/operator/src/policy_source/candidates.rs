@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use vmgroup_api::{PolicyEntry, PolicyFile, ShadowEntry};
 use vmgroup_policy::{Host, Kind, Policy};
 
 use super::edition::{by_kind, source};
-use super::{label, with_lines_below};
+use super::{PolicyFiles, label, with_lines_below};
 
 /// A policy on trial.
 #[derive(Clone, Debug)]
@@ -38,10 +37,10 @@ pub struct Candidates(BTreeMap<Kind, Candidate>);
 
 impl Candidates {
     /// Reads those of a policy file. Takes a core for as long as compiling takes.
-    pub(super) fn read(host: &Host, file: &PolicyFile, text: &str, binaries: &BTreeMap<String, Bytes>) -> Self {
+    pub(super) fn read(host: &Host, file: &PolicyFile, text: &str, files: &PolicyFiles) -> Self {
         let read = |(kind, entry): (Kind, &PolicyEntry)| {
             let ShadowEntry { plugin, config } = entry.shadow.as_ref()?;
-            let checked = check(host, kind, plugin, config.clone(), text, binaries);
+            let checked = check(host, kind, plugin, config.clone(), text, files);
             Some((kind, Candidate { plugin: plugin.clone(), checked }))
         };
         let PolicyFile { naming, placement, scaling, groups: _, breaker: _ } = file;
@@ -94,12 +93,12 @@ fn check(
     plugin: &str,
     config: serde_json::Map<String, serde_json::Value>,
     text: &str,
-    binaries: &BTreeMap<String, Bytes>,
+    files: &PolicyFiles,
 ) -> Result<Arc<Policy>, Unfit> {
-    let source = source(kind, plugin, config, binaries).map_err(|message| Unfit {
+    let source = source(kind, plugin, config, files).map_err(|message| Unfit {
         stage: "source".to_owned(),
         message,
-        remedy: format!("Add `{plugin}` to `binaryData`, or name one that is there."),
+        remedy: format!("{}, or name one that is there.", files.origin.how_to_add(plugin)),
     })?;
     host.check(kind, &source).map(|checked| checked.policy).map_err(|error| Unfit {
         stage: error.stage.to_string(),

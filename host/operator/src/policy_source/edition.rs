@@ -1,28 +1,27 @@
-//! An edition: the content of the policy ConfigMap, read, resolved and checked as
+//! An edition: a policy file and its plugins, read, resolved and checked as
 //! a whole. Knows neither which edition is in force nor who offers them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
 use vmgroup_policy::{Host, Kind, Policy, PolicySet, Source, shipped};
 
 use super::rules::{self, Rule, Served};
-use super::{Candidates, ConfigMapData, Fingerprint, Refusal, Serving, label, with_lines_below};
+use super::{Candidates, Fingerprint, Origin, PolicyFiles, Refusal, Serving, label, with_lines_below};
 
 /// What was offered, whatever became of it.
 #[derive(Clone, Debug)]
 pub(super) struct Content {
     /// None: there is no ConfigMap, the built-in policies are meant.
-    pub(super) data: Option<ConfigMapData>,
+    pub(super) data: Option<PolicyFiles>,
     pub(super) fingerprint: Fingerprint,
 }
 
 impl Content {
-    pub(super) fn of(data: Option<ConfigMapData>) -> Self {
-        let fingerprint = data.as_ref().map_or(Fingerprint(None), ConfigMapData::fingerprint);
+    pub(super) fn of(data: Option<PolicyFiles>) -> Self {
+        let fingerprint = data.as_ref().map_or(Fingerprint(None), PolicyFiles::fingerprint);
         Self { data, fingerprint }
     }
 
@@ -71,14 +70,24 @@ impl Edition {
             resource_version: data.resource_version.clone(),
         };
         let Some(text) = &data.policy_yaml else {
-            return Err(refuse(
-                "config-map",
-                "",
-                format!("the ConfigMap has no `{FILE_NAME}`"),
-                format!(
-                    "Add a key `{FILE_NAME}` under `data` that names a plugin for naming, placement or scaling, or delete the ConfigMap to use the built-in policies."
+            return Err(match &data.origin {
+                Origin::ConfigMap => refuse(
+                    "config-map",
+                    "",
+                    format!("the ConfigMap has no `{FILE_NAME}`"),
+                    format!(
+                        "Add a key `{FILE_NAME}` under `data` that names a plugin for naming, placement or scaling, or delete the ConfigMap to use the built-in policies."
+                    ),
                 ),
-            ));
+                Origin::Folder { problem } => refuse(
+                    "folder",
+                    "",
+                    problem.clone().unwrap_or_else(|| format!("the folder has no `{FILE_NAME}`")),
+                    format!(
+                        "Put a readable `{FILE_NAME}` there that names a plugin for naming, placement or scaling; an empty one means the built-in policies."
+                    ),
+                ),
+            });
         };
         let file = PolicyFile::parse(text).map_err(|error| {
             refuse(
@@ -90,8 +99,13 @@ impl Edition {
         })?;
         let check_one = |kind: Kind, entry: PolicyEntry, above: &str| {
             let PolicyEntry { plugin, config, on_failure, shadow: _ } = entry;
-            let source = source(kind, &plugin, config, &data.binaries).map_err(|message| {
-                refuse("source", &plugin, message, format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin}), or name one that is there."))
+            let source = source(kind, &plugin, config, data).map_err(|message| {
+                refuse(
+                    "source",
+                    &plugin,
+                    message,
+                    format!("{}, or name one that is there.", data.origin.how_to_add(&plugin)),
+                )
             })?;
             host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
                 let message = with_lines_below(&error.problem, &format!("{above}/{kind}/config"), text);
@@ -108,7 +122,7 @@ impl Edition {
             let policies = check_all([naming, placement, scaling], &format!("/groups/{index}"))?;
             Ok(Rule { name, select, percent, policies })
         };
-        let candidates = Candidates::read(host, &file, text, &data.binaries);
+        let candidates = Candidates::read(host, &file, text, data);
         let PolicyFile { naming, placement, scaling, groups, breaker } = file;
         let (mut set, mut on_failure) = (PolicySet::clone(builtin), BTreeMap::new());
         for (kind, (policy, failing)) in check_all([naming, placement, scaling], "")? {
@@ -187,27 +201,29 @@ pub(super) fn by_kind<T>([naming, placement, scaling]: [Option<T>; 3]) -> impl I
     all.into_iter().filter_map(|(kind, entry)| Some((kind, entry?)))
 }
 
-/// A plugin of the ConfigMap, or else a shipped one, with its configuration; why
+/// A plugin beside the policy file, or else a shipped one, with its configuration; why
 /// not, if there is none of this name.
 pub(super) fn source(
     kind: Kind,
     plugin: &str,
     config: serde_json::Map<String, serde_json::Value>,
-    binaries: &BTreeMap<String, Bytes>,
+    files: &PolicyFiles,
 ) -> Result<Source, String> {
-    let bytes = binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
-    let bytes = bytes.ok_or_else(|| format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, binaries)))?;
+    let bytes = files.binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
+    let bytes = bytes.ok_or_else(|| format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, files)))?;
     Ok(Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) })
 }
 
-/// What could have been meant: the ConfigMap's plugins and the shipped ones of this kind.
-fn what_there_is(kind: Kind, binaries: &BTreeMap<String, Bytes>) -> String {
-    let keys: Vec<&str> = binaries.keys().map(String::as_str).take(20).collect();
+/// What could have been meant: the plugins beside the policy file and the shipped
+/// ones of this kind.
+fn what_there_is(kind: Kind, files: &PolicyFiles) -> String {
+    let keys: Vec<&str> = files.binaries.keys().map(String::as_str).take(20).collect();
     let shipped: Vec<&str> = shipped::all().iter().filter(|it| it.kind == kind).map(|it| it.name).collect();
-    let keys = if keys.is_empty() {
-        "`binaryData` is empty".to_owned()
-    } else {
-        format!("`binaryData` has {}", keys.join(", "))
+    let keys = match (&files.origin, keys.as_slice()) {
+        (Origin::ConfigMap, []) => "`binaryData` is empty".to_owned(),
+        (Origin::ConfigMap, keys) => format!("`binaryData` has {}", keys.join(", ")),
+        // Of a folder only what the policy file names is read.
+        (Origin::Folder { .. }, _) => "the folder has no file of this name".to_owned(),
     };
     format!("{keys}; shipped for {kind}: {}", shipped.join(", "))
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use vmgroup_policy::Digest;
 
 use super::edition::Content;
-use super::{ConfigMapData, Fingerprint, Refusal};
+use super::{Fingerprint, Origin, PolicyFiles, Refusal};
 
 /// The most that is kept, in bytes. A ConfigMap holds 1 MiB.
 const LIMIT: usize = 1_000_000;
@@ -123,7 +123,7 @@ impl Stored {
             plugins: BTreeMap::new(),
             resource_version: String::new(),
         };
-        let Some(ConfigMapData { policy_yaml: Some(text), binaries, resource_version }) = &content.data else {
+        let Some(PolicyFiles { policy_yaml: Some(text), binaries, resource_version, origin: _ }) = &content.data else {
             return Ok(Some(entry));
         };
         // What the policy file does not even mention is nobody's.
@@ -161,7 +161,7 @@ impl Stored {
             let bytes = self.binary.get(&key).ok_or(KeptError::Lacks(key))?;
             binaries.insert(name, Bytes::from(bytes.0.clone()));
         }
-        let data = ConfigMapData { policy_yaml: Some(text), binaries, resource_version };
+        let data = PolicyFiles { policy_yaml: Some(text), binaries, resource_version, origin: Origin::default() };
         Ok(Content { data: Some(data), fingerprint })
     }
 }
@@ -207,7 +207,12 @@ mod tests {
 
     fn content(text: &str, plugins: &[(&str, Vec<u8>)]) -> Content {
         let binaries = plugins.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone().into())).collect();
-        let data = ConfigMapData { policy_yaml: Some(text.to_owned()), binaries, resource_version: "7".to_owned() };
+        let data = PolicyFiles {
+            policy_yaml: Some(text.to_owned()),
+            binaries,
+            resource_version: "7".to_owned(),
+            ..PolicyFiles::default()
+        };
         Content::of(Some(data))
     }
 

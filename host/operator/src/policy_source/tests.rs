@@ -13,8 +13,8 @@ fn book() -> PolicyBook {
     PolicyBook::new(HOST.clone(), Offload::Inline, metrics).unwrap()
 }
 
-fn data(text: &str) -> ConfigMapData {
-    ConfigMapData { policy_yaml: Some(text.to_owned()), resource_version: "7".to_owned(), ..ConfigMapData::default() }
+fn data(text: &str) -> PolicyFiles {
+    PolicyFiles { policy_yaml: Some(text.to_owned()), resource_version: "7".to_owned(), ..PolicyFiles::default() }
 }
 
 const OLDEST: &str = "scaling: { plugin: ordered, config: { order: oldest } }";
@@ -51,7 +51,7 @@ async fn a_good_offer_is_swapped_in_whole_and_what_it_leaves_out_is_built_in() {
 async fn the_same_content_again_changes_nothing() {
     let book = book();
     let first = book.offer(Some(data(OLDEST))).await.unwrap();
-    let again = ConfigMapData { resource_version: "8".to_owned(), ..data(OLDEST) };
+    let again = PolicyFiles { resource_version: "8".to_owned(), ..data(OLDEST) };
     assert!(Arc::ptr_eq(&first, &book.offer(Some(again)).await.unwrap()));
     // Other text, the same meaning: nothing to swap either.
     assert!(Arc::ptr_eq(&first, &book.offer(Some(data(&format!("# a comment\n{OLDEST}\n")))).await.unwrap()));
@@ -97,7 +97,7 @@ async fn one_bad_policy_keeps_the_others_out_too() {
 
 #[tokio::test]
 async fn a_config_map_without_a_policy_file_says_what_to_add() {
-    let refusal = book().offer(Some(ConfigMapData::default())).await.unwrap_err();
+    let refusal = book().offer(Some(PolicyFiles::default())).await.unwrap_err();
     assert_eq!(refusal.stage, "config-map");
     assert!(
         refusal.message.contains("policy.yaml") && refusal.remedy.contains("Add a key `policy.yaml`"),
@@ -175,7 +175,7 @@ fn fail(book: &PolicyBook, kind: Kind, times: usize) {
 async fn what_fails_at_work_is_rolled_back_and_an_edit_is_a_new_try() {
     let book = book();
     book.offer(Some(data(OLDEST))).await.unwrap();
-    let bad = Some(ConfigMapData { resource_version: "8".to_owned(), ..data(POWERED_OFF) });
+    let bad = Some(PolicyFiles { resource_version: "8".to_owned(), ..data(POWERED_OFF) });
     let tried = book.offer(bad.clone()).await.unwrap();
     assert_eq!(tried.previous[&Kind::Scaling].config()["order"], "oldest");
 
@@ -255,7 +255,7 @@ async fn scaling_waits_where_nothing_good_is_known() {
 }
 
 /// A process after another: what it is told of the first, and what it is offered.
-async fn restarted(kept: Option<Kept>, offered: Option<ConfigMapData>) -> PolicyBook {
+async fn restarted(kept: Option<Kept>, offered: Option<PolicyFiles>) -> PolicyBook {
     let book = book();
     book.recall(kept.unwrap_or_default());
     let _ = book.offer(offered).await;
