@@ -327,7 +327,8 @@ impl SimWorld {
             otlp_endpoint: None,
             leader_election: lease.map(str::to_owned),
             instance: format!("operator-{number}"),
-            decisions: None,
+            decisions: (self.options.record_bytes > 0)
+                .then_some(vmgroup_records::Settings { memory: self.options.record_bytes, files: None }),
             socket: None,
         };
         let clock = Clock::starting_at(self.now());
@@ -345,7 +346,10 @@ impl SimWorld {
             clock,
             metrics,
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
-            offload: Offload::Inline,
+            offload: match self.options.busy {
+                Duration::ZERO => Offload::Inline,
+                busy => Offload::InlineAfter(busy),
+            },
             sandbox: self.sandbox.clone(),
             pages: Arc::default(),
         };

@@ -108,6 +108,10 @@ pub struct Options {
     pub crd: bool,
     /// Datacenters.
     pub datacenters: usize,
+    /// How long a decision takes, and whatever else keeps a core busy. On the simulators.
+    pub busy: Duration,
+    /// Memory for records of decisions, in bytes; 0: none are kept. On the simulators.
+    pub record_bytes: usize,
 }
 
 impl Default for Options {
@@ -119,6 +123,8 @@ impl Default for Options {
             login_dir: None,
             crd: true,
             datacenters: 1,
+            busy: Duration::ZERO,
+            record_bytes: 0,
         }
     }
 }

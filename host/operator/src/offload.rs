@@ -3,6 +3,8 @@
 //!
 //! Must not know what the work is.
 
+use std::time::Duration;
+
 /// Where busy work is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offload {
@@ -12,6 +14,9 @@ pub enum Offload {
     /// In place, on the caller's thread: no thread, no race. For tests under
     /// paused time, which would run ahead while a blocking thread works.
     Inline,
+    /// In place, after so long: others come in between, as they do in production.
+    /// For tests under paused time.
+    InlineAfter(Duration),
 }
 
 impl Offload {
@@ -20,6 +25,10 @@ impl Offload {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Self::Inline => work(),
+            Self::InlineAfter(pause) => {
+                tokio::time::sleep(*pause).await;
+                work()
+            }
             Self::Blocking => match tokio::task::spawn_blocking(work).await {
                 Ok(result) => result,
                 Err(error) => match error.try_into_panic() {

@@ -25,6 +25,7 @@ pub struct Made {
     validate: String,
     at_start: String,
     decide: String,
+    locals: String,
     always: bool,
     bad_before: Option<u64>,
     imports_log: bool,
@@ -42,6 +43,7 @@ impl Made {
             validate: String::new(),
             at_start: String::new(),
             decide: "unreachable".into(),
+            locals: String::new(),
             always: false,
             bad_before: None,
             imports_log: true,
@@ -182,6 +184,38 @@ impl Made {
         self.answers(&[0, list, count, 0])
     }
 
+    /// A good one: it takes the first members, or leaves places to others, and gives
+    /// its configuration as the reason for each, so that answers tell of whom they are.
+    pub fn gives_its_config_as_reason(mut self) -> Self {
+        // Offsets in the request, and in an entry of the answer.
+        let (count, entry, reason) = match self.kind {
+            Kind::Placement => (148, 32, 24),
+            Kind::Scaling => (112, 12, 4),
+            Kind::Naming => unreachable!("a name tells by itself"),
+        };
+        let list = self.put(&vec![0; entry * 64]);
+        let number = if self.kind == Kind::Scaling { "(i32.store (local.get $at) (local.get $n))" } else { "" };
+        let length = reason + 4;
+        let mut answer = Vec::new();
+        words(&mut answer, &[0, list, 0, 0]);
+        let answer = self.put(&answer);
+        self.locals = "(local $at i32)".into();
+        self.decide = format!(
+            "(local.set $n (i32.load offset={count} (local.get $request)))
+             (i32.store offset=8 (i32.const {answer}) (local.get $n))
+             (block $done (loop $next
+               (br_if $done (i32.eqz (local.get $n)))
+               (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+               (local.set $at (i32.add (i32.const {list}) (i32.mul (local.get $n) (i32.const {entry}))))
+               {number}
+               (i32.store offset={reason} (local.get $at) (i32.load offset=32 (local.get $request)))
+               (i32.store offset={length} (local.get $at) (i32.load offset=36 (local.get $request)))
+               (br $next)))
+             i32.const {answer}"
+        );
+        self
+    }
+
     /// Answers with `count` entries that all share one reason of `bytes` bytes:
     /// little memory, a large answer.
     pub fn one_reason_many_times(mut self, count: u32, bytes: u32) -> Self {
@@ -295,7 +329,7 @@ impl Made {
                 (local.get $at))
               (func (export "vmgroup:policy/lifecycle@{version}#describe") (result i32) {describe})
               (func (export "vmgroup:policy/lifecycle@{version}#validate-config") (param $kind i32) (param i32 i32) (result i32) {validate})
-              (func (export "vmgroup:policy/{kind}@{version}#{function}") (param $request i32) (result i32) (local $n i32)
+              (func (export "vmgroup:policy/{kind}@{version}#{function}") (param $request i32) (result i32) (local $n i32) {locals}
                 (if (result i32) {bad}
                   (then {decide})
                   (else i32.const {refusal}))))"#,
@@ -303,6 +337,7 @@ impl Made {
             at_start = self.at_start,
             describe = self.describe,
             validate = self.validate,
+            locals = self.locals,
             decide = self.decide,
         )
     }

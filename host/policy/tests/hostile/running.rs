@@ -216,6 +216,21 @@ fn the_same_question_costs_and_answers_the_same_on_another_host() {
 }
 
 #[test]
+fn a_policy_is_asked_with_its_own_configuration() {
+    for kind in [Kind::Placement, Kind::Scaling] {
+        let mut source = Made::new(kind).gives_its_config_as_reason().source();
+        source.config = serde_json::json!({ "edition": 7 });
+        let policy = HOST.check(kind, &source).unwrap().policy;
+        let reasons: Vec<String> = if kind == Kind::Placement {
+            policy.place(&questions::placement(2)).unwrap().answer.into_iter().map(|place| place.reason).collect()
+        } else {
+            policy.choose(&questions::scaling(2)).unwrap().answer.into_iter().map(|victim| victim.reason).collect()
+        };
+        assert_eq!(reasons, [r#"{"edition":7}"#; 2]);
+    }
+}
+
+#[test]
 fn a_policy_answers_its_own_question_only() {
     let policy = policy(&Made::new(Kind::Naming));
     assert!(matches!(policy.choose(&questions::scaling(1)), Err(DecisionError::Host(_))));
