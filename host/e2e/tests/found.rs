@@ -82,6 +82,28 @@ async fn s1_a_folder_that_comes_when_its_group_is_gone() {
     eventually("it is seen off", SOON, left).await;
 }
 
+/// Seed 70286: somebody destroyed a group's folder, and it was made again while the
+/// record still had the old one; nobody knew of the new one when the operator had to
+/// stop before it could write it down.
+#[tokio::test(start_paused = true)]
+async fn s1_a_folder_that_is_made_again_is_written_down_first() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 0).await;
+    user.ready("shop", "web", 0, SOON).await;
+    let folder = world.folders().await.unwrap().remove(0);
+    world.kube.faults().set_down(true);
+    world.vcenter.destroy_folder(&folder).unwrap();
+    tokio::time::sleep(SOON).await;
+    world.kill_operator().await.unwrap();
+    world.kube.faults().set_down(false);
+    user.delete("shop", "web").await;
+    world.start_operator().await.unwrap();
+    user.gone("shop", "web", SOON).await;
+    assert_eq!(world.folders().await.unwrap(), Vec::<String>::new());
+}
+
 /// Seed 6868: a clone whose answer was lost ended while the operator was looking for
 /// it: after it had asked for the machine, and before it asked for running tasks. It
 /// was taken for lost, and asked for again.

@@ -31,7 +31,11 @@ impl Pass<'_> {
         let names = plan.record.iter().filter(unborn).map(|member| member.name.clone()).collect();
         self.engine.reserved_names.keep(&self.desired.uid, names);
         let old = self.written().0;
-        let folder_known = old.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
+        let id = seen.folder.id.as_ref().map(ToString::to_string);
+        // A reference in the record that is not there any more would hide that the
+        // folder was asked for anew.
+        let same = |folder: &FolderStatus| folder.name == seen.folder.name && (folder.id.is_none() || folder.id == id);
+        let folder_known = old.folder.as_ref().is_some_and(same);
         let needs_folder =
             plan.steps.iter().any(|step| matches!(step, plan::Step::CreateFolder { .. } | plan::Step::Clone { .. }));
         if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) {
@@ -39,8 +43,7 @@ impl Pass<'_> {
         }
         let mut new = old.clone();
         new.members = status::listed(self.with_tasks(plan.record.clone()));
-        new.folder =
-            Some(FolderStatus { name: seen.folder.name.clone(), id: seen.folder.id.as_ref().map(ToString::to_string) });
+        new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
         self.write_intents(new).await?;
         for member in &plan.record {
             if member.state == MemberState::Planned {
