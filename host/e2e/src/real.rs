@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use self::cluster::Cluster;
-use self::process::{Process, free_port, tail};
+use self::process::{Process, free_port, run, tail};
 use self::secret::MountedSecret;
 use self::vcenter::Vcenter;
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
@@ -50,6 +50,22 @@ impl RealWorld {
     /// kubectl as the administrator, and as a person would type it.
     pub async fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<Said, WorldError> {
         self.cluster.kubectl(arguments, stdin).await
+    }
+
+    /// `vmgroup` at the administrator's desk.
+    pub async fn at_the_desk(&self, arguments: &[&str]) -> Result<Said, WorldError> {
+        let vcsim = &self.vcenter.vcsim;
+        let (user, password) = vcsim.login();
+        let mut command = tokio::process::Command::new(operator()?);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.cluster.administrator())
+            .env("VC_HOST", vcsim.url())
+            .env("VC_USER", user)
+            .env("VC_PASS", password)
+            .env("VC_CA_FILE", vcsim.ca());
+        run(command, None).await
     }
 
     /// What the operator's deployment consists of, as `kubectl kustomize` prints it.

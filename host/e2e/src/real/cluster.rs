@@ -111,9 +111,14 @@ impl Cluster {
 
     fn command(&self) -> Command {
         let mut command = Command::new("kubectl");
-        // Its cache of what the API offers is in the home folder.
-        command.env("HOME", self.folder.join("home")).env("KUBECONFIG", self.folder.join("admin.kubeconfig"));
+        command.envs(self.administrator());
         command
+    }
+
+    /// The environment of the administrator's commands.
+    pub fn administrator(&self) -> [(&'static str, PathBuf); 2] {
+        // kubectl's cache of what the API offers is in the home folder.
+        [("HOME", self.folder.join("home")), ("KUBECONFIG", self.folder.join("admin.kubeconfig"))]
     }
 
     /// A kubeconfig with a fresh token of a service account of the operator's namespace.

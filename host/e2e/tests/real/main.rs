@@ -250,3 +250,50 @@ async fn a_certificate_that_is_not_trusted_is_named() {
     world.start_operator().await.unwrap();
     user.ready("shop", "web", 1, SOON).await;
 }
+
+/// Machines whose group's finalizer was removed by hand: the metrics count them,
+/// `vmgroup orphans` names them, one is destroyed and the other adopted.
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_found_destroyed_and_adopted() {
+    if !wanted("orphans_are_found_destroyed_and_adopted") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    world.start_lone_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let old: Vec<String> = world.vms().await.unwrap().into_iter().map(|vm| vm.name).collect();
+    world.kill_operator().await.unwrap();
+    user.delete("shop", "web").await;
+    let give_up = ["patch", "vg", "web", "-n", "shop", "--type=json", "-p"];
+    let give_up = [&give_up[..], &[r#"[{"op":"remove","path":"/metadata/finalizers"}]"#]].concat();
+    world.kubectl(&give_up, None).await.unwrap().success().unwrap();
+    user.gone("shop", "web", SOON).await;
+    world.start_lone_operator().await.unwrap();
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    assert_eq!(world.vms().await.unwrap().len(), 3);
+    let (_, page) = world.page("/metrics").await.unwrap();
+    assert!(page.contains(r#"vmgroup_machines{standing="orphan"} 2"#), "{page}");
+
+    let listed = world.at_the_desk(&["orphans"]).await.unwrap().success().unwrap();
+    assert!(old.iter().all(|name| listed.contains(name)) && listed.matches("orphan ").count() == 2, "{listed}");
+    let dry = world.at_the_desk(&["orphans", "--delete", "--all"]).await.unwrap().success().unwrap();
+    assert!(dry.contains("would have deleted") && dry.contains("--yes"), "{dry}");
+    let dry = world.at_the_desk(&["adopt", "shop/web", &old[1], "--scale"]).await.unwrap().success().unwrap();
+    assert!(dry.contains("spec.replicas: 1 -> 2") && dry.contains("Nothing was changed"), "{dry}");
+    assert_eq!(world.vms().await.unwrap().len(), 3);
+
+    world.at_the_desk(&["orphans", "--delete", &old[0], "--yes"]).await.unwrap().success().unwrap();
+    world.at_the_desk(&["adopt", "shop/web", &old[1], "--scale", "--yes"]).await.unwrap().success().unwrap();
+    user.ready("shop", "web", 2, SOON).await;
+    let vms = world.vms().await.unwrap();
+    assert!(vms.len() == 2 && vms.iter().any(|vm| vm.name == old[1]), "{vms:?}");
+    let clones = world.calls().await.unwrap()["CloneVM_Task"];
+    assert_eq!(clones, 3, "nobody was made in the place of the adopted one");
+    let (_, page) = world.page("/metrics").await.unwrap();
+    assert!(page.contains(r#"vmgroup_machines{standing="orphan"} 0"#), "{page}");
+    let refused = world.at_the_desk(&["orphans", "--delete", &vms[0].name, "--yes"]).await.unwrap();
+    assert!(!refused.ok && refused.err.contains("scale or delete its group instead"), "{refused:?}");
+}
