@@ -82,14 +82,14 @@ deny: ## Licenses, sources, duplicates and advisories of the dependencies
 # Where a long soak keeps its state, to be gone on with.
 SOAK_STATE := $(TARGET)/soak.json
 
-soak: ## RUNS=1000 random runs under random faults; Ctrl-C stops, the same again goes on
+soak: ## RUNS=1000 random runs under random faults; Ctrl-C stops, the same again goes on. RELEASE=1 for many
 	$(call say, building the soak$(first))
-	@cargo build --package vmgroup-e2e --bin soak
-	@$(TARGET)/debug/soak --runs $(or $(RUNS),1000) --from $(or $(FROM),0) --threads 2 --continue $(SOAK_STATE)
+	@cargo build --workspace --bin soak $(if $(RELEASE),--release)
+	@$(TARGET)/$(if $(RELEASE),release,debug)/soak --runs $(or $(RUNS),1000) --from $(or $(FROM),0) --threads 2 --continue $(SOAK_STATE)
 
 mutants: ## Plants known bugs, one at a time: each has to be caught. ONLY=part of a name
 	$(call say, building what plants them$(first))
-	@cargo build --package vmgroup-e2e --bin mutants
+	@cargo build --workspace --bin mutants
 	@$(TARGET)/debug/mutants $(if $(ONLY),--only $(ONLY))
 
 clean: ## Remove what was built, but not the real components of e2e

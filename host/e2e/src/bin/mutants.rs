@@ -163,7 +163,7 @@ fn build(root: &Path, list: &[Mutant]) -> Result<PathBuf, String> {
     eprintln!("building a copy with {} mutants in {}", list.len(), tree.display());
     lay_out(&tree, &wanted).map_err(|error| format!("{}: {error}", tree.display()))?;
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--message-format", "short", "--package", "vmgroup-e2e", "--bin", "mutants"])
+        .args(["build", "--quiet", "--message-format", "short", "--workspace", "--bin", "mutants"])
         .current_dir(&tree)
         .env("CARGO_TARGET_DIR", &target)
         .output()
