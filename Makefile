@@ -39,8 +39,8 @@ test: ## Every test that needs nothing but Rust
 	$(call say, checking deploy/ and the Containerfile)
 	@scripts/check-deploy
 
-e2e: ## The same stories against the real kube-apiserver, etcd and vcsim. Needs Go
-	$(call say, building the real kube-apiserver etcd and vcsim; about 6 minutes the first time)
+e2e: ## The same stories against the real kube-apiserver, etcd, vcsim and registry. Needs Go
+	$(call say, building the real kube-apiserver etcd vcsim and registry; about 7 minutes the first time)
 	@host/e2e/tools/build >/dev/null
 	$(call say, testing the front of vcsim)
 	@go -C host/e2e/tools/vsphere test ./...

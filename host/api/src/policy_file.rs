@@ -109,8 +109,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicyEntry {
-    /// A key of the ConfigMap's `binaryData` ending in `.wasm` or `.wasm.gz`,
-    /// or the bare name of a shipped policy (`ordinal`).
+    /// A key of the ConfigMap's `binaryData` ending in `.wasm` or `.wasm.gz`, the
+    /// bare name of a shipped policy (`ordinal`), or an artifact in an OCI registry,
+    /// with its digest (`oci://registry.example.com/policies/mine@sha256:…`).
     pub plugin: String,
     /// The policy's own configuration; what is legal here is up to it.
     #[serde(default)]
@@ -186,6 +187,16 @@ impl PolicyFile {
         let file: Self = serde_saphyr::from_str(text).map_err(|error| PolicyFileError::Parse(error.to_string()))?;
         file.within_bounds()?;
         Ok(file)
+    }
+
+    /// Every plugin that it names, those on trial included.
+    pub fn plugins(&self) -> impl Iterator<Item = &str> {
+        let of_rules = self.groups.iter().flat_map(|rule| [&rule.naming, &rule.placement, &rule.scaling]);
+        let entries = [&self.naming, &self.placement, &self.scaling].into_iter().chain(of_rules).flatten();
+        entries
+            .flat_map(|entry| [Some(&entry.plugin), entry.shadow.as_ref().map(|it| &it.plugin)])
+            .flatten()
+            .map(String::as_str)
     }
 
     fn within_bounds(&self) -> Result<(), PolicyFileError> {
@@ -345,6 +356,15 @@ scaling:   { plugin: idle-first.wasm, config: { protect: [ "pet=true" ] }, onFai
         .unwrap();
         assert_eq!(file.naming.unwrap().config["maxLength"], 15);
         assert_eq!(file.scaling.unwrap().on_failure, OnFailure::Hold);
+    }
+
+    #[test]
+    fn every_plugin_is_found_wherever_it_is_named() {
+        let file = PolicyFile::parse(
+            "naming: { plugin: a }\nscaling: { plugin: b, shadow: { plugin: c } }\ngroups: [{ name: x, placement: { plugin: d } }]",
+        )
+        .unwrap();
+        assert_eq!(file.plugins().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod audit;
 mod cluster;
 mod process;
+pub mod registry;
 mod secret;
 mod vcenter;
 mod vcsim;
@@ -43,6 +44,7 @@ pub struct RealWorld {
     operator_logs: Vec<PathBuf>,
     metrics: Option<String>,
     login: Option<MountedSecret>,
+    flags: Vec<String>,
     folder: Folder,
 }
 
@@ -120,6 +122,23 @@ impl RealWorld {
         }
     }
 
+    /// Further flags of operators that are started from now on.
+    pub fn operator_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// A command of the operator's binary, as a person would type it.
+    pub async fn vmgroup(&self, arguments: &[&str]) -> Result<Said, WorldError> {
+        let mut command = tokio::process::Command::new(operator()?);
+        command.args(arguments).env_clear().env("HOME", &self.folder.0);
+        process::run(command, None).await
+    }
+
+    /// A folder of this world, gone with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder.0
+    }
+
     /// Starts an operator that takes part in no election: the only one there is, who
     /// need not wait until the lease of a killed one expires.
     pub async fn start_lone_operator(&mut self) -> Result<(), WorldError> {
@@ -139,6 +158,7 @@ impl RealWorld {
         command
             .args(["run", "--log-format=text", "--namespace", OPERATOR_NAMESPACE])
             .args(elect.then_some("--leader-elect"))
+            .args(&self.flags)
             .args(["--instance", &name, "--metrics-addr", &metrics])
             .args(["--max-tasks", &self.options.max_tasks.to_string()])
             .args(ca.map(|ca| [OsStr::new("--vc-ca-file"), ca.as_os_str()]).into_iter().flatten())
@@ -228,6 +248,7 @@ impl World for RealWorld {
             operator_logs: vec![],
             metrics: None,
             login: None,
+            flags: vec![],
             folder,
         };
         world.deploy().await?;

@@ -17,10 +17,11 @@ use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
 use vmgroup_operator::by_hand::{Hand, HandError};
 use vmgroup_operator::clock::Clock;
-use vmgroup_operator::config::{RunConfig, VcenterConfig};
+use vmgroup_operator::config::{PolicySupply, RunConfig, VcenterConfig};
 use vmgroup_operator::logins;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
+use vmgroup_operator::policy_source::Supply;
 use vmgroup_operator::rest::CountCalls;
 use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
@@ -322,6 +323,7 @@ impl SimWorld {
             namespace: OPERATOR_NAMESPACE.into(),
             policy_config_map: "vmgroup-policy".into(),
             policy_dir: None,
+            policy_supply: PolicySupply::default(),
             time_zone: None,
             metrics_addr: None,
             otlp_endpoint: None,
@@ -351,6 +353,7 @@ impl SimWorld {
                 busy => Offload::InlineAfter(busy),
             },
             sandbox: self.sandbox.clone(),
+            supply: Supply::default(),
             pages: Arc::default(),
         };
         self.pages.push(Arc::downgrade(&parts.pages));

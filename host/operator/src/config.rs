@@ -25,6 +25,8 @@ pub struct RunConfig {
     /// The folder that the policies are in, instead of the ConfigMap. What was in
     /// force last is kept beside the ConfigMap all the same.
     pub policy_dir: Option<PathBuf>,
+    /// What the policies may need beyond that.
+    pub policy_supply: PolicySupply,
     /// The site's time zone, told to the policies; none: they are told none.
     pub time_zone: Option<TimeZone>,
     /// Where `/livez`, `/readyz` and `/metrics` are served; none: nowhere.
@@ -41,6 +43,21 @@ pub struct RunConfig {
     pub decisions: Option<vmgroup_records::Settings>,
     /// The local socket on which they are shown; none: nowhere.
     pub socket: Option<PathBuf>,
+}
+
+/// Registries that policies are pulled from, and keys that they are signed by.
+#[derive(Clone, Debug, Default)]
+pub struct PolicySupply {
+    /// Whose certificates of registries are trusted; none: the system's.
+    pub registry_ca: Option<PathBuf>,
+    /// docker's `config.json` with the logins to registries.
+    pub registry_logins: Option<PathBuf>,
+    /// Registries speak plain HTTP.
+    pub registry_plain_http: bool,
+    /// Where what was pulled is kept, and how many bytes of it; none: nowhere.
+    pub cache: Option<(PathBuf, u64)>,
+    /// Public keys in PEM: plugins have to be signed by one of them.
+    pub keys: Option<PathBuf>,
 }
 
 /// Where vCenter is and how to log in.

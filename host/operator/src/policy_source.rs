@@ -15,6 +15,7 @@ mod folder;
 mod keeper;
 mod kept;
 mod rules;
+mod supply;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +32,7 @@ use vmgroup_api::policy_file::{self, FILE_NAME};
 use vmgroup_policy::{
     CheckError, ConfigProblem, DecisionError, Host, Kind, Policy, PolicySet, Problem, Source, shipped,
 };
+use vmgroup_registry::SCHEME;
 
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -39,11 +41,13 @@ use self::breaker::Breaker;
 use self::edition::{Content, Edition, decides_alike};
 use self::kept::{Kept, RolledBack};
 use self::rules::Rule;
+use self::supply::Checker;
 
 pub use candidates::{Candidate, Candidates, Unfit};
 pub use folder::watch_folder;
 pub use keeper::Keeper;
 pub use rules::Who;
+pub use supply::{Absent, Registries, SIGNATURE_ANNOTATION, SIGNATURE_SUFFIX, Supply};
 pub use watch::watch_config_map;
 
 /// How many editions before the one in force are remembered, to go back to.
@@ -205,6 +209,8 @@ pub struct PolicyFiles {
     pub resource_version: String,
     /// Where they are from.
     pub origin: Origin,
+    /// What the policy file names by reference, and could not be had.
+    pub absent: BTreeMap<String, Absent>,
 }
 
 /// Where policies are from. The messages name what its users know.
@@ -244,7 +250,7 @@ impl PolicyFiles {
                 .map(|(key, value)| (key, value.0.into()))
                 .collect(),
             resource_version: map.metadata.resource_version.unwrap_or_default(),
-            origin: Origin::ConfigMap,
+            ..Self::default()
         }
     }
 
@@ -263,7 +269,8 @@ impl PolicyFiles {
             }
             None => part(b"none"),
         }
-        for (key, value) in &self.binaries {
+        // What a reference names is in the reference.
+        for (key, value) in self.binaries.iter().filter(|(key, _)| !key.starts_with(SCHEME)) {
             part(key.as_bytes());
             part(value);
         }
@@ -285,7 +292,8 @@ struct Fingerprint(Option<[u8; 32]>);
 pub struct PolicyBook(Arc<Book>);
 
 struct Book {
-    host: Host,
+    checker: Checker,
+    supply: Supply,
     offload: Offload,
     metrics: Metrics,
     in_force: ArcSwap<Serving>,
@@ -324,8 +332,14 @@ enum Considered {
 }
 
 impl PolicyBook {
-    /// A book with the built-in defaults in force. Compiles them, in place.
+    /// A book with the built-in defaults in force, that asks no registries and takes
+    /// plugins without a signature. Compiles them, in place.
     pub fn new(host: Host, offload: Offload, metrics: Metrics) -> Result<Self, CheckError> {
+        Self::with(host, Supply::default(), offload, metrics)
+    }
+
+    /// The same with registries and keys.
+    pub fn with(host: Host, supply: Supply, offload: Offload, metrics: Metrics) -> Result<Self, CheckError> {
         let builtin = Arc::new(shipped::default_set(&host)?);
         let serving = Serving {
             set: builtin.clone(),
@@ -340,7 +354,8 @@ impl PolicyBook {
         };
         let in_force = Edition::builtin(builtin);
         Ok(Self(Arc::new(Book {
-            host,
+            checker: Checker { host, keys: supply.keys.clone() },
+            supply,
             offload,
             metrics,
             in_force: ArcSwap::from_pointee(serving),
@@ -395,7 +410,7 @@ impl PolicyBook {
     /// Sends a plugin that nobody offers through the checks: as a policy of this
     /// kind, or (nothing) of each that it answers.
     pub async fn check(&self, kind: Option<Kind>, source: Source) -> Result<Vec<Arc<Policy>>, CheckError> {
-        let host = self.0.host.clone();
+        let host = self.0.checker.host.clone();
         let check = move || {
             let kinds = match kind {
                 Some(kind) => vec![kind],
@@ -490,10 +505,10 @@ impl PolicyBook {
 
     /// What was kept and still passes its checks, the latest first.
     async fn read_kept(&self, kept: &Kept) -> Vec<Edition> {
-        let (host, builtin) = (self.0.host.clone(), self.in_force().builtin.clone());
+        let (checker, builtin) = (self.0.checker.clone(), self.in_force().builtin.clone());
         let contents: Vec<Content> = kept.in_force.iter().chain(&kept.previous).cloned().collect();
         let read = move || {
-            let read = |content| match Edition::read(&host, &builtin, content) {
+            let read = |content| match Edition::read(&checker, &builtin, content) {
                 Ok(edition) => Some(edition),
                 Err(refusal) => {
                     tracing::warn!(%refusal, "what was in force before does not pass its check any more");
@@ -503,6 +518,34 @@ impl PolicyBook {
             contents.iter().filter_map(read).collect()
         };
         self.0.offload.run(read).await
+    }
+
+    /// Adds what the policy file names by reference, from what is or was in force and
+    /// otherwise from the registries; what cannot be had is noted in it.
+    async fn complete(&self, files: &mut PolicyFiles) {
+        if files.wanted().is_empty() {
+            return;
+        }
+        let known: Vec<PolicyFiles> = {
+            let offers = self.offers();
+            let recalled = offers.recalled.iter().flat_map(|kept| kept.in_force.iter().chain(&kept.previous));
+            let contents = recalled.chain([&offers.in_force.content]);
+            contents.filter_map(|content| content.data.clone()).collect()
+        };
+        for others in &known {
+            files.take_from(others);
+        }
+        let at_start = !*self.0.settled.borrow();
+        self.0.supply.complete(files, at_start).await;
+    }
+
+    /// The same of what was kept, as far as there was no room for it.
+    async fn completed(&self, mut kept: Kept) -> Kept {
+        let contents = kept.in_force.iter_mut().chain(&mut kept.previous);
+        for files in contents.filter_map(|content| content.data.as_mut()) {
+            self.complete(files).await;
+        }
+        kept
     }
 
     async fn consider(&self, data: Option<PolicyFiles>) -> Considered {
@@ -518,8 +561,9 @@ impl PolicyBook {
         let proposal = match rolled_back {
             Some(rolled_back) if rolled_back.content == content.fingerprint => Err(rolled_back.refusal),
             _ => {
-                let (host, builtin, content) = (self.0.host.clone(), self.in_force().builtin.clone(), content.clone());
-                self.0.offload.run(move || Edition::read(&host, &builtin, &content)).await
+                let (checker, builtin, content) =
+                    (self.0.checker.clone(), self.in_force().builtin.clone(), content.clone());
+                self.0.offload.run(move || Edition::read(&checker, &builtin, &content)).await
             }
         };
         let recalled = match recalled {
@@ -544,13 +588,18 @@ impl PolicyBook {
         }
         let first = offers.concluded == 0;
         offers.concluded = ticket;
-        offers.content = Some(content.fingerprint);
+        // What could not be had may be there the next time.
+        let whole = content.data.as_ref().is_none_or(|files| files.absent.is_empty());
+        offers.content = whole.then_some(content.fingerprint);
         offers.recalled = None;
         if first {
             let others = recalled.into_iter().filter(|edition| edition.content.fingerprint != content.fingerprint);
             offers.earlier = others.collect();
         }
         let considered = match proposal {
+            Err(refusal) if !first && self.refusal().is_some_and(|standing| *standing == refusal) => {
+                Considered::Unchanged(self.standing())
+            }
             Err(refusal) => {
                 self.0.metrics.policy_swap(&refusal.stage);
                 let refusal = Arc::new(refusal);

@@ -4,6 +4,7 @@
 //! vCenter, clock and randomness, where sandboxes run) is in [`Parts`].
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -14,13 +15,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use vmgroup_policy::signature::Keys;
 use vmgroup_records::Recorder;
-use vmgroup_vsphere::{Agent, HttpTransport, Options, Transport, Vcenter};
+use vmgroup_registry::{Cache, Registry, Settings};
+use vmgroup_vsphere::{Agent, HttpTransport, Options, Tls, Transport, Vcenter};
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::config::{RunConfig, VcenterConfig};
+use crate::config::{PolicySupply, RunConfig, VcenterConfig};
 use crate::controller::{self, Guarded};
 use crate::decide::Decider;
 use crate::decisions;
@@ -36,7 +39,7 @@ use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, Standing, mark};
-use crate::policy_source::{Keeper, PolicyBook, watch_config_map, watch_folder};
+use crate::policy_source::{Keeper, PolicyBook, Registries, Supply, watch_config_map, watch_folder};
 use crate::preview;
 use crate::rest::CountCalls;
 use crate::shadow::{self, Shadow};
@@ -60,7 +63,34 @@ pub enum RunError {
     KubeConfig(#[source] kube::config::InferConfigError),
     /// The CA file cannot be used, or the like.
     #[error("the connection to vCenter cannot be set up")]
-    Vcenter(#[source] vmgroup_vsphere::Error),
+    Vcenter(#[source] vmgroup_wire::SetupError),
+    /// The CA file of registries cannot be used, or the like.
+    #[error("the connection to registries cannot be set up")]
+    Registry(#[source] vmgroup_wire::SetupError),
+    /// The cache of policies cannot be used.
+    #[error("the folder `{}` cannot be used for policies: choose another --policy-cache-dir", path.display())]
+    Cache {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The keys cannot be read.
+    #[error("the keys of --policy-keys cannot be read from `{}`", path.display())]
+    KeyFile {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// They are no keys.
+    #[error("`{}` of --policy-keys cannot be used: it is to hold public keys in PEM, as `openssl pkey -pubout` writes them", path.display())]
+    Keys {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: vmgroup_policy::signature::KeyError,
+    },
     /// The sandbox cannot be made on this machine.
     #[error("the WebAssembly sandbox cannot be made")]
     Sandbox(#[source] vmgroup_policy::HostError),
@@ -104,6 +134,8 @@ pub struct Parts {
     pub offload: Offload,
     /// The policy host.
     pub sandbox: vmgroup_policy::Host,
+    /// What policies may need beyond what they are named by.
+    pub supply: Supply,
     /// Filled with the pages of the local socket, for who has no socket.
     pub pages: Arc<OnceLock<axum::Router>>,
 }
@@ -155,6 +187,7 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         seed: seed(),
         offload: Offload::Blocking,
         sandbox: vmgroup_policy::Host::new(vmgroup_policy::Limits::default()).map_err(RunError::Sandbox)?,
+        supply: supply(&config.policy_supply, clock)?,
         pages: Arc::default(),
     };
     let stop = CancellationToken::new();
@@ -165,6 +198,36 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
         signal.cancel();
     });
     start(config, parts, stop).await
+}
+
+/// A client for registries, without a cache.
+pub fn registry(config: &PolicySupply, cache: Option<Cache>) -> Result<Registry, RunError> {
+    let PolicySupply { registry_ca, registry_logins, registry_plain_http, cache: _, keys: _ } = config;
+    let tls = registry_ca.clone().map_or(Tls::System, Tls::CaFile);
+    let transport = HttpTransport::new(&tls).map_err(RunError::Registry)?;
+    let settings = Settings {
+        logins: registry_logins.clone(),
+        plain_http: *registry_plain_http,
+        plain_http_if_local: registry_ca.is_none(),
+        max_wasm: vmgroup_policy::Limits::default().wasm_bytes,
+    };
+    Ok(Registry::new(Arc::new(transport), settings, cache))
+}
+
+/// The public keys in a file.
+pub fn keys(path: &Path) -> Result<Keys, RunError> {
+    let pem = std::fs::read(path).map_err(|source| RunError::KeyFile { path: path.to_owned(), source })?;
+    Keys::from_pem(&pem).map_err(|source| RunError::Keys { path: path.to_owned(), source })
+}
+
+/// What policies may need: registries, and the keys that they are signed by.
+fn supply(config: &PolicySupply, clock: Clock) -> Result<Supply, RunError> {
+    let cache = config.cache.as_ref().map(|(path, limit)| {
+        Cache::open(path, *limit).map_err(|source| RunError::Cache { path: path.clone(), source })
+    });
+    let registry = registry(config, cache.transpose()?)?;
+    let keys = config.keys.as_deref().map(keys).transpose()?.map(Arc::new);
+    Ok(Supply { registries: Some(Registries { registry, clock }), keys })
 }
 
 /// Two operators that start at the same moment must not make the same UUIDs.
@@ -189,7 +252,7 @@ async fn terminated() {
 
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let Parts { kube, transport, clock, metrics, seed, offload, sandbox, pages } = parts;
+    let Parts { kube, transport, clock, metrics, seed, offload, sandbox, supply, pages } = parts;
     let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
     let agent = Agent { instance: config.instance.clone(), process: seed };
@@ -198,7 +261,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let login_dir = config.vcenter.login_dir.clone();
     let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
     let link = Link::new(vcenter, config.site.clone(), remedy);
-    let policies = PolicyBook::new(sandbox, offload, metrics.clone()).map_err(RunError::Builtin)?;
+    let policies = PolicyBook::with(sandbox, supply, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let (shadow, trials) = Shadow::new(offload, metrics.clone(), recorder.clone(), clock);

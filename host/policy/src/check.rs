@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::DecisionError;
 use crate::policy::Loaded;
 use crate::shape::{self, InterfaceProblem, Interfaces, ParseProblem, Shape};
+use crate::signature::SignatureProblem;
 use crate::source::{self, SizeProblem};
 use crate::text::{MESSAGE_CHARS, quoted, tidy};
 use crate::wit::lifecycle::{Description, Kind as WitKind, Problem as WitProblem};
@@ -21,6 +22,8 @@ use crate::{Contract, Digest, Host, Kind, Policy, Source, sandbox, schema, self_
 pub enum Stage {
     /// The file is there, within its limits, and unpacks.
     Size,
+    /// Somebody has signed it whose plugins are taken, where that is required.
+    Signature,
     /// It is a whole and valid component.
     Parse,
     /// It imports nothing forbidden and exports what it was named for, in a
@@ -44,6 +47,7 @@ impl Stage {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Size => "size",
+            Self::Signature => "signature",
             Self::Parse => "parse",
             Self::Interface => "interface",
             Self::Compile => "compile",
@@ -128,6 +132,9 @@ pub enum Problem {
         /// The names there are.
         shipped: Vec<String>,
     },
+    /// Stage signature.
+    #[error(transparent)]
+    Signature(SignatureProblem),
     /// Stage parse.
     #[error(transparent)]
     Parse(#[from] ParseProblem),
@@ -205,6 +212,12 @@ impl Problem {
             }
             Self::NotShipped { .. } => {
                 "Use one of these names, or put the plugin into the ConfigMap's binaryData under the name that policy.yaml uses.".to_owned()
+            }
+            Self::Signature(SignatureProblem::Missing) => {
+                "Have it signed (`vmgroup policy sign`), and put the signature beside it: NAME.sig, or `vmgroup policy push --signature`.".to_owned()
+            }
+            Self::Signature(SignatureProblem::NotOurs(_)) => {
+                "Sign this very build, with a key that the administrator has named (`vmgroup run --policy-keys`).".to_owned()
             }
             Self::Parse(ParseProblem::CoreModule) => {
                 "Make a component of it: build it with scripts/build-plugins, or wrap it with `wasm-tools component new`.".to_owned()

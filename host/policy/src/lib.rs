@@ -13,6 +13,7 @@ pub mod check_answer;
 pub mod conformance;
 pub mod generate;
 pub mod shipped;
+pub mod signature;
 pub mod wit;
 
 mod check;

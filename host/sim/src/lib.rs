@@ -1,4 +1,4 @@
-//! A simulated Kubernetes API and a simulated vCenter, each a tower service:
+//! A simulated Kubernetes API, vCenter and OCI registry, each a tower service:
 //! served over HTTP for people, kubectl and govc, and called in-process by
 //! tests with tokio's time paused, so that the same seed gives the same run.
 //!
@@ -8,5 +8,6 @@
 pub mod clock;
 pub mod faults;
 pub mod kube;
+pub mod registry;
 pub mod serve;
 pub mod vcenter;

@@ -12,11 +12,11 @@ use tracing::Instrument as _;
 use crate::error::Error;
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
-use crate::secret::Credentials;
 use crate::session::{self, Account, Agent, Session, SessionCount};
 use crate::soap;
-use crate::transport::{Transport, TransportKind};
 use crate::xml::{Element, Writer};
+use vmgroup_wire::Credentials;
+use vmgroup_wire::{Transport, TransportKind};
 
 /// How to reach a vCenter, and what to keep of what it tells.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::refs::ManagedObjectRef;
-use crate::transport::{TransportError, TransportKind};
+use vmgroup_wire::{TransportError, TransportKind};
 
 /// Why a call to vCenter did not give what was asked. `Clone`, because one
 /// failed login is told to every caller that waited for it.
@@ -472,4 +472,16 @@ fn there_are(candidates: &[String]) -> String {
 
 fn remedy_text(remedy: Option<&String>) -> String {
     remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
 }

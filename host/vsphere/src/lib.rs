@@ -5,7 +5,7 @@
 //! only a value under a configured `extraConfig` key, by which the inventory is
 //! indexed.
 //!
-//! The layers, lowest first: [`transport`] carries one HTTP request; `xml` and
+//! The layers, lowest first: `vmgroup-wire`'s transport carries one HTTP request; `xml` and
 //! `soap` read and write envelopes; `session` keeps one session alive;
 //! `client` is the call with its deadline, its one retry after a lost session,
 //! and its count; `property` reads objects in bulk. On these stand the methods
@@ -13,34 +13,33 @@
 
 mod capacity;
 mod client;
+mod endpoint;
 pub mod error;
 mod inventory;
 mod model;
 mod property;
 mod read;
 mod refs;
-pub mod secret;
 mod session;
 mod site;
 mod soap;
 mod task;
-pub mod transport;
 mod watch;
 mod write;
 mod xml;
 
 pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, HostState, Usage};
 pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
+pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};
 pub use model::{About, Child, ConnectionState, Extra, PowerState, Template, Vm};
 pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef,
 };
-pub use secret::{Credentials, Password};
 pub use session::{Agent, MAX_SESSIONS, SessionCount};
 pub use site::{Named, Site, SiteCluster, SiteSelection};
 pub use task::{TaskInfo, TaskState};
-pub use transport::{HttpTransport, Tls, Transport, TransportError, TransportKind, endpoint};
+pub use vmgroup_wire::{Credentials, HttpTransport, Password, Tls, Transport, TransportError, TransportKind};
 pub use watch::{Event, Goal, Observer, Watch};
 pub use write::CloneSpec;

@@ -26,11 +26,11 @@ use crate::client::{Caller, Inner, Purpose, Vcenter};
 use crate::error::Error;
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
-use crate::secret::Credentials;
 use crate::session::leftovers::Swept;
 use crate::session::login::{Attempt, Failed};
 use crate::session::seats::Seats;
 use crate::soap;
+use vmgroup_wire::Credentials;
 
 /// After a refused login the same credentials are not tried again for this long,
 /// and twice as long after each further one. vCenter locks an account by default

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 mod page;
+mod registry;
 mod worst_day;
 
 use std::time::Duration;

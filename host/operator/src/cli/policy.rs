@@ -1,7 +1,8 @@
 //! `vmgroup policy …`: the author's desk. Makes, builds, checks and tries
 //! policies on whatever machine they are written on.
 //!
-//! Must not reach a cluster (but for `serve --apply`) or a vCenter, and decides nothing that the operator
+//! Must not reach a cluster (but for `serve --apply`) or a vCenter, a registry only
+//! for `push` and `pull`, and decides nothing that the operator
 //! does not decide in the same way: all of it goes through `vmgroup-policy`.
 
 mod ask;
@@ -12,6 +13,7 @@ mod conformance;
 mod input;
 mod inspect;
 mod new;
+mod registry;
 mod replay;
 mod request;
 mod serve;
@@ -49,6 +51,12 @@ pub(super) enum PolicyCommand {
     Bench(bench::BenchArgs),
     /// Builds, checks and tries a policy at each change of its crate.
     Serve(serve::ServeArgs),
+    /// Puts a plugin into an OCI registry, and prints the reference for policy.yaml.
+    Push(registry::PushArgs),
+    /// Gets a plugin from an OCI registry, or only the digest that a tag means now.
+    Pull(registry::PullArgs),
+    /// Signs a plugin.
+    Sign(registry::SignArgs),
     /// Tries on thousands of questions what any policy of its kind must hold.
     Conformance(conformance::ConformanceArgs),
 }
@@ -76,6 +84,8 @@ pub(super) enum PolicyError {
     #[error(transparent)]
     Replay(#[from] replay::ReplayError),
     #[error(transparent)]
+    Registry(#[from] registry::RegistryError),
+    #[error(transparent)]
     Apply(#[from] serve::ApplyError),
     #[error("the output could not be written")]
     Output(#[from] std::io::Error),
@@ -93,6 +103,9 @@ pub(super) fn run(command: &PolicyCommand, out: &mut impl Write) -> Result<ExitC
         PolicyCommand::Replay(arguments) => replay::run(arguments, out),
         PolicyCommand::Request(arguments) => request::run(arguments, out),
         PolicyCommand::Bench(arguments) => bench::run(arguments, out),
+        PolicyCommand::Push(arguments) => registry::push(arguments, out),
+        PolicyCommand::Pull(arguments) => registry::pull(arguments, out),
+        PolicyCommand::Sign(arguments) => registry::sign(arguments, out),
         PolicyCommand::Serve(arguments) => serve::run(arguments, out),
         PolicyCommand::Conformance(arguments) => conformance::run(arguments, out),
     }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use vmgroup_records::{FileSettings, Settings};
 use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
 
-use crate::config::{RunConfig, VcenterConfig};
+use crate::config::{PolicySupply, RunConfig, VcenterConfig};
 use crate::logging::LogFormat;
 use crate::logins::{self, LoginError};
 
@@ -77,6 +77,41 @@ pub struct VcenterArgs {
     root_folder: Option<String>,
 }
 
+/// How OCI registries are met: the flags of every command that asks one.
+#[derive(Args, Debug)]
+pub struct RegistryArgs {
+    /// A PEM file with the certificate authority that signed the registries' certificates [default: the system's]
+    #[arg(long = "registry-ca-file", env = "VMGROUP_REGISTRY_CA_FILE", value_name = "FILE", help_heading = "Registry")]
+    ca_file: Option<PathBuf>,
+
+    /// Logins to registries: a docker config.json, such as a mounted Secret's `.dockerconfigjson`. A change takes no restart
+    #[arg(
+        long = "registry-auth-file",
+        env = "VMGROUP_REGISTRY_AUTH_FILE",
+        value_name = "FILE",
+        help_heading = "Registry"
+    )]
+    auth_file: Option<PathBuf>,
+
+    /// Speak plain HTTP to every registry; to one on this machine it is spoken unless --registry-ca-file is given
+    #[arg(long = "registry-plain-http", conflicts_with = "ca_file", help_heading = "Registry")]
+    plain_http: bool,
+}
+
+impl RegistryArgs {
+    /// What they amount to, with nothing about keys and cache.
+    pub(super) fn to_supply(&self) -> PolicySupply {
+        let Self { ca_file, auth_file, plain_http } = self;
+        PolicySupply {
+            registry_ca: given_path(ca_file.clone()),
+            registry_logins: given_path(auth_file.clone()),
+            registry_plain_http: *plain_http,
+            cache: None,
+            keys: None,
+        }
+    }
+}
+
 /// Flags of `vmgroup run`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -95,7 +130,11 @@ Examples:
   vmgroup run --leader-elect
 
   # Policies from a folder: policy.yaml, and the plugins that it names
-  vmgroup run --policy-dir ./policies")]
+  vmgroup run --policy-dir ./policies
+
+  # Plugins from a registry (plugin: oci://…@sha256:…), signed by somebody we know
+  vmgroup run --policy-cache-dir /var/cache/vmgroup --registry-auth-file ~/.docker/config.json \
+    --policy-keys trusted.pem")]
 pub struct RunArgs {
     #[command(flatten)]
     vcenter: VcenterArgs,
@@ -121,6 +160,21 @@ pub struct RunArgs {
         help_heading = "Policies"
     )]
     policy_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    registry: RegistryArgs,
+
+    /// Keep what was pulled from registries in this folder, so that a start needs none of them [default: nowhere]
+    #[arg(long, env = "VMGROUP_POLICY_CACHE_DIR", value_name = "FOLDER", help_heading = "Policies")]
+    policy_cache_dir: Option<PathBuf>,
+
+    /// How much space that may take, in MiB: what was not used longest goes first
+    #[arg(long, value_name = "MIB", default_value = "128", requires = "policy_cache_dir", help_heading = "Policies")]
+    policy_cache_space: NonZeroU32,
+
+    /// Public keys (PEM; Ed25519 or ECDSA P-256): plugins that are not shipped have to be signed by one of them [default: none have to]
+    #[arg(long, env = "VMGROUP_POLICY_KEYS", value_name = "FILE", help_heading = "Policies")]
+    policy_keys: Option<PathBuf>,
 
     /// The site's time zone, such as `Europe/Berlin`: policies are told its time of day [default: none]
     #[arg(long, env = "VMGROUP_TIME_ZONE", value_name = "ZONE", value_parser = time_zone, help_heading = "Site")]
@@ -290,7 +344,7 @@ impl VcenterArgs {
             datastore,
             root_folder,
         } = self;
-        let login_dir = vc_login_dir.filter(|folder| !folder.as_os_str().is_empty());
+        let login_dir = given_path(vc_login_dir);
         let login = GivenLogin {
             host: given(vc_host),
             user: given(vc_user),
@@ -327,6 +381,10 @@ impl RunArgs {
             namespace,
             policy_config_map,
             policy_dir,
+            registry,
+            policy_cache_dir,
+            policy_cache_space,
+            policy_keys,
             time_zone,
             leader_elect,
             lease_name,
@@ -347,7 +405,12 @@ impl RunArgs {
             max_tasks,
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
-            policy_dir: policy_dir.filter(|folder| !folder.as_os_str().is_empty()),
+            policy_dir: given_path(policy_dir),
+            policy_supply: PolicySupply {
+                cache: given_path(policy_cache_dir).map(|folder| (folder, u64::from(policy_cache_space.get()) << 20)),
+                keys: given_path(policy_keys),
+                ..registry.to_supply()
+            },
             time_zone,
             metrics_addr: metrics_addr.0,
             otlp_endpoint: given(otlp_endpoint),
@@ -371,6 +434,10 @@ fn decisions(memory_mib: usize, folder: Option<PathBuf>, space_mib: NonZeroU32) 
 /// An empty variable is one that is not set: manifests leave them behind.
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.trim().is_empty())
+}
+
+fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn namespace_of_pod() -> Option<String> {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmgroup_api::{PolicyEntry, PolicyFile, ShadowEntry};
-use vmgroup_policy::{Host, Kind, Policy};
+use vmgroup_policy::{Kind, Policy};
 
 use super::edition::{by_kind, source};
+use super::supply::Checker;
 use super::{PolicyFiles, label, with_lines_below};
 
 /// A policy on trial.
@@ -23,7 +24,7 @@ pub struct Candidate {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("refused at stage {stage}: {message}")]
 pub struct Unfit {
-    /// `source`, or a stage of the check.
+    /// `source` or `pull`, or a stage of the check.
     pub stage: String,
     /// What is wrong.
     pub message: String,
@@ -37,11 +38,11 @@ pub struct Candidates(BTreeMap<Kind, Candidate>);
 
 impl Candidates {
     /// Reads those of a policy file. Takes a core for as long as compiling takes.
-    pub(super) fn read(host: &Host, file: &PolicyFile, text: &str, files: &PolicyFiles) -> Self {
+    pub(super) fn read(checker: &Checker, file: &PolicyFile, text: &str, files: &PolicyFiles) -> Self {
         let read = |(kind, entry): (Kind, &PolicyEntry)| {
             let ShadowEntry { plugin, config } = entry.shadow.as_ref()?;
-            let checked = check(host, kind, plugin, config.clone(), text, files);
-            Some((kind, Candidate { plugin: plugin.clone(), checked }))
+            let result = check(checker, kind, plugin, config.clone(), text, files);
+            Some((kind, Candidate { plugin: plugin.clone(), checked: result }))
         };
         let PolicyFile { naming, placement, scaling, groups: _, breaker: _ } = file;
         Self(by_kind([naming, placement, scaling].map(Option::as_ref)).filter_map(read).collect())
@@ -88,19 +89,19 @@ fn alike(one: Option<&Candidate>, other: Option<&Candidate>) -> bool {
 }
 
 fn check(
-    host: &Host,
+    checker: &Checker,
     kind: Kind,
     plugin: &str,
     config: serde_json::Map<String, serde_json::Value>,
     text: &str,
     files: &PolicyFiles,
 ) -> Result<Arc<Policy>, Unfit> {
-    let source = source(kind, plugin, config, files).map_err(|message| Unfit {
-        stage: "source".to_owned(),
-        message,
-        remedy: format!("{}, or name one that is there.", files.origin.how_to_add(plugin)),
+    let source = source(kind, plugin, config, files).map_err(|unfound| Unfit {
+        stage: unfound.stage.to_owned(),
+        message: unfound.message,
+        remedy: unfound.remedy,
     })?;
-    host.check(kind, &source).map(|checked| checked.policy).map_err(|error| Unfit {
+    checker.check(kind, &source, files).map(|checked| checked.policy).map_err(|error| Unfit {
         stage: error.stage.to_string(),
         message: with_lines_below(&error.problem, &format!("/{kind}/shadow/config"), text),
         remedy: error.remedy.replace(&format!("under `{kind}:`"), &format!("under `{kind}.shadow:`")),

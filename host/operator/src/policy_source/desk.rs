@@ -1,13 +1,24 @@
-//! Where what a source shows arrives: it goes to the book, and what became of it
-//! is told in the log and, where there is a ConfigMap to tell it on, in events.
-//! Must not know how a source is read.
+//! Where what a source shows arrives: what it names by reference is fetched, it goes
+//! to the book, and what became of it is told in the log and, where there is a
+//! ConfigMap to tell it on, in events. Must not know how a source is read.
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ObjectReference;
+
+use vmgroup_registry::Again;
 
 use super::{Considered, PolicyBook, PolicyFiles, Refusal, Serving};
 use crate::events::{EventType, Events};
+use crate::memory::{Patience, backoff};
+
+/// How soon what could not be pulled is tried again, where that may help by itself.
+const PATIENCE: Patience = Patience::seconds(1, 60);
+
+/// The same where somebody has to do something about it, elsewhere.
+const LONG_PATIENCE: Patience = Patience::seconds(30, 600);
 
 /// The events on a ConfigMap.
 pub(super) struct ConfigMapEvents {
@@ -34,11 +45,20 @@ pub(super) struct Desk {
     events: Option<ConfigMapEvents>,
     /// The refusal that was told last.
     told: Option<Arc<Refusal>>,
+    /// What the source shows, while plugins of it are on their way.
+    pulling: Option<BoxFuture<'static, Arrived>>,
+}
+
+/// What a source shows, and as many of its plugins as could be had.
+pub(super) struct Arrived {
+    files: PolicyFiles,
+    /// How often it was tried.
+    attempts: u32,
 }
 
 impl Desk {
     pub(super) fn new(book: PolicyBook, events: Option<ConfigMapEvents>) -> Self {
-        Self { book, events, told: None }
+        Self { book, events, told: None, pulling: None }
     }
 
     /// The ConfigMap as it was last seen, so that an event about its deletion is
@@ -49,8 +69,52 @@ impl Desk {
         }
     }
 
-    /// Offers what the source shows, and tells what became of it.
-    pub(super) async fn offer(&mut self, files: Option<PolicyFiles>) {
+    /// Takes what the source shows. What names no plugin in a registry is offered at
+    /// once; the rest when [`arrived`](Self::arrived) has it, unless the source shows
+    /// something else before.
+    pub(super) async fn take(&mut self, files: Option<PolicyFiles>) {
+        self.pulling = None;
+        match files {
+            Some(files) if !files.wanted().is_empty() => self.pull(files, 0),
+            files => self.offer(files).await,
+        }
+    }
+
+    fn pull(&mut self, mut files: PolicyFiles, attempts: u32) {
+        let book = self.book.clone();
+        let pause = files
+            .again()
+            .filter(|_| attempts > 0)
+            .map(|again| backoff(if again == Again::Soon { PATIENCE } else { LONG_PATIENCE }, attempts, 0));
+        let pulling = async move {
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            book.complete(&mut files).await;
+            Arrived { files, attempts: attempts + 1 }
+        };
+        self.pulling = Some(pulling.boxed());
+    }
+
+    /// Waits until what was on its way is there, or cannot be had for now. May be
+    /// dropped and called again; what it gives is to be [`accepted`](Self::accept).
+    pub(super) async fn arrived(&mut self) -> Arrived {
+        let Some(pulling) = &mut self.pulling else { return std::future::pending().await };
+        let arrived = pulling.await;
+        self.pulling = None;
+        arrived
+    }
+
+    /// Offers what has arrived. What is still lacking is asked for again, later.
+    pub(super) async fn accept(&mut self, Arrived { files, attempts }: Arrived) {
+        self.offer(Some(files.clone())).await;
+        if files.again().is_some() {
+            self.pull(files, attempts);
+        }
+    }
+
+    /// Offers it to the book, and tells what became of it.
+    async fn offer(&mut self, files: Option<PolicyFiles>) {
         let version = files.as_ref().map(|files| files.resource_version.clone());
         match self.book.consider(files).await {
             Considered::Unchanged(_) => {}
@@ -92,7 +156,7 @@ impl Desk {
         self.told = Some(refusal);
     }
 
-    async fn tell(&self, type_: EventType, reason: &str, note: &str) {
+    async fn tell(&mut self, type_: EventType, reason: &str, note: &str) {
         if let Some(ConfigMapEvents { events, about }) = &self.events {
             events.publish(about, type_, reason, "SwapPolicies", note).await;
         }

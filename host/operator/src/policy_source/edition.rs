@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
-use vmgroup_policy::{Host, Kind, Policy, PolicySet, Source, shipped};
+use vmgroup_policy::{Kind, Policy, PolicySet, Source, shipped};
 
 use super::rules::{self, Rule, Served};
+use super::supply::{Absent, Checker};
 use super::{Candidates, Fingerprint, Origin, PolicyFiles, Refusal, Serving, label, with_lines_below};
 
 /// What was offered, whatever became of it.
@@ -60,7 +61,7 @@ impl Edition {
     }
 
     /// Reads, resolves and checks. Takes a core for as long as compiling takes.
-    pub(super) fn read(host: &Host, builtin: &Arc<PolicySet>, content: &Content) -> Result<Self, Refusal> {
+    pub(super) fn read(checker: &Checker, builtin: &Arc<PolicySet>, content: &Content) -> Result<Self, Refusal> {
         let Some(data) = &content.data else { return Ok(Self::builtin(builtin.clone())) };
         let refuse = |stage: &str, plugin: &str, message: String, remedy: String| Refusal {
             stage: stage.to_owned(),
@@ -99,15 +100,9 @@ impl Edition {
         })?;
         let check_one = |kind: Kind, entry: PolicyEntry, above: &str| {
             let PolicyEntry { plugin, config, on_failure, shadow: _ } = entry;
-            let source = source(kind, &plugin, config, data).map_err(|message| {
-                refuse(
-                    "source",
-                    &plugin,
-                    message,
-                    format!("{}, or name one that is there.", data.origin.how_to_add(&plugin)),
-                )
-            })?;
-            host.check(kind, &source).map(|checked| (checked.policy, on_failure)).map_err(|error| {
+            let source = source(kind, &plugin, config, data)
+                .map_err(|unfound| refuse(unfound.stage, &plugin, unfound.message, unfound.remedy))?;
+            checker.check(kind, &source, data).map(|checked| (checked.policy, on_failure)).map_err(|error| {
                 let message = with_lines_below(&error.problem, &format!("{above}/{kind}/config"), text);
                 let remedy =
                     error.remedy.replace(&format!("under `{kind}:`"), &format!("under `{}`", in_words(above, kind)));
@@ -122,7 +117,7 @@ impl Edition {
             let policies = check_all([naming, placement, scaling], &format!("/groups/{index}"))?;
             Ok(Rule { name, select, percent, policies })
         };
-        let candidates = Candidates::read(host, &file, text, data);
+        let candidates = Candidates::read(checker, &file, text, data);
         let PolicyFile { naming, placement, scaling, groups, breaker } = file;
         let (mut set, mut on_failure) = (PolicySet::clone(builtin), BTreeMap::new());
         for (kind, (policy, failing)) in check_all([naming, placement, scaling], "")? {
@@ -201,16 +196,31 @@ pub(super) fn by_kind<T>([naming, placement, scaling]: [Option<T>; 3]) -> impl I
     all.into_iter().filter_map(|(kind, entry)| Some((kind, entry?)))
 }
 
-/// A plugin beside the policy file, or else a shipped one, with its configuration; why
-/// not, if there is none of this name.
+/// Why there is no plugin of a name.
+pub(super) struct Unfound {
+    /// `source`, or `pull` for one from a registry.
+    pub(super) stage: &'static str,
+    pub(super) message: String,
+    pub(super) remedy: String,
+}
+
+/// A plugin beside the policy file or from a registry, or else a shipped one, with
+/// its configuration; why not, if there is none of this name.
 pub(super) fn source(
     kind: Kind,
     plugin: &str,
     config: serde_json::Map<String, serde_json::Value>,
     files: &PolicyFiles,
-) -> Result<Source, String> {
+) -> Result<Source, Unfound> {
+    if let Some(Absent { message, remedy, again: _ }) = files.absent.get(plugin) {
+        return Err(Unfound { stage: "pull", message: message.clone(), remedy: remedy.clone() });
+    }
     let bytes = files.binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
-    let bytes = bytes.ok_or_else(|| format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, files)))?;
+    let bytes = bytes.ok_or_else(|| Unfound {
+        stage: "source",
+        message: format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, files)),
+        remedy: format!("{}, or name one that is there.", files.origin.how_to_add(plugin)),
+    })?;
     Ok(Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) })
 }
 

@@ -20,6 +20,7 @@ use vmgroup_api::policy_file::FILE_NAME;
 use vmgroup_policy::Limits;
 
 use super::desk::Desk;
+use super::supply::SIGNATURE_SUFFIX;
 use super::{Origin, PolicyBook, PolicyFiles};
 use crate::mounted;
 use crate::offload::Offload;
@@ -46,6 +47,7 @@ pub async fn watch_folder(folder: PathBuf, book: PolicyBook, shutdown: Cancellat
     let mut changes = book.changes();
     let mut desk = Desk::new(book, None);
     let mut watch = Watch::new(folder);
+    let mut shown = None;
     loop {
         let reading = Offload::Blocking.run(move || {
             watch.renew();
@@ -62,11 +64,16 @@ pub async fn watch_folder(folder: PathBuf, book: PolicyBook, shutdown: Cancellat
                 () = tokio::time::sleep(READ_WITHIN) => tracing::warn!("the folder of policies does not answer"),
             }
         };
-        desk.offer(Some(files)).await;
+        // The same again must not begin to pull all over.
+        if shown.as_ref() != Some(&files) {
+            desk.take(Some(files.clone())).await;
+            shown = Some(files);
+        }
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Ok(()) = changes.changed() => desk.tell_of_rollback().await,
+                arrived = desk.arrived() => desk.accept(arrived).await,
                 () = watch.changed() => break,
                 () = tokio::time::sleep(EVERY) => break,
             }
@@ -98,7 +105,10 @@ fn read_into(folder: &Path, files: &mut PolicyFiles) -> Result<(), String> {
     for entry in entries.flatten() {
         // What the policy file does not even mention is nobody's.
         let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| *name != FILE_NAME && text.contains(*name)) else { continue };
+        let Some(name) = name.to_str().filter(|name| *name != FILE_NAME) else { continue };
+        if !text.contains(name.strip_suffix(SIGNATURE_SUFFIX).unwrap_or(name)) {
+            continue;
+        }
         // One byte more than a plugin may have, so that its check says that it is too large.
         let most = u64::try_from(Limits::default().wasm_bytes).unwrap_or(u64::MAX).saturating_add(1);
         let Some(bytes) = read_at_most(&entry.path(), most)? else { continue };

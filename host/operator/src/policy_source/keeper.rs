@@ -70,7 +70,7 @@ impl Keeper {
         let mut attempts = 0;
         loop {
             match self.load().await {
-                Ok(kept) => return self.book.recall(kept),
+                Ok(kept) => return self.book.recall(self.book.completed(kept).await),
                 Err(error) if error.lasting() => {
                     tracing::warn!(name = self.name, error = %chain(&error), "what was in force before cannot be recalled");
                     return;
@@ -143,7 +143,7 @@ impl Keeper {
                 Err(KeeperError::Kept(_)) => Kept::default(),
                 Err(error) => return Err(error),
             };
-            self.book.learn(&kept).await;
+            self.book.learn(&self.book.completed(kept).await).await;
             *led = true;
         }
         let Some(kept) = self.book.keepsake() else { return Ok(()) };

@@ -14,9 +14,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use vmgroup_policy::Digest;
+use vmgroup_registry::SCHEME;
 
 use super::edition::Content;
-use super::{Fingerprint, Origin, PolicyFiles, Refusal};
+use super::supply::SIGNATURE_SUFFIX;
+use super::{Fingerprint, PolicyFiles, Refusal};
 
 /// The most that is kept, in bytes. A ConfigMap holds 1 MiB.
 const LIMIT: usize = 1_000_000;
@@ -94,28 +96,31 @@ impl Stored {
     }
 
     /// As it is to be written. If not all of it fits, the previous policies are
-    /// left out.
+    /// left out, and then what can be pulled again.
     pub(super) fn form(kept: &Kept) -> Result<Self, KeptError> {
-        let whole = Self::form_whole(kept)?;
-        if whole.size() <= LIMIT {
-            return Ok(whole);
+        let alone = || Kept { previous: None, ..kept.clone() };
+        let mut size = 0;
+        for (kept, pulled) in [(kept.clone(), true), (alone(), true), (alone(), false)] {
+            let stored = Self::form_whole(&kept, pulled)?;
+            size = stored.size();
+            if size <= LIMIT {
+                return Ok(stored);
+            }
         }
-        let less = Self::form_whole(&Kept { previous: None, ..kept.clone() })?;
-        let size = less.size();
-        if size <= LIMIT { Ok(less) } else { Err(KeptError::TooLarge(size)) }
+        Err(KeptError::TooLarge(size))
     }
 
-    fn form_whole(kept: &Kept) -> Result<Self, KeptError> {
+    fn form_whole(kept: &Kept, pulled: bool) -> Result<Self, KeptError> {
         let mut stored = Self::default();
-        let in_force = stored.add("in-force.yaml", kept.in_force.as_ref())?;
-        let previous = stored.add("previous.yaml", kept.previous.as_ref())?;
+        let in_force = stored.add("in-force.yaml", kept.in_force.as_ref(), pulled)?;
+        let previous = stored.add("previous.yaml", kept.previous.as_ref(), pulled)?;
         let state = State { in_force, previous, rolled_back: kept.rolled_back.clone() };
         let text = serde_json::to_string_pretty(&state).map_err(KeptError::State)?;
         stored.data.insert(STATE.to_owned(), text);
         Ok(stored)
     }
 
-    fn add(&mut self, file: &str, content: Option<&Content>) -> Result<Option<Entry>, KeptError> {
+    fn add(&mut self, file: &str, content: Option<&Content>, pulled: bool) -> Result<Option<Entry>, KeptError> {
         let Some(content) = content else { return Ok(None) };
         let mut entry = Entry {
             content: content.fingerprint,
@@ -123,13 +128,22 @@ impl Stored {
             plugins: BTreeMap::new(),
             resource_version: String::new(),
         };
-        let Some(PolicyFiles { policy_yaml: Some(text), binaries, resource_version, origin: _ }) = &content.data else {
+        let Some(PolicyFiles { policy_yaml: Some(text), binaries, resource_version, origin: _, absent: _ }) =
+            &content.data
+        else {
             return Ok(Some(entry));
         };
         // What the policy file does not even mention is nobody's.
-        for (name, bytes) in binaries.iter().filter(|(name, _)| text.contains(name.as_str())) {
-            let packed = compressed(bytes).map_err(KeptError::Compress)?;
-            let key = format!("{}.wasm.gz", Digest::of(&packed).short());
+        let plugin = |name: &str| name.strip_suffix(SIGNATURE_SUFFIX).unwrap_or(name).to_owned();
+        let named = binaries.iter().filter(|(name, _)| text.contains(&plugin(name)));
+        for (name, bytes) in named.filter(|(name, _)| pulled || !name.starts_with(SCHEME)) {
+            // A signature is as random as anything.
+            let (packed, ending) = if name.ends_with(SIGNATURE_SUFFIX) {
+                (bytes.to_vec(), "sig")
+            } else {
+                (compressed(bytes).map_err(KeptError::Compress)?, "wasm.gz")
+            };
+            let key = format!("{}.{ending}", Digest::of(&packed).short());
             self.binary.insert(key.clone(), ByteString(packed));
             entry.plugins.insert(name.clone(), key);
         }
@@ -161,7 +175,7 @@ impl Stored {
             let bytes = self.binary.get(&key).ok_or(KeptError::Lacks(key))?;
             binaries.insert(name, Bytes::from(bytes.0.clone()));
         }
-        let data = PolicyFiles { policy_yaml: Some(text), binaries, resource_version, origin: Origin::default() };
+        let data = PolicyFiles { policy_yaml: Some(text), binaries, resource_version, ..PolicyFiles::default() };
         Ok(Content { data: Some(data), fingerprint })
     }
 }
@@ -271,6 +285,30 @@ mod tests {
         assert_eq!(one.binary.len(), 1);
         assert!(one.read().unwrap().previous.is_none());
         assert!(matches!(Stored::form(&kept(1_100_000)), Err(KeptError::TooLarge(_))));
+    }
+
+    #[test]
+    fn what_was_pulled_is_kept_with_its_signature_while_there_is_room() {
+        let reference = "oci://registry.example.com/a@sha256:00";
+        let kept = |large: usize| Kept {
+            in_force: Some(content(
+                &format!("[ {reference}, b.wasm ]"),
+                &[
+                    (reference, noise(large)),
+                    (&format!("{reference}.sig"), noise(64)),
+                    ("b.wasm", noise(100_000)),
+                    ("b.wasm.sig", noise(65)),
+                    ("other.wasm.sig", noise(66)),
+                ],
+            )),
+            ..Kept::default()
+        };
+        let names = |large| {
+            let read = Stored::form(&kept(large)).unwrap().read().unwrap();
+            read.in_force.and_then(|content| content.data).unwrap().binaries.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(names(500_000), ["b.wasm", "b.wasm.sig", reference, &format!("{reference}.sig")]);
+        assert_eq!(names(1_000_000), ["b.wasm", "b.wasm.sig"]);
     }
 
     #[test]

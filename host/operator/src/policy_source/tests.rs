@@ -136,7 +136,7 @@ async fn an_offer_that_was_overtaken_does_not_win() {
     let builtin = book.in_force().builtin.clone();
     let contents =
         ["scaling: { plugin: ordered, config: { order: newest } }", OLDEST].map(|text| Content::of(Some(data(text))));
-    let [older, newer] = contents.each_ref().map(|content| Edition::read(&book.0.host, &builtin, content));
+    let [older, newer] = contents.each_ref().map(|content| Edition::read(&book.0.checker, &builtin, content));
     book.conclude(2, &contents[1], newer, Vec::new());
     book.conclude(1, &contents[0], older, Vec::new());
     assert_eq!(book.in_force().set.scaling.config()["order"], "oldest");

@@ -44,15 +44,23 @@ pub async fn watch_config_map(
                 desk.tell_of_rollback().await;
                 continue;
             }
+            arrived = desk.arrived() => {
+                desk.accept(arrived).await;
+                continue;
+            }
             next = stream.next() => next,
         };
         match next {
             None => return,
             Some(Err(error)) => {
                 tracing::warn!(namespace, name, error = %error, wait = ?wait, "policy ConfigMap cannot be watched; what is in force stays in force");
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(wait) => {}
+                let mut again = pin!(tokio::time::sleep(wait));
+                loop {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        arrived = desk.arrived() => desk.accept(arrived).await,
+                        () = &mut again => break,
+                    }
                 }
                 wait = LONGEST_WAIT.min(wait * 2);
                 continue;
@@ -60,9 +68,9 @@ pub async fn watch_config_map(
             Some(Ok(event)) => match event {
                 watcher::Event::Init => listed = None,
                 watcher::Event::InitApply(map) => listed = is_ours(&map).then_some(map).or(listed),
-                watcher::Event::InitDone => offer(&mut desk, listed.take()).await,
-                watcher::Event::Apply(map) if is_ours(&map) => offer(&mut desk, Some(map)).await,
-                watcher::Event::Delete(map) if is_ours(&map) => offer(&mut desk, None).await,
+                watcher::Event::InitDone => take(&mut desk, listed.take()).await,
+                watcher::Event::Apply(map) if is_ours(&map) => take(&mut desk, Some(map)).await,
+                watcher::Event::Delete(map) if is_ours(&map) => take(&mut desk, None).await,
                 watcher::Event::Apply(_) | watcher::Event::Delete(_) => {}
             },
         }
@@ -70,9 +78,9 @@ pub async fn watch_config_map(
     }
 }
 
-async fn offer(desk: &mut Desk, map: Option<ConfigMap>) {
+async fn take(desk: &mut Desk, map: Option<ConfigMap>) {
     if let Some(map) = &map {
         desk.is_about(map.metadata.uid.as_ref());
     }
-    desk.offer(map.map(PolicyFiles::of)).await;
+    desk.take(map.map(PolicyFiles::of)).await;
 }

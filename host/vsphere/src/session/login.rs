@@ -11,9 +11,9 @@ use crate::client::{Caller, Inner, Purpose};
 use crate::error::{Error, FaultKind};
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
-use crate::secret::Credentials;
 use crate::soap;
 use crate::xml::Element;
+use vmgroup_wire::Credentials;
 
 /// How long vCenter may take over a login before it is given up. Longer than
 /// anybody waits for one: a login that is given up may still open a session.

@@ -228,7 +228,7 @@ impl Watcher {
             }
             if !self.lost {
                 self.lost = true;
-                tracing::warn!(error = %crate::transport::chain(&error), "vCenter cannot be watched");
+                tracing::warn!(error = %crate::error::chain(&error), "vCenter cannot be watched");
                 self.tell(&Event::Lost { error });
             }
             tokio::select! {

@@ -2,13 +2,16 @@
 //! its stages and costs, for the author's desk.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vmgroup_policy::{CheckError, Problem, StageReport};
+use vmgroup_policy::{CheckError, Kind, Problem, Stage, StageReport};
 
-use super::input::{Plugin, PluginArgs, Verdict};
+use super::input::{self, Plugin, PluginArgs, Verdict};
+use super::registry::{self, RegistryError};
 use super::text::Paint;
 use super::{Output, PolicyError};
 use crate::policy_source::{line_of, with_lines};
@@ -16,17 +19,22 @@ use crate::policy_source::{line_of, with_lines};
 /// Arguments of `vmgroup policy check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The stages are those of the cluster: size, parse, interface, compile, instantiate, describe,
+The stages are those of the cluster: size, signature (with --keys), parse, interface, compile, instantiate, describe,
 config, self-test. Exit code 0 means that the operator would take the plugin, 1 that it would
 refuse it.
 
 Examples:
   vmgroup policy check ordinal.wasm --config '{\"pattern\":\"{group}-{ordinal}\"}'
   vmgroup policy check idle-first.wasm.gz --config @idle-first.json --output json
-  vmgroup policy check mine.wasm --policy-file policy.yaml")]
+  vmgroup policy check mine.wasm --policy-file policy.yaml
+  vmgroup policy check mine.wasm --keys trusted.pem        # and mine.wasm.sig")]
 pub struct CheckArgs {
     #[command(flatten)]
     plugin: PluginArgs,
+
+    /// Public keys (PEM): it has to be signed by one of them, in FILE.sig
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
 
     /// For people or for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
@@ -35,7 +43,28 @@ pub struct CheckArgs {
 
 /// Checks, prints, and says by the exit code how it went.
 pub(super) fn run(arguments: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
-    Ok(show(arguments.output, &arguments.plugin.check()?, out)?)
+    let mut plugin = arguments.plugin.check()?;
+    if let Some(keys) = &arguments.keys {
+        plugin.verdict = signed(&plugin, &registry::signature_of(arguments.plugin.file()), keys)?;
+    }
+    Ok(show(arguments.output, &plugin, out)?)
+}
+
+/// The verdict, if somebody has signed the plugin whose key is in this file.
+fn signed(plugin: &Plugin, signature: &Path, keys: &Path) -> Result<Verdict, PolicyError> {
+    let keys = crate::run::keys(keys).map_err(RegistryError::from)?;
+    let signature = signature.is_file().then(|| input::read(signature)).transpose()?;
+    let kind = plugin.kind.unwrap_or(Kind::Naming);
+    let signer = match input::host()?.verify(kind, &plugin.source, signature.as_deref(), &keys) {
+        Ok(signer) => signer,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut verdict = plugin.verdict.clone();
+    if let Ok(checked) = &mut verdict {
+        let detail = format!("by {signer}");
+        checked.stages.insert(1, StageReport { stage: Stage::Signature, detail, took: Duration::ZERO, fuel: None });
+    }
+    Ok(verdict)
 }
 
 /// Prints the verdict and gives the exit code that it stands for.

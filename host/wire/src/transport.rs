@@ -1,5 +1,5 @@
-//! Carries one HTTP request to vCenter and its answer back. It knows no SOAP
-//! and no session, so that a simulator can stand in for it in-process.
+//! Carries one HTTP request to a server and its answer back. It knows no protocol
+//! above and no session, so that a simulator can stand in for it in-process.
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,6 @@ use futures::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use crate::error::Error;
-
 /// How long a TCP and TLS handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dead peer is noticed under the long poll, which is otherwise silent.
@@ -21,8 +19,33 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// Shorter than servers and load balancers keep an idle connection, so that a
 /// write does not go out on one that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// The largest answer that is read. vCenter pages its answers far below this.
+/// The largest answer that is read, where a request says nothing of it
+/// ([`AtMost`]). vCenter pages its answers far below this.
 const MAX_ANSWER: usize = 256 << 20;
+
+/// An extension of a request: no more of its answer is read than this many bytes
+/// and one, so that whoever asked sees that it is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtMost(pub usize);
+
+/// Why there can be no transport.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SetupError {
+    /// The file of certificate authorities cannot be used.
+    #[error("CA file {}: {problem}", path.display())]
+    Ca {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No TLS in this process.
+    #[error("no TLS")]
+    Tls(#[source] rustls::Error),
+    /// No HTTP client.
+    #[error("no HTTP client")]
+    Client(#[source] Arc<reqwest::Error>),
+}
 
 /// One HTTP exchange. An implementation need not bound its time: the caller
 /// drops the future when the call's deadline passes.
@@ -93,7 +116,7 @@ pub struct HttpTransport {
 
 impl HttpTransport {
     /// Prepares a client; connects to nothing yet.
-    pub fn new(tls: &Tls) -> Result<Self, Error> {
+    pub fn new(tls: &Tls) -> Result<Self, SetupError> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls_config(tls)?)
             .http1_only()
@@ -103,7 +126,7 @@ impl HttpTransport {
             .tcp_nodelay(true)
             .pool_idle_timeout(POOL_IDLE)
             .build()
-            .map_err(|error| Error::Config(format!("no HTTP client: {}", chain(&error))))?;
+            .map_err(|error| SetupError::Client(Arc::new(error)))?;
         Ok(Self { client })
     }
 }
@@ -111,6 +134,7 @@ impl HttpTransport {
 impl Transport for HttpTransport {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let client = self.client.clone();
+        let at_most = request.extensions().get().copied();
         async move {
             let request = reqwest::Request::try_from(request)
                 .map_err(|error| TransportError::new(TransportKind::Connect, error))?;
@@ -121,6 +145,13 @@ impl Transport for HttpTransport {
             }
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(classify)? {
+                if let Some(AtMost(most)) = at_most
+                    && body.len() + chunk.len() > most
+                {
+                    // The rest is nobody's concern, and the connection with it.
+                    body.extend_from_slice(&chunk[..(most + 1 - body.len()).min(chunk.len())]);
+                    break;
+                }
                 if body.len() + chunk.len() > MAX_ANSWER {
                     return Err(TransportError::new(
                         TransportKind::Broken,
@@ -165,11 +196,11 @@ fn caused_by_tls(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, Error> {
+fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Config(format!("no TLS: {error}")))?;
+        .map_err(SetupError::Tls)?;
     Ok(match tls {
         Tls::System => {
             let mut roots = rustls::RootCertStore::empty();
@@ -186,8 +217,8 @@ fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, Error> {
     })
 }
 
-fn roots_from(path: &Path) -> Result<rustls::RootCertStore, Error> {
-    let fail = |detail: String| Error::Config(format!("CA file {}: {detail}", path.display()));
+fn roots_from(path: &Path) -> Result<rustls::RootCertStore, SetupError> {
+    let fail = |problem| SetupError::Ca { path: path.to_owned(), problem };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))? {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;
@@ -247,86 +278,9 @@ mod trust_anybody {
     }
 }
 
-/// Makes the full SDK address of what people write for a vCenter: `vc.example`,
-/// `vc:8989`, `https://vc/sdk`, `http://127.0.0.1:1/sdk`. The scheme defaults
-/// to https and the path to `/sdk`. User and password do not belong in it.
-pub fn endpoint(host: &str) -> Result<http::Uri, Error> {
-    let host = host.trim();
-    let fail = |why: &str| {
-        Error::Config(format!(
-            "the vCenter address cannot be used: {why}; write it as vc.example or https://vc.example:443/sdk"
-        ))
-    };
-    if host.is_empty() {
-        return Err(fail("it is empty"));
-    }
-    // Said before the text is put into any message.
-    if host.contains('@') {
-        return Err(fail("user and password do not belong in it"));
-    }
-    let with_scheme = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
-    let uri: http::Uri = with_scheme.parse().map_err(|_| fail(&format!("{host:?} is not a host, host:port or URL")))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(fail("its scheme is neither https nor http"));
-    }
-    if uri.host().is_none_or(str::is_empty) {
-        return Err(fail(&format!("{host:?} names no host")));
-    }
-    if uri.query().is_some() {
-        return Err(fail("a query does not belong in it"));
-    }
-    let path = uri.path().trim_end_matches('/');
-    let path = if path.is_empty() { "/sdk" } else { path };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(path.parse().map_err(|_| fail("its path is not legal"))?);
-    http::Uri::from_parts(parts).map_err(|_| fail("it is not a URL"))
-}
-
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_form_of_vc_host_is_understood() {
-        for (host, want) in [
-            ("vc.example", "https://vc.example/sdk"),
-            ("vc:8989", "https://vc:8989/sdk"),
-            ("10.186.34.28", "https://10.186.34.28/sdk"),
-            ("[::1]:443", "https://[::1]:443/sdk"),
-            ("https://vc/sdk", "https://vc/sdk"),
-            ("https://vc/sdk/", "https://vc/sdk"),
-            ("https://vc", "https://vc/sdk"),
-            (" http://127.0.0.1:1/sdk ", "http://127.0.0.1:1/sdk"),
-            ("https://proxy/vc1/sdk", "https://proxy/vc1/sdk"),
-        ] {
-            assert_eq!(endpoint(host).unwrap().to_string(), want, "{host}");
-        }
-    }
-
-    #[test]
-    fn a_bad_vc_host_is_refused_with_a_remedy() {
-        for host in ["", "  ", "ftp://vc", "vc name", "https://", "vc/sdk?x=1"] {
-            let message = endpoint(host).unwrap_err().to_string();
-            assert!(message.contains("write it as"), "{host}: {message}");
-        }
-    }
-
-    #[test]
-    fn s9_a_password_in_the_address_is_refused_and_not_repeated() {
-        let message = endpoint("https://admin:hunter2@vc/sdk").unwrap_err().to_string();
-        assert!(!message.contains("hunter2"), "{message}");
-    }
 
     #[test]
     fn a_ca_file_that_is_none_is_named() {

@@ -8,8 +8,8 @@ use std::fmt;
 pub struct Password(String);
 
 impl Password {
-    /// The secret itself, for the one place that writes it into `Login`.
-    pub(crate) fn expose(&self) -> &str {
+    /// The secret itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -32,10 +32,10 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Who logs in to vCenter, and with what (`SessionManager.Login`).
+/// Who logs in, and with what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// User name, as `user@domain` or `DOMAIN\user`.
+    /// User name; for vCenter as `user@domain` or `DOMAIN\user`.
     pub user: String,
     /// Its password.
     pub password: Password,
