@@ -1,5 +1,5 @@
 //! Policies in numbers, on the simulators with time paused: a thousand swaps under
-//! the feet of fifty groups in motion.
+//! the feet of fifty groups in motion, and hostile ones, one after the other.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -7,13 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::body::Body;
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
 use serde_json::Value;
 use vmgroup_e2e::component::stamped;
-use vmgroup_e2e::made::Made;
+use vmgroup_e2e::made::{self, Made, SELF_TEST};
 use vmgroup_e2e::sim::{EPOCH, SimWorld};
-use vmgroup_e2e::world::{Options, User, World};
-use vmgroup_policy::{Answer, Kind, Question};
+use vmgroup_e2e::world::{Options, User, VmView, World, eventually};
+use vmgroup_policy::{Answer, Host, Kind, Limits, Question};
 use vmgroup_records::{Outcome, Record};
+
+#[allow(dead_code, reason = "made for the policy host's own storm, which uses all of it")]
+#[path = "../../policy/tests/hostile/chance.rs"]
+mod chance;
 
 const GROUPS: usize = 50;
 const SWAPS: usize = 1000;
@@ -189,4 +195,67 @@ async fn s8_a_thousand_swaps_under_load_fail_and_mix_no_decision() {
     assert_eq!(shown.groups.len(), GROUPS);
     assert!(shown.editions.len() > SWAPS / 4, "{} editions decided", shown.editions.len());
     assert!(shown.whole > SWAPS / 4, "{} passes seen whole", shown.whole);
+}
+
+/// What vCenter has, and how often it was asked for something else.
+async fn machines(world: &SimWorld) -> (Vec<VmView>, u64) {
+    let calls = world.calls().await.unwrap();
+    let asked = calls.iter().filter(|(method, _)| method.ends_with("_Task")).map(|(_, count)| count).sum();
+    (world.vms().await.unwrap(), asked)
+}
+
+/// How many decisions of a kind there were, and how many of them gave an answer.
+fn decisions(world: &SimWorld, kind: Kind) -> (u64, u64) {
+    let text = world.metrics(0).encode();
+    let of_kind = format!("kind=\"{kind}\"");
+    let lines = || {
+        let of = text.lines().filter(|line| line.starts_with("vmgroup_policy_decisions_total"));
+        of.filter(|line| line.contains(&of_kind))
+            .map(|line| (line, line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()))
+    };
+    let answered = lines().filter(|(line, _)| line.contains("\"answered\"")).map(|(_, count)| count).sum();
+    (lines().map(|(_, count)| count).sum(), answered)
+}
+
+/// Each passes its checks, is in force and is asked, and nothing comes of it.
+#[tokio::test(start_paused = true)]
+async fn s8_hostile_plugins_change_nothing_in_vcenter() {
+    const PLUGINS: u64 = 100;
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.sandbox = Host::new(Limits { fuel: 50_000_000, ..Limits::default() }).unwrap();
+    tokio::time::sleep(Duration::from_secs(SELF_TEST + 1).saturating_sub(EPOCH)).await;
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, LATE).await;
+    let before = machines(&world).await;
+    for number in 0..PLUGINS {
+        let mut dice = ChaCha8Rng::seed_from_u64(number);
+        let kind = *chance::pick(&mut dice, &Kind::ALL);
+        let hostile = chance::made_up(kind, &mut dice).bytes();
+        let file = format!("{kind}: {{ plugin: hostile-{number}.wasm }}\nbreaker: {{ failures: 0 }}\n");
+        user.policy(Some(&file), &[(&format!("hostile-{number}.wasm"), &hostile)]).await;
+        eventually("it is in force", LATE, async || {
+            let group = world.kube.get("vmgroups", Some("shop"), "web").unwrap_or_default();
+            let policies = &group["status"]["policies"];
+            if policies.to_string().contains(&format!("hostile-{number}.wasm")) {
+                Ok(())
+            } else {
+                Err(policies.to_string())
+            }
+        })
+        .await;
+        let (asked, answered) = decisions(&world, kind);
+        user.scale("shop", "web", if kind == Kind::Scaling { 1 } else { 5 }).await;
+        eventually("it is asked", LATE, async || {
+            let (now, of_them) = decisions(&world, kind);
+            assert_eq!(of_them, answered, "plugin {number} for {kind}");
+            if now > asked { Ok(()) } else { Err(format!("{now} decisions")) }
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(machines(&world).await, before, "plugin {number} for {kind}");
+        user.scale("shop", "web", 3).await;
+        user.ready("shop", "web", 3, LATE).await;
+    }
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,6 +20,16 @@ pub fn built(how: &str, name: &str) -> Bytes {
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Bytes::from(std::fs::read(root.join(format!("target/plugins/examples/{name}.wasm"))).unwrap())
+}
+
+/// A component that may be compressed, as it is.
+pub fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    if bytes.starts_with(b"\0asm") {
+        return bytes.to_vec();
+    }
+    let mut out = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut out).unwrap();
+    out
 }
 
 /// The context of a question about three members of `shop/web`.

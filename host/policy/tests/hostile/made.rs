@@ -11,11 +11,25 @@ use wit_parser::Resolve;
 /// refuses, and so passes the self-test.
 pub const NOW_BE_BAD: u32 = 666;
 
+/// The time at which the self-test asks, 2026-01-05T10:00:00Z, in seconds since 1970.
+pub const SELF_TEST: u64 = 1_767_607_200;
+
 /// Where the static data of a made plugin begins, and where its heap does.
 const DATA: u32 = 1024;
 const HEAP: u32 = 4 << 20;
 /// Never written to: text of as many NULs as one likes, up to a mebibyte.
 const ZEROS: u32 = 5 << 20;
+
+/// When a plugin does what it was made for; it refuses otherwise.
+enum Bad {
+    /// At the attempt [`NOW_BE_BAD`].
+    WhenTold,
+    Always,
+    /// Before this time, in seconds since 1970.
+    Before(u64),
+    /// From then on.
+    Since(u64),
+}
 
 /// A plugin to be made.
 pub struct Made {
@@ -26,8 +40,7 @@ pub struct Made {
     at_start: String,
     decide: String,
     locals: String,
-    always: bool,
-    bad_before: Option<u64>,
+    bad: Bad,
     imports_log: bool,
     memory_pages: u32,
 }
@@ -44,8 +57,7 @@ impl Made {
             at_start: String::new(),
             decide: "unreachable".into(),
             locals: String::new(),
-            always: false,
-            bad_before: None,
+            bad: Bad::WhenTold,
             imports_log: true,
             memory_pages: 96,
         };
@@ -118,14 +130,21 @@ impl Made {
 
     /// Is bad in the self-test already.
     pub fn bad_from_the_start(mut self) -> Self {
-        self.always = true;
+        self.bad = Bad::Always;
         self
     }
 
-    /// Is bad before this time, by the question's clock. The self-test's is
-    /// 2026-01-05T10:00:00Z, so with one before that it passes.
+    /// Is bad before this time, by the question's clock. With one before
+    /// [`SELF_TEST`] it passes that.
     pub fn bad_before(mut self, seconds: u64) -> Self {
-        self.bad_before = Some(seconds);
+        self.bad = Bad::Before(seconds);
+        self
+    }
+
+    /// Is bad from this time on, by the question's clock. With one after
+    /// [`SELF_TEST`] it passes that.
+    pub fn bad_since(mut self, seconds: u64) -> Self {
+        self.bad = Bad::Since(seconds);
         self
     }
 
@@ -301,10 +320,11 @@ impl Made {
         };
         // `result<_, refusal>`: err, then `other` with an empty text.
         let refusal = 512;
-        let bad = match self.bad_before {
-            _ if self.always => "(i32.const 1)".to_owned(),
-            Some(seconds) => format!("(i64.lt_u (i64.load (local.get $request)) (i64.const {seconds}))"),
-            None => format!("(i32.eq (i32.load offset=24 (local.get $request)) (i32.const {NOW_BE_BAD}))"),
+        let bad = match self.bad {
+            Bad::Always => "(i32.const 1)".to_owned(),
+            Bad::Before(seconds) => format!("(i64.lt_u (i64.load (local.get $request)) (i64.const {seconds}))"),
+            Bad::Since(seconds) => format!("(i64.ge_u (i64.load (local.get $request)) (i64.const {seconds}))"),
+            Bad::WhenTold => format!("(i32.eq (i32.load offset=24 (local.get $request)) (i32.const {NOW_BE_BAD}))"),
         };
         format!(
             r#"(module

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vmgroup_policy::wit::types::Refusal;
 use vmgroup_policy::{BadAnswer, DecisionError, Host, Kind, Limits, Policy};
 
-use crate::made::Made;
+use crate::made::{Made, SELF_TEST};
 use crate::questions;
 
 static HOST: LazyLock<Host> = LazyLock::new(|| {
@@ -246,11 +246,15 @@ fn a_policy_outlives_the_host_it_was_checked_on() {
 
 #[test]
 fn s8_what_turns_bad_by_the_clock_passes_its_checks_and_fails_at_work() {
-    let policy = policy(&Made::new(Kind::Scaling).panics("too early").bad_before(1));
-    let mut request = questions::scaling(2);
-    request.context.now = 0;
-    let error = policy.choose(&request).unwrap_err();
-    assert!(error.is_fault() && matches!(error, DecisionError::Trap { .. }), "{error:?}");
-    request.context.now = 1;
-    assert!(policy.choose(&request).unwrap_err().is_refusal());
+    let made = || Made::new(Kind::Scaling).panics("too early, or too late");
+    for (made, bad, good) in [(made().bad_before(1), 0, 1), (made().bad_since(SELF_TEST + 1), SELF_TEST + 1, SELF_TEST)]
+    {
+        let policy = policy(&made);
+        let mut request = questions::scaling(2);
+        request.context.now = bad;
+        let error = policy.choose(&request).unwrap_err();
+        assert!(error.is_fault() && matches!(error, DecisionError::Trap { .. }), "{error:?}");
+        request.context.now = good;
+        assert!(policy.choose(&request).unwrap_err().is_refusal());
+    }
 }
