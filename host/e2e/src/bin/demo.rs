@@ -15,8 +15,10 @@ use clap::Parser;
 use kube::CustomResourceExt;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
-use vmgroup_api::VmGroup;
+use vmgroup_api::{PolicyStatus, VmGroup};
+use vmgroup_e2e::made::{Made, SELF_TEST};
 use vmgroup_e2e::world::{OPERATOR_NAMESPACE, ROOT, TEMPLATE, User};
+use vmgroup_policy::Kind;
 use vmgroup_sim::clock::Clock;
 use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::serve::{Server, TlsIdentity, kubeconfig, serve};
@@ -181,6 +183,7 @@ impl Stage {
         self.its_policies_are_swapped().await?;
         self.another_policy_is_weighed().await?;
         self.a_broken_plugin_is_refused().await?;
+        self.a_policy_turns_bad().await?;
         self.a_machine_is_lost().await?;
         self.the_group_goes().await
     }
@@ -263,7 +266,7 @@ impl Stage {
             println!("    {}", self.paint.dim(line));
         }
         self.user.policy(Some(policy), &[]).await;
-        self.wait_for_policy("ordinal").await;
+        self.wait_for_policy("ordinal", |policies| policies.naming.plugin).await;
         self.say("checked in stages, then swapped between two decisions; now the next decisions differ");
         let before = self.names();
         self.user.scale("shop", "web", 6).await;
@@ -359,6 +362,32 @@ impl Stage {
         self.hold("the status says so", in_force.as_deref() == Some("idle-first"))
     }
 
+    async fn a_policy_turns_bad(&mut self) -> Result<()> {
+        self.head("A policy passes its checks and turns bad at work");
+        let bad = Made::new(Kind::Scaling).panics("index out of bounds").bad_since(SELF_TEST + 1).bytes();
+        let policy = "naming:  { plugin: ordinal, config: { pattern: \"{namespace}-{group}-{ordinal}\", width: 2 } }\nplacement: { plugin: spread, config: { by: host } }\nscaling: { plugin: clever.wasm }\nbreaker: { failures: 2 }\n";
+        self.command("kubectl edit configmap vmgroup-policy -n vmgroup-system   # scaling: { plugin: clever.wasm }, breaker: { failures: 2 }");
+        self.user.policy(Some(policy), &[("clever.wasm", &bad)]).await;
+        self.wait_for_policy("clever.wasm", |policies| policies.scaling.plugin).await;
+        self.say("it is in force, and crashes whenever somebody has to leave; nobody does");
+        let before = self.names();
+        self.command("kubectl scale vmgroup web -n shop --replicas=3");
+        self.user.scale("shop", "web", 3).await;
+        let stalled = self.user.told("shop", "web", "Stalled", "crashed", SOON).await;
+        println!("    {}", self.paint.bad(&stalled));
+        self.hold("nobody left", self.names() == before)?;
+        self.wait_for_policy("idle-first", |policies| policies.scaling.plugin).await;
+        let events = self.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+        let taken_back = events.iter().filter(|event| event.starts_with("PolicyRolledBack"));
+        for event in taken_back.clone() {
+            println!("    {}", self.paint.bad(event));
+        }
+        self.hold("it was taken back by itself, and an event says so", taken_back.count() == 1)?;
+        self.user.ready("shop", "web", 3, SOON).await;
+        self.show_reasons().await;
+        self.hold("the policy of before chose who leaves", self.names().len() == 3)
+    }
+
     async fn a_machine_is_lost(&mut self) -> Result<()> {
         self.head("A machine is lost behind the operator's back");
         let lost = self.machines().into_iter().next().ok_or("no machine")?;
@@ -368,7 +397,8 @@ impl Stage {
         self.vcenter.destroy(&lost.path)?;
         let deadline = Instant::now() + SOON;
         let healed = |machines: &[VmView]| {
-            machines.len() == 4 && machines.iter().all(|vm| vm.power_on && vm.instance_uuid != lost.instance_uuid)
+            machines.len() == before.len()
+                && machines.iter().all(|vm| vm.power_on && vm.instance_uuid != lost.instance_uuid)
         };
         while !healed(&self.machines()) {
             if Instant::now() > deadline {
@@ -376,12 +406,15 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.user.ready("shop", "web", 4, SOON).await;
+        self.user.ready("shop", "web", 3, SOON).await;
         self.show_machines(&before)?;
         let left = self.machines();
         let others = before.iter().filter(|name| **name != lost.name);
         let nobody_else = others.into_iter().all(|name| left.iter().any(|vm| vm.name == *name));
-        self.hold("it was replaced by a new one, and nobody else was touched", left.len() == 4 && nobody_else)
+        self.hold(
+            "it was replaced by a new one, and nobody else was touched",
+            left.len() == before.len() && nobody_else,
+        )
     }
 
     async fn the_group_goes(&mut self) -> Result<()> {
@@ -460,12 +493,12 @@ impl Stage {
         }
     }
 
-    async fn wait_for_policy(&self, plugin: &str) {
+    async fn wait_for_policy(&self, plugin: &str, of: impl Fn(PolicyStatus) -> String) {
         let api = self.user.groups("shop");
         vmgroup_e2e::world::eventually("the policy is in force", SOON, async || {
             let group = api.get("web").await.map_err(|error| error.to_string())?;
-            let policies = group.status.and_then(|status| status.policies).ok_or("none")?;
-            if policies.naming.plugin == plugin { Ok(()) } else { Err(policies.naming.plugin) }
+            let in_force = of(group.status.and_then(|status| status.policies).ok_or("none")?);
+            if in_force == plugin { Ok(()) } else { Err(in_force) }
         })
         .await;
     }
