@@ -173,6 +173,11 @@ impl VcenterSim {
         VcenterService::new(self.0.clone())
     }
 
+    /// Rises whenever the inventory changes: what was seen at this number holds.
+    pub fn changes(&self) -> u64 {
+        self.0.change(|state| state.changes)
+    }
+
     /// All virtual machines and templates, by moref.
     pub fn vms(&self) -> Vec<VmView> {
         self.0.change(|state| state.vm_refs().into_iter().map(|vm| view(state, vm)).collect())

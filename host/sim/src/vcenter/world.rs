@@ -120,6 +120,8 @@ pub(super) struct State {
     pub(super) collectors: BTreeMap<(SessionId, Moref), Collector>,
     /// Rises when connections break: a call that sees it change is cut off.
     pub(super) epoch: u64,
+    /// Rises with every change of the inventory.
+    pub(super) changes: u64,
     woken: bool,
     pub(super) uuid: String,
 }
@@ -151,6 +153,7 @@ impl State {
             views: BTreeMap::new(),
             collectors: BTreeMap::new(),
             epoch: 0,
+            changes: 0,
             woken: false,
             uuid: String::new(),
         };
@@ -275,6 +278,7 @@ impl State {
 
     /// Some property of `object` may have another value now.
     pub(super) fn touch(&mut self, object: Moref) {
+        self.changes += 1;
         for collector in self.collectors.values_mut() {
             if collector.touched(object) {
                 self.woken = true;
@@ -284,6 +288,7 @@ impl State {
 
     /// `from`'s property `path` now refers to `to`, or no longer does.
     pub(super) fn relink(&mut self, from: Moref, path: &'static str, to: Moref, linked: bool) {
+        self.changes += 1;
         for collector in self.collectors.values_mut() {
             if collector.relinked(from, path, to, linked) {
                 self.woken = true;
@@ -293,6 +298,7 @@ impl State {
 
     /// `object` is no more.
     pub(super) fn forget(&mut self, object: Moref) {
+        self.changes += 1;
         for collector in self.collectors.values_mut() {
             if collector.forgot(object) {
                 self.woken = true;
@@ -360,6 +366,7 @@ impl State {
 
     /// Adds an entity; a folder's child must have been checked to be unique.
     pub(super) fn insert(&mut self, moref: Moref, name: &str, parent: Option<Moref>, detail: Detail) {
+        self.changes += 1;
         let entity = Entity {
             name: name.to_owned(),
             parent,
