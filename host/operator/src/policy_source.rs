@@ -398,8 +398,12 @@ impl PolicyBook {
 
     /// Offers policies; none: there is no ConfigMap, or none any more.
     /// Checks everything and then swaps, or refuses and changes nothing. The
-    /// same content again changes nothing and gives the same result.
-    pub async fn offer(&self, data: Option<PolicyFiles>) -> Result<Arc<Serving>, Arc<Refusal>> {
+    /// same content again changes nothing and gives the same result. Waits for what
+    /// has to be pulled.
+    pub async fn offer(&self, mut data: Option<PolicyFiles>) -> Result<Arc<Serving>, Arc<Refusal>> {
+        if let Some(files) = &mut data {
+            self.complete(files).await;
+        }
         match self.consider(data).await {
             Considered::Unchanged(result) => result,
             Considered::Swapped { serving, .. } => Ok(serving),

@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use jiff::tz::TimeZone;
 use vmgroup_records::{FileSettings, Settings};
 use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
@@ -43,14 +44,14 @@ pub struct VcenterArgs {
     vc_read_pass: Option<Password>,
 
     /// A folder with all these as files named like the variables, such as a mounted Secret, instead of them. A change takes no restart
-    #[arg(long = "vc-login-dir", env = "VC_LOGIN_DIR", value_name = "FOLDER", help_heading = "vCenter")]
+    #[arg(long = "vc-login-dir", env = "VC_LOGIN_DIR", value_name = "FOLDER", value_parser = path(), help_heading = "vCenter")]
     vc_login_dir: Option<PathBuf>,
 
     /// A PEM file with the certificate authority that signed vCenter's certificate
     #[arg(
         long = "vc-ca-file",
         env = "VC_CA_FILE",
-        value_name = "FILE",
+        value_name = "FILE", value_parser = path(),
         conflicts_with = "insecure",
         help_heading = "vCenter"
     )]
@@ -81,14 +82,14 @@ pub struct VcenterArgs {
 #[derive(Args, Debug)]
 pub struct RegistryArgs {
     /// A PEM file with the certificate authority that signed the registries' certificates [default: the system's]
-    #[arg(long = "registry-ca-file", env = "VMGROUP_REGISTRY_CA_FILE", value_name = "FILE", help_heading = "Registry")]
+    #[arg(long = "registry-ca-file", env = "VMGROUP_REGISTRY_CA_FILE", value_name = "FILE", value_parser = path(), help_heading = "Registry")]
     ca_file: Option<PathBuf>,
 
     /// Logins to registries: a docker config.json, such as a mounted Secret's `.dockerconfigjson`. A change takes no restart
     #[arg(
         long = "registry-auth-file",
         env = "VMGROUP_REGISTRY_AUTH_FILE",
-        value_name = "FILE",
+        value_name = "FILE", value_parser = path(),
         help_heading = "Registry"
     )]
     auth_file: Option<PathBuf>,
@@ -155,7 +156,7 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "VMGROUP_POLICY_DIR",
-        value_name = "FOLDER",
+        value_name = "FOLDER", value_parser = path(),
         conflicts_with = "policy_config_map",
         help_heading = "Policies"
     )]
@@ -165,7 +166,7 @@ pub struct RunArgs {
     registry: RegistryArgs,
 
     /// Keep what was pulled from registries in this folder, so that a start needs none of them [default: nowhere]
-    #[arg(long, env = "VMGROUP_POLICY_CACHE_DIR", value_name = "FOLDER", help_heading = "Policies")]
+    #[arg(long, env = "VMGROUP_POLICY_CACHE_DIR", value_name = "FOLDER", value_parser = path(), help_heading = "Policies")]
     policy_cache_dir: Option<PathBuf>,
 
     /// How much space that may take, in MiB: what was not used longest goes first
@@ -173,7 +174,7 @@ pub struct RunArgs {
     policy_cache_space: NonZeroU32,
 
     /// Public keys (PEM; Ed25519 or ECDSA P-256): plugins that are not shipped have to be signed by one of them [default: none have to]
-    #[arg(long, env = "VMGROUP_POLICY_KEYS", value_name = "FILE", help_heading = "Policies")]
+    #[arg(long, env = "VMGROUP_POLICY_KEYS", value_name = "FILE", value_parser = path(), help_heading = "Policies")]
     policy_keys: Option<PathBuf>,
 
     /// The site's time zone, such as `Europe/Berlin`: policies are told its time of day [default: none]
@@ -201,7 +202,7 @@ pub struct RunArgs {
     decision_memory: usize,
 
     /// Write records of decisions to files in this folder, too
-    #[arg(long, env = "VMGROUP_DECISION_FOLDER", value_name = "FOLDER", help_heading = "Decisions")]
+    #[arg(long, env = "VMGROUP_DECISION_FOLDER", value_name = "FOLDER", value_parser = path(), help_heading = "Decisions")]
     decision_folder: Option<PathBuf>,
 
     /// How much space those files may take, in MiB: the oldest go first
@@ -209,7 +210,7 @@ pub struct RunArgs {
     decision_space: NonZeroU32,
 
     /// A local socket for `vmgroup decisions` and `vmgroup explain` [default: none]
-    #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", help_heading = "Decisions")]
+    #[arg(long, env = "VMGROUP_SOCKET", value_name = "FILE", value_parser = path(), help_heading = "Decisions")]
     socket: Option<PathBuf>,
 
     /// The OTLP collector that traces are sent to (HTTP, protobuf), such as `http://collector:4318` [default: none]
@@ -357,10 +358,10 @@ impl VcenterArgs {
             None => login.complete()?,
         };
         let endpoint = vmgroup_vsphere::endpoint(&host).map_err(|source| ConfigError::Endpoint { host, source })?;
-        let tls = match (insecure, vc_ca_file) {
+        let tls = match (insecure, given_path(vc_ca_file)) {
             (true, _) => Tls::Insecure,
-            (false, Some(file)) if !file.as_os_str().is_empty() => Tls::CaFile(file),
-            (false, _) => Tls::System,
+            (false, Some(file)) => Tls::CaFile(file),
+            (false, None) => Tls::System,
         };
         let site = SiteSelection {
             datacenter: given(datacenter),
@@ -415,8 +416,8 @@ impl RunArgs {
             metrics_addr: metrics_addr.0,
             otlp_endpoint: given(otlp_endpoint),
             leader_election: leader_elect.then_some(lease_name),
-            decisions: decisions(decision_memory, decision_folder, decision_space),
-            socket,
+            decisions: decisions(decision_memory, given_path(decision_folder), decision_space),
+            socket: given_path(socket),
             instance: given(instance).or_else(host_name).unwrap_or_else(|| "vmgroup".to_owned()),
         })
     }
@@ -434,6 +435,11 @@ fn decisions(memory_mib: usize, folder: Option<PathBuf>, space_mib: NonZeroU32) 
 /// An empty variable is one that is not set: manifests leave them behind.
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.trim().is_empty())
+}
+
+/// A path, which may be empty: the variable is there, and means nothing.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
@@ -588,6 +594,29 @@ mod tests {
     fn policies_come_from_one_place() {
         assert_eq!(config(&["--policy-dir", "policies"]).policy_dir, Some("policies".into()));
         let both = ["vmgroup", "run", "--policy-dir", "policies", "--policy-config-map", "mine"];
+        assert!(Cli::try_parse_from(both).is_err());
+    }
+
+    /// Manifests leave empty variables behind.
+    #[test]
+    fn an_empty_path_is_one_that_is_not_given() {
+        let given = config(&["--vc-ca-file", "", "--vc-login-dir", "", "--socket", "", "--decision-folder", ""]);
+        assert_eq!((given.vcenter.tls, given.vcenter.login_dir, given.socket), (Tls::System, None, None));
+        assert!(given.decisions.unwrap().files.is_none());
+        assert_eq!(config(&["--policy-dir", ""]).policy_dir, None);
+    }
+
+    #[test]
+    fn what_policies_need_is_asked_for_and_empty_is_nothing() {
+        let empty =
+            ["--registry-auth-file", "", "--registry-ca-file", "", "--policy-keys", "", "--policy-cache-dir", ""];
+        let supply = config(&empty).policy_supply;
+        assert!(supply.registry_logins.is_none() && supply.registry_ca.is_none());
+        assert!(supply.keys.is_none() && supply.cache.is_none());
+        let supply =
+            config(&["--policy-cache-dir", "c", "--policy-cache-space", "2", "--policy-keys", "k"]).policy_supply;
+        assert_eq!((supply.cache, supply.keys), (Some(("c".into(), 2 << 20)), Some("k".into())));
+        let both = ["vmgroup", "run", "--registry-plain-http", "--registry-ca-file", "ca.pem"];
         assert!(Cli::try_parse_from(both).is_err());
     }
 

@@ -254,6 +254,27 @@ async fn scaling_waits_where_nothing_good_is_known() {
     assert!(!lenient.in_force().scaling_withheld);
 }
 
+#[tokio::test]
+async fn what_was_pulled_is_kept_and_needs_no_registry() {
+    let reference = format!("oci://registry.example.com/mine@sha256:{}", "0".repeat(64));
+    let offered = data(&format!("scaling: {{ plugin: \"{reference}\" }}"));
+    let refusal = book().offer(Some(offered.clone())).await.unwrap_err();
+    assert_eq!((refusal.stage.as_str(), refusal.plugin.as_str()), ("pull", reference.as_str()));
+
+    let first = book();
+    let mut pulled = offered.clone();
+    pulled.binaries.insert(reference.clone(), shipped::find("ordered").unwrap().bytes);
+    first.offer(Some(pulled)).await.unwrap();
+    let kept = kept::Stored::form(&first.keepsake().unwrap()).unwrap().read().unwrap();
+    let second = restarted(Some(kept), Some(offered.clone())).await;
+    assert_eq!((second.in_force().set.scaling.plugin(), second.refusal()), (reference.as_str(), None));
+    // The same in another edit, in which it is one of several.
+    second
+        .offer(Some(data(&format!("scaling: {{ plugin: \"{reference}\" }}\nnaming: {{ plugin: ordinal }}"))))
+        .await
+        .unwrap();
+}
+
 /// A process after another: what it is told of the first, and what it is offered.
 async fn restarted(kept: Option<Kept>, offered: Option<PolicyFiles>) -> PolicyBook {
     let book = book();
