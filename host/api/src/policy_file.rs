@@ -35,6 +35,50 @@ pub struct PolicyFile {
     /// When these policies are taken back by themselves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub breaker: Breaker,
+    /// Which namespaces may bring policies of their own. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<Tenants>,
+}
+
+/// The namespaces in which a ConfigMap may serve that namespace's groups. Only in the
+/// administrator's policy file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Tenants {
+    /// Namespaces by name, any of these; a `*` at the end stands for the rest.
+    pub namespaces: Vec<String>,
+    /// The name of the ConfigMap in each of them. Default `vmgroup-policy`.
+    #[serde(default = "default_config_map")]
+    #[schemars(length(min = 1, max = 253))]
+    pub config_map: String,
+    /// How many namespaces may have one at the same time: what their plugins take of
+    /// the operator's memory is bounded by it. Default 32.
+    #[serde(default = "default_tenants")]
+    #[schemars(range(min = 1, max = 256))]
+    pub limit: u16,
+}
+
+impl Tenants {
+    /// Whether this namespace may.
+    pub fn allow(&self, namespace: &str) -> bool {
+        names(&self.namespaces, namespace)
+    }
+}
+
+fn default_config_map() -> String {
+    "vmgroup-policy".to_owned()
+}
+
+const fn default_tenants() -> u16 {
+    32
+}
+
+/// Whether one of these is the name: itself, or its beginning before a `*`.
+fn names(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    })
 }
 
 /// Policies for some groups: of a namespace, of a label, a percentage of them.
@@ -71,6 +115,15 @@ pub struct Select {
     pub namespaces: Vec<String>,
     /// `metadata.labels` of the group, all of these.
     pub match_labels: BTreeMap<String, String>,
+}
+
+impl Select {
+    /// Whether it is for a group of this namespace with these labels.
+    pub fn fits(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        let Self { namespaces, match_labels } = self;
+        (namespaces.is_empty() || names(namespaces, namespace))
+            && match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
 }
 
 const fn everybody() -> u8 {
@@ -201,6 +254,22 @@ impl PolicyFile {
 
     fn within_bounds(&self) -> Result<(), PolicyFileError> {
         self.rules_are_sound()?;
+        if let Some(Tenants { namespaces, config_map, limit }) = &self.tenants {
+            let out = |field, value: String, bounds| Err(PolicyFileError::Bounds { field, value, bounds });
+            if namespaces.is_empty() {
+                return out(
+                    "tenants.namespaces",
+                    "empty".to_owned(),
+                    "a list of namespaces, or left out with `tenants`",
+                );
+            }
+            if config_map.is_empty() || config_map.len() > 253 {
+                return out("tenants.configMap", format!("`{config_map}`"), "the name of a ConfigMap");
+            }
+            if !(1..=256).contains(limit) {
+                return out("tenants.limit", limit.to_string(), "1 to 256");
+            }
+        }
         let Breaker { failures, seconds } = self.breaker;
         let out = |field, value: u32, bounds| Err(PolicyFileError::Bounds { field, value: value.to_string(), bounds });
         match (failures, seconds) {

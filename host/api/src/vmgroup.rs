@@ -227,8 +227,10 @@ pub struct PolicyStatus {
     pub scaling: PolicyInForce,
 }
 
-/// One policy, exactly.
+/// One policy, exactly. What it has not is written as `null`: the status is merged
+/// into what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PolicyInForce {
     /// The plugin as the policy file names it.
     pub plugin: String,
@@ -238,6 +240,10 @@ pub struct PolicyInForce {
     pub digest: String,
     /// The entry under `groups` of the policy file that has it serve this group;
     /// none: it serves whom no entry selects.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub rule: Option<String>,
+    /// The ConfigMap of the group's own namespace that it is from, as
+    /// `namespace/name`; none: it is the administrator's.
+    #[serde(default)]
+    pub config_map: Option<String>,
 }

@@ -239,6 +239,11 @@ impl User {
 
     /// Writes the policy ConfigMap.
     pub async fn policy(&self, policy_yaml: Option<&str>, plugins: &[(&str, &[u8])]) {
+        self.policy_of(OPERATOR_NAMESPACE, policy_yaml, plugins).await;
+    }
+
+    /// Writes the policy ConfigMap of a namespace.
+    pub async fn policy_of(&self, namespace: &str, policy_yaml: Option<&str>, plugins: &[(&str, &[u8])]) {
         use k8s_openapi::ByteString;
         let map = ConfigMap {
             metadata: kube::api::ObjectMeta { name: Some("vmgroup-policy".into()), ..Default::default() },
@@ -249,7 +254,9 @@ impl User {
             ..Default::default()
         };
         let params = PatchParams::apply("user").force();
-        self.config_maps().patch("vmgroup-policy", &params, &Patch::Apply(&map)).await.expect("policy ConfigMap");
+        self.namespace(namespace).await;
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        api.patch("vmgroup-policy", &params, &Patch::Apply(&map)).await.expect("policy ConfigMap");
     }
 
     /// The events about an object, as `reason: note`.

@@ -42,6 +42,10 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long after the start no pass is made while vCenter is being connected to.
 const LINK_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long after the start no pass is made while the policies of namespaces are read:
+/// then their groups alone wait.
+const NAMESPACES_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How soon a pass that could not be finished is repeated.
 const ERROR_PATIENCE: Patience = Patience::seconds(1, 300);
 
@@ -118,7 +122,8 @@ pub async fn run(
         changes(listed.subscribe()).boxed(),
     ]);
 
-    let (seen, all, asked, gone) = (backlog.clone(), backlog.clone(), backlog.clone(), backlog);
+    let (seen, all, asked, all_asked, gone) =
+        (backlog.clone(), backlog.clone(), backlog.clone(), backlog.clone(), backlog);
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(prune)
@@ -158,9 +163,18 @@ pub async fn run(
         asked.add(group);
         object
     });
+    let (known, asked) = (reader.clone(), all_asked);
+    let of_namespaces = engine.policies.changed_namespaces().stream().flat_map(move |namespace| {
+        let groups = known.state().into_iter().map(|object| ObjectRef::from_obj(&*object));
+        let groups: Vec<_> = groups.filter(|group| group.namespace.as_ref() == Some(&namespace)).collect();
+        for group in &groups {
+            asked.add(group_of(group));
+        }
+        stream::iter(groups)
+    });
     let controller = Controller::for_stream(objects, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(woken)
+        .reconcile_on(stream::select(woken, of_namespaces))
         .reconcile_all_on(everyone)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, on_error, context.clone());
@@ -245,6 +259,12 @@ async fn open_and_close(
     // The built-in defaults are not to decide only because nobody has looked yet.
     if settled.wait_for(|settled| *settled).await.is_err() {
         return;
+    }
+    // Nor what serves elsewhere where a namespace may have something of its own.
+    let mut read = context.engine.policies.namespaces_read();
+    tokio::select! {
+        _ = tokio::time::timeout(NAMESPACES_PATIENCE, read.wait_for(|read| *read)) => {}
+        () = stop.cancelled() => return,
     }
     // A standby is as ready as a leader.
     context.health.set_ready("policies", Ok(()));

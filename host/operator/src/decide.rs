@@ -218,8 +218,8 @@ impl Decider {
     /// answer with the plugin whose it is.
     async fn ask(&self, serving: &Serving, question: Asked) -> Result<(String, Answer), NoAnswer> {
         let kind = question.kind();
-        if kind == Kind::Scaling && serving.scaling_withheld {
-            return Err(withheld());
+        if let Some(why) = serving.withheld.get(&kind) {
+            return Err(withheld(why));
         }
         let (policy, question) = (serving.set.get(kind), Arc::new(question));
         let told = self.ask_one(kind, Role::InForce, policy, &question).await;
@@ -279,14 +279,11 @@ fn whole(figure: u128) -> u64 {
     u64::try_from(figure).unwrap_or(u64::MAX)
 }
 
-/// Nobody may be chosen to leave: what is offered cannot be used, and nothing is
-/// known that was good before. Who is destroyed in the meantime cannot be brought
-/// back.
-pub fn withheld() -> NoAnswer {
-    let text = "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
+/// Nobody is asked, for this reason.
+pub fn withheld(why: &str) -> NoAnswer {
     NoAnswer {
         plugin: "on hold".to_owned(),
-        error: DecisionError::Refused(wit::types::Refusal::NotNow(text.to_owned())),
+        error: DecisionError::Refused(wit::types::Refusal::NotNow(why.to_owned())),
     }
 }
 

@@ -74,6 +74,9 @@ pub fn backoff(patience: Patience, attempts: u32, random: u64) -> Duration {
     capped + Duration::from_millis(random % spread)
 }
 
+/// The generation of a spec, and the edition of the policies.
+pub type Generation = (Option<i64>, (u64, (u64, u64)));
+
 /// One group, as remembered.
 #[derive(Clone, Debug, Default)]
 pub struct GroupMemory {
@@ -107,8 +110,10 @@ pub struct GroupMemory {
     pub naming_attempts: u32,
     /// How often in a row a placement did not fit.
     pub placement_attempts: u32,
-    /// The `metadata.generation` and policy generation that the failures belong to.
-    pub generation: (Option<i64>, u64),
+    /// The `metadata.generation` and the edition of the policies
+    /// ([`Serving::edition`](crate::policy_source::Serving::edition)) that the failures
+    /// belong to.
+    pub generation: Generation,
     /// When it was taken out, as [`Memories`] counts.
     era: u64,
 }
@@ -135,7 +140,7 @@ impl GroupMemory {
     }
 
     /// A changed spec or a swapped policy deserves a try at once.
-    pub fn refresh(&mut self, generation: (Option<i64>, u64)) {
+    pub fn refresh(&mut self, generation: Generation) {
         if self.generation != generation {
             self.generation = generation;
             self.naming_attempts = 0;

@@ -4,8 +4,10 @@
 //!
 //! [`PolicyBook`] does that for whatever content it is offered and knows no API
 //! server; [`watch_config_map`] feeds it from one, [`watch_folder`] from a folder,
-//! and [`Keeper`] keeps in a ConfigMap what is in force over a restart. None of them asks a policy anything; who does tells
-//! the book of failures, and the book takes back what fails too often.
+//! and [`Keeper`] keeps in a ConfigMap what is in force over a restart. Namespaces
+//! that may bring policies of their own have a book each, fed by [`follow_tenants`].
+//! None of them asks a policy anything; who does tells the book of failures, and the
+//! book takes back what fails too often.
 
 mod breaker;
 mod candidates;
@@ -16,6 +18,7 @@ mod keeper;
 mod kept;
 mod rules;
 mod supply;
+mod tenants;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,22 +39,27 @@ use vmgroup_registry::SCHEME;
 
 use crate::metrics::Metrics;
 use crate::offload::Offload;
+use crate::wake::Wake;
 
 use self::breaker::Breaker;
-use self::edition::{Content, Edition, decides_alike};
+use self::edition::{Content, Edition, Reader, decides_alike};
 use self::kept::{Kept, RolledBack};
-use self::rules::Rule;
+use self::rules::{Rule, Served};
 use self::supply::Checker;
+use self::tenants::{Changes, Standing, Tenants};
 
 pub use candidates::{Candidate, Candidates, Unfit};
 pub use folder::watch_folder;
 pub use keeper::Keeper;
 pub use rules::Who;
 pub use supply::{Absent, Registries, SIGNATURE_ANNOTATION, SIGNATURE_SUFFIX, Supply};
+pub use tenants::follow_tenants;
 pub use watch::watch_config_map;
 
 /// How many editions before the one in force are remembered, to go back to.
 const EARLIER: usize = 4;
+/// The same of a namespace's: there are many of those.
+const EARLIER_OF_NAMESPACE: usize = 1;
 
 /// The stage of a [`Refusal`] that came after the swap: it failed at work.
 pub const AT_WORK: &str = "at-work";
@@ -70,39 +78,119 @@ pub struct Serving {
     pub candidates: Arc<Candidates>,
     /// Other policies for some groups.
     rules: Arc<[Rule]>,
-    /// By which of the rules these were chosen for a group; none of a kind: it is
-    /// everybody else's.
-    pub chosen_by: BTreeMap<Kind, String>,
+    /// Why these serve a group; none of a kind: it is everybody else's.
+    pub chosen_by: BTreeMap<Kind, Chosen>,
     /// What happens when a policy gives no legal answer, where the file says so.
     on_failure: BTreeMap<Kind, OnFailure>,
     /// Rises with every swap; 0 are the built-in defaults of the start.
     pub generation: u64,
-    /// Nobody is chosen to leave: what was offered first was refused, and nothing
-    /// is known that was good before.
-    pub scaling_withheld: bool,
+    /// Which kinds are not asked, and why: who serves is not known.
+    pub withheld: BTreeMap<Kind, String>,
+    /// These are a namespace's: what its file does not name is served as elsewhere.
+    partial: bool,
+    /// Who may bring policies of his own.
+    tenants: Option<Arc<policy_file::Tenants>>,
+    /// What the group's namespace has brought, if it may.
+    own: Option<Own>,
+    /// Changes with what the group's namespace has brought.
+    standing: (u64, u64),
 }
 
+/// Why a policy serves a group, and not everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// By this entry under `groups`.
+    pub rule: Option<String>,
+    /// It is the namespace's own, from this ConfigMap (`namespace/name`).
+    pub config_map: Option<String>,
+}
+
+/// The policies of a namespace, with the book that they are from.
+#[derive(Clone)]
+struct Own {
+    book: PolicyBook,
+    serving: Arc<Serving>,
+    config_map: String,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("serving", &self.serving).finish_non_exhaustive()
+    }
+}
+
+/// What is said where nobody may be chosen to leave: what is offered cannot be used,
+/// and nothing is known that was good before. Who is destroyed in the meantime cannot
+/// be brought back.
+const NOTHING_GOOD: &str =
+    "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
+
+/// The same of a namespace whose policy was taken back.
+const NOTHING_GOOD_OF_ITS_OWN: &str = "the policy of this namespace was taken back (see PolicyRolledBack), and none is known that was good before: correct it";
+
 impl Serving {
-    /// What serves this group.
-    #[must_use]
-    pub fn for_group(self: Arc<Self>, who: Who<'_>) -> Arc<Self> {
-        let selecting: Vec<&Rule> = self.rules.iter().filter(|rule| rule.selects(who)).collect();
-        let first = |kind| selecting.iter().find_map(|rule| Some((rule, rule.policies.get(&kind)?)));
-        let chosen: Vec<_> = Kind::ALL.into_iter().filter_map(|kind| Some((kind, first(kind)?))).collect();
-        if chosen.is_empty() {
+    /// What serves this group: for each kind the first of the administrator's entries
+    /// that selects it, then what its namespace has brought, then what serves all.
+    fn for_group(self: Arc<Self>, who: Who<'_>, standing: Standing) -> Arc<Self> {
+        let mut chosen: BTreeMap<Kind, (Chosen, Served)> = BTreeMap::new();
+        for rule in self.rules.iter().filter(|rule| rule.selects(who)) {
+            let by = Chosen { rule: Some(rule.name.clone()), config_map: None };
+            rule.policies.iter().for_each(|(kind, served)| {
+                chosen.entry(*kind).or_insert_with(|| (by.clone(), served.clone()));
+            });
+        }
+        let mut withheld = self.withheld.clone();
+        let mut own = None;
+        match standing {
+            Standing::Nobody => {}
+            Standing::Unknown(why) => withheld.extend(Kind::ALL.map(|kind| (kind, why.clone()))),
+            Standing::Own(brought) => {
+                for (kind, rule, served) in brought.serving.brought(who) {
+                    let by = Chosen { rule, config_map: Some(brought.config_map.clone()) };
+                    chosen.entry(kind).or_insert((by, served));
+                }
+                withheld.extend(brought.serving.withheld.clone());
+                own = Some(brought);
+            }
+        }
+        // By an entry that is somebody's, it is known who serves.
+        withheld.retain(|kind, _| !chosen.contains_key(kind));
+        if chosen.is_empty() && own.is_none() && withheld == self.withheld {
             return self;
         }
         let (mut serving, mut set) = (Self::clone(&self), PolicySet::clone(&self.set));
-        for (kind, (rule, (policy, failing))) in chosen {
-            serving.on_failure.insert(kind, *failing);
-            // Before the rule there was what serves the others.
-            serving.previous.insert(kind, set.replace(policy.clone()));
-            serving.chosen_by.insert(kind, rule.name.clone());
+        for (kind, (by, (policy, failing))) in chosen {
+            serving.on_failure.insert(kind, failing);
+            // Before that there was what serves the others; but the namespace's own
+            // predecessor comes first.
+            let others = set.replace(policy);
+            let before = own.as_ref().filter(|_| by.config_map.is_some() && by.rule.is_none());
+            let before = before.and_then(|own| own.serving.previous.get(&kind).cloned());
+            serving.previous.insert(kind, before.unwrap_or(others));
+            serving.chosen_by.insert(kind, by);
         }
         // Whoever is on trial is so beside what serves the others.
         serving.candidates = Arc::new(self.candidates.without(serving.chosen_by.keys()));
         serving.set = Arc::new(set);
+        serving.withheld = withheld;
+        serving.own = own;
         Arc::new(serving)
+    }
+
+    /// What this file of a namespace has for a group, the first of each kind counts.
+    fn brought(&self, who: Who<'_>) -> Vec<(Kind, Option<String>, Served)> {
+        let of_rules = self.rules.iter().filter(|rule| rule.selects(who)).flat_map(|rule| {
+            rule.policies.iter().map(|(kind, served)| (*kind, Some(rule.name.clone()), served.clone()))
+        });
+        // Of the kinds that the file names.
+        let of_all =
+            self.on_failure.iter().map(|(kind, failing)| (*kind, None, (self.set.get(*kind).clone(), *failing)));
+        of_rules.chain(of_all).collect()
+    }
+
+    /// What a group's failures belong to: something else has its policies asked anew.
+    pub fn edition(&self) -> (u64, (u64, u64)) {
+        (self.generation, self.standing)
     }
 
     /// The same with another policy for its kind, whose failures are shown.
@@ -111,7 +199,7 @@ impl Serving {
         let mut set = (*self.set).clone();
         set.replace(candidate.clone());
         self.on_failure.insert(candidate.kind(), OnFailure::Hold);
-        self.scaling_withheld &= candidate.kind() != Kind::Scaling;
+        self.withheld.remove(&candidate.kind());
         self.set = Arc::new(set);
         self
     }
@@ -132,11 +220,14 @@ impl Serving {
 
     /// What is in force, in a phrase: each kind with its policy.
     pub fn told(&self) -> String {
-        let [naming, placement, scaling] = Kind::ALL.map(|kind| label(self.set.get(kind)));
-        let scaling = if self.scaling_withheld { "on hold".to_owned() } else { scaling };
+        let of = |kind: Kind| match self.withheld.get(&kind) {
+            Some(_) => format!("{kind} on hold"),
+            None if self.partial && !self.on_failure.contains_key(&kind) => format!("{kind} as elsewhere"),
+            None => format!("{kind} {}", label(self.set.get(kind))),
+        };
         let rules: Vec<&str> = self.rules.iter().map(|rule| rule.name.as_str()).collect();
         let rules = if rules.is_empty() { String::new() } else { format!(", others by {}", rules.join(", ")) };
-        format!("naming {naming}, placement {placement}, scaling {scaling}{rules}")
+        format!("{}{rules}", Kind::ALL.map(of).join(", "))
     }
 }
 
@@ -292,6 +383,7 @@ struct Fingerprint(Option<[u8; 32]>);
 pub struct PolicyBook(Arc<Book>);
 
 struct Book {
+    whose: Whose,
     checker: Checker,
     supply: Supply,
     offload: Offload,
@@ -301,6 +393,14 @@ struct Book {
     changes: tokio::sync::watch::Sender<u64>,
     settled: tokio::sync::watch::Sender<bool>,
     offers: Mutex<Offers>,
+}
+
+/// Who offers.
+enum Whose {
+    /// With the books of those whom he allows to.
+    Administrator(Tenants),
+    /// A namespace.
+    Namespace { name: String, changes: Changes },
 }
 
 /// The editions, and which offer is the newest. An offer is checked without a
@@ -341,6 +441,27 @@ impl PolicyBook {
     /// The same with registries and keys.
     pub fn with(host: Host, supply: Supply, offload: Offload, metrics: Metrics) -> Result<Self, CheckError> {
         let builtin = Arc::new(shipped::default_set(&host)?);
+        let whose = Whose::Administrator(Tenants::default());
+        Ok(Self::make(whose, builtin, host, supply, offload, metrics))
+    }
+
+    /// A book for a namespace, with nothing in it. It asks no registries: that would be
+    /// under the administrator's logins.
+    fn of_namespace(&self, name: String, changes: Changes) -> Self {
+        let Book { checker, supply, offload, metrics, .. } = &*self.0;
+        let supply = Supply { registries: None, keys: supply.keys.clone() };
+        let (builtin, whose) = (self.in_force().builtin.clone(), Whose::Namespace { name, changes });
+        Self::make(whose, builtin, checker.host.clone(), supply, *offload, metrics.clone())
+    }
+
+    fn make(
+        whose: Whose,
+        builtin: Arc<PolicySet>,
+        host: Host,
+        supply: Supply,
+        offload: Offload,
+        metrics: Metrics,
+    ) -> Self {
         let serving = Serving {
             set: builtin.clone(),
             builtin: builtin.clone(),
@@ -350,10 +471,15 @@ impl PolicyBook {
             chosen_by: BTreeMap::new(),
             on_failure: BTreeMap::new(),
             generation: 0,
-            scaling_withheld: false,
+            withheld: BTreeMap::new(),
+            partial: matches!(whose, Whose::Namespace { .. }),
+            tenants: None,
+            own: None,
+            standing: (0, 0),
         };
         let in_force = Edition::builtin(builtin);
-        Ok(Self(Arc::new(Book {
+        Self(Arc::new(Book {
+            whose,
             checker: Checker { host, keys: supply.keys.clone() },
             supply,
             offload,
@@ -372,7 +498,46 @@ impl PolicyBook {
                 rolled_back: None,
                 recalled: None,
             }),
-        })))
+        }))
+    }
+
+    /// What serves a group.
+    pub fn serving(&self, who: Who<'_>) -> Arc<Serving> {
+        let serving = self.in_force();
+        match &self.0.whose {
+            Whose::Administrator(tenants) => {
+                let (standing, stamp) = tenants.standing(serving.tenants.as_deref(), who.namespace);
+                if stamp == serving.standing {
+                    return serving.for_group(who, standing);
+                }
+                Arc::new(Serving { standing: stamp, ..Serving::clone(&serving.for_group(who, standing)) })
+            }
+            Whose::Namespace { .. } => serving.for_group(who, Standing::Nobody),
+        }
+    }
+
+    /// Namespaces for whose groups something has changed. For one consumer.
+    pub fn changed_namespaces(&self) -> Wake<String> {
+        match &self.0.whose {
+            Whose::Administrator(tenants) => tenants.changed(),
+            Whose::Namespace { .. } => Wake::default(),
+        }
+    }
+
+    /// Whether the policies of namespaces have been read, if any may have some, or
+    /// that was tried: before that nobody knows who serves there.
+    pub fn namespaces_read(&self) -> tokio::sync::watch::Receiver<bool> {
+        match &self.0.whose {
+            Whose::Administrator(tenants) => tenants.read(),
+            Whose::Namespace { .. } => self.settled(),
+        }
+    }
+
+    fn tell_of_change(&self) {
+        self.0.changes.send_modify(|count| *count += 1);
+        if let Whose::Namespace { name, changes } = &self.0.whose {
+            changes.tell(name);
+        }
     }
 
     /// The policies in force.
@@ -383,6 +548,14 @@ impl PolicyBook {
     /// Why the last offer is not in force; none if it is.
     pub fn refusal(&self) -> Option<Arc<Refusal>> {
         self.0.refusal.load_full()
+    }
+
+    /// The refusal that concerns a group, with what is in force instead: that of its
+    /// namespace's own policies, or else the administrator's.
+    pub fn refusal_for(&self, serving: &Serving) -> Option<(Arc<Refusal>, Arc<Serving>)> {
+        let own = serving.own.as_ref().map(|own| &own.book);
+        let told = |book: &Self| Some((book.refusal()?, book.in_force()));
+        own.and_then(told).or_else(|| told(self))
     }
 
     /// Rises with each swap and each change of the refusal.
@@ -431,15 +604,31 @@ impl PolicyBook {
     /// `serving`. What fails too often is taken back: what was in force before it
     /// is put into force again, if that would have been somebody else's decision.
     pub fn failed(&self, serving: &Serving, kind: Kind, error: &DecisionError) {
+        let culprit = serving.set.get(kind);
+        let is_own = serving.chosen_by.get(&kind).is_some_and(|by| by.config_map.is_some());
+        match serving.own.as_ref().filter(|_| is_own) {
+            Some(own) => own.book.failed_one(own.serving.generation, culprit, error),
+            None => self.failed_one(serving.generation, culprit, error),
+        }
+    }
+
+    /// The same of this book's own policies: in this generation of them this one failed.
+    fn failed_one(&self, generation: u64, culprit: &Arc<Policy>, error: &DecisionError) {
+        let kind = culprit.kind();
         let mut offers = self.offers();
         let old = self.in_force();
         // A pass keeps what it began with; that may be out of force already.
-        if serving.generation != old.generation || !offers.breaker.failed(Instant::now()) {
+        if generation != old.generation || !offers.breaker.failed(Instant::now()) {
             return;
         }
-        let culprit = serving.set.get(kind);
         let other = offers.earlier.iter().position(|edition| !edition.asks(kind, culprit));
-        let Some(edition) = other.and_then(|at| offers.earlier.drain(..=at).next_back()) else {
+        let edition = other.and_then(|at| offers.earlier.drain(..=at).next_back());
+        let edition = edition.or_else(|| match &self.0.whose {
+            Whose::Administrator(_) => None,
+            // There is what serves the others.
+            Whose::Namespace { .. } => Some(Edition::builtin(old.builtin.clone())),
+        });
+        let Some(edition) = edition else {
             tracing::warn!(plugin = culprit.plugin(), %kind, %error, "fails again and again, and there is no other policy that was good before");
             return;
         };
@@ -456,9 +645,23 @@ impl PolicyBook {
             resource_version: data.map(|data| data.resource_version.clone()).unwrap_or_default(),
         };
         let content = offers.in_force.content.fingerprint;
+        // Nobody leaves by a policy that his namespace has not chosen.
+        let chose = offers.in_force.names(Kind::Scaling);
+        let lets_others = offers.in_force.content.lets_builtin_choose();
+        let chooses = edition.names(Kind::Scaling);
+        let withhold = matches!(self.0.whose, Whose::Namespace { .. }) && chose && !chooses && !lets_others;
         self.roll_back(&mut offers, RolledBack { content, refusal }, edition);
+        if withhold {
+            self.withhold_scaling(NOTHING_GOOD_OF_ITS_OWN);
+        }
         drop(offers);
-        self.0.changes.send_modify(|count| *count += 1);
+        self.tell_of_change();
+    }
+
+    fn withhold_scaling(&self, why: &str) {
+        let mut serving = Serving::clone(&self.in_force());
+        serving.withheld.insert(Kind::Scaling, why.to_owned());
+        self.0.in_force.store(Arc::new(serving));
     }
 
     fn roll_back(&self, offers: &mut Offers, rolled_back: RolledBack, edition: Edition) {
@@ -493,13 +696,13 @@ impl PolicyBook {
         }
         self.roll_back(&mut offers, rolled_back, edition);
         drop(offers);
-        self.0.changes.send_modify(|count| *count += 1);
+        self.tell_of_change();
     }
 
     /// What is to be kept over a restart; none: nothing has been accepted yet.
     fn keepsake(&self) -> Option<Kept> {
         let offers = self.offers();
-        let accepted = *self.0.settled.borrow() && !self.in_force().scaling_withheld;
+        let accepted = *self.0.settled.borrow() && self.in_force().withheld.is_empty();
         accepted.then(|| Kept {
             in_force: Some(offers.in_force.content.clone()),
             previous: offers.earlier.front().map(|edition| edition.content.clone()),
@@ -512,7 +715,7 @@ impl PolicyBook {
         let (checker, builtin) = (self.0.checker.clone(), self.in_force().builtin.clone());
         let contents: Vec<Content> = kept.in_force.iter().chain(&kept.previous).cloned().collect();
         let read = move || {
-            let read = |content| match Edition::read(&checker, &builtin, content) {
+            let read = |content| match Edition::read(&checker, &builtin, content, Reader::Administrator) {
                 Ok(edition) => Some(edition),
                 Err(refusal) => {
                     tracing::warn!(%refusal, "what was in force before does not pass its check any more");
@@ -567,7 +770,11 @@ impl PolicyBook {
             _ => {
                 let (checker, builtin, content) =
                     (self.0.checker.clone(), self.in_force().builtin.clone(), content.clone());
-                self.0.offload.run(move || Edition::read(&checker, &builtin, &content)).await
+                let reader = match self.0.whose {
+                    Whose::Administrator(_) => Reader::Administrator,
+                    Whose::Namespace { .. } => Reader::Namespace,
+                };
+                self.0.offload.run(move || Edition::read(&checker, &builtin, &content, reader)).await
             }
         };
         let recalled = match recalled {
@@ -617,7 +824,7 @@ impl PolicyBook {
         };
         drop(offers);
         if !matches!(considered, Considered::Unchanged(_)) {
-            self.0.changes.send_modify(|count| *count += 1);
+            self.tell_of_change();
         }
         self.0.settled.send_replace(true);
         considered
@@ -630,8 +837,7 @@ impl PolicyBook {
         if let Some(edition) = offers.earlier.pop_front() {
             self.install(offers, edition);
         } else if !content.lets_builtin_choose() {
-            let withheld = Serving { scaling_withheld: true, ..Serving::clone(&self.in_force()) };
-            self.0.in_force.store(Arc::new(withheld));
+            self.withhold_scaling(NOTHING_GOOD);
         }
     }
 
@@ -641,7 +847,7 @@ impl PolicyBook {
         let old = self.in_force();
         let differences = edition.differences(&old);
         let missed = first && !offers.earlier.is_empty();
-        if differences.is_empty() && !old.scaling_withheld && !missed {
+        if differences.is_empty() && old.withheld.is_empty() && !missed {
             if offers.in_force.breaker != edition.breaker {
                 offers.breaker = Breaker::new(edition.breaker);
             }
@@ -653,10 +859,13 @@ impl PolicyBook {
             return Considered::Swapped { serving: old, differences, healed };
         }
         // What fails just now, or never served, is nothing to go back to.
-        if !first && !old.scaling_withheld && !offers.breaker.doubtful(Instant::now()) {
+        if !first && old.withheld.is_empty() && !offers.breaker.doubtful(Instant::now()) {
             let before = offers.in_force.clone();
             offers.earlier.push_front(before);
-            offers.earlier.truncate(EARLIER);
+            offers.earlier.truncate(match self.0.whose {
+                Whose::Administrator(_) => EARLIER,
+                Whose::Namespace { .. } => EARLIER_OF_NAMESPACE,
+            });
         }
         let serving = self.install(offers, edition);
         self.0.metrics.policy_swap("swapped");
@@ -680,7 +889,11 @@ impl PolicyBook {
             chosen_by: BTreeMap::new(),
             on_failure: edition.on_failure.clone(),
             generation: old.generation + 1,
-            scaling_withheld: false,
+            withheld: BTreeMap::new(),
+            partial: old.partial,
+            tenants: edition.tenants.clone(),
+            own: None,
+            standing: (0, 0),
         });
         offers.breaker = Breaker::new(edition.breaker);
         offers.in_force = edition;

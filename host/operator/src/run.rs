@@ -39,7 +39,7 @@ use crate::memory::{Memories, Population};
 use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, Standing, mark};
-use crate::policy_source::{Keeper, PolicyBook, Registries, Supply, watch_config_map, watch_folder};
+use crate::policy_source::{Keeper, PolicyBook, Registries, Supply, follow_tenants, watch_config_map, watch_folder};
 use crate::preview;
 use crate::rest::CountCalls;
 use crate::shadow::{self, Shadow};
@@ -354,8 +354,8 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     Ok(())
 }
 
-/// Recalls what was in force, then serves by the policy ConfigMap or the folder,
-/// and keeps what is in force.
+/// Recalls what was in force, then serves by the policy ConfigMap or the folder, and
+/// by those of namespaces that may, and keeps what is in force.
 fn follow_policies(
     config: &RunConfig,
     kube: kube::Client,
@@ -366,13 +366,14 @@ fn follow_policies(
 ) -> impl Future<Output = ()> + Send + use<> {
     let RunConfig { namespace, policy_config_map: name, policy_dir, .. } = config;
     let mut keeper = Keeper::new(kube.clone(), namespace, name, book.clone(), fence);
+    let tenants = follow_tenants(kube.clone(), namespace.clone(), book.clone(), events.clone(), stop.clone());
     let watching = match policy_dir.clone() {
         Some(folder) => watch_folder(folder, book, stop.clone()).left_future(),
         None => watch_config_map(kube, namespace.clone(), name.clone(), book, events, stop.clone()).right_future(),
     };
     async move {
         keeper.recall(&stop).await;
-        tokio::join!(watching, keeper.run(stop));
+        tokio::join!(watching, tenants, keeper.run(stop));
     }
 }
 

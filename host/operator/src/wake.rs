@@ -1,5 +1,5 @@
 //! Wakes groups: a set of those that have something to look at, drained as a
-//! stream by the controller.
+//! stream by the controller. The same of namespaces, whose groups are all looked at.
 //!
 //! A set and not a queue: a group that is woken a hundred times before its pass
 //! begins is looked at once, and memory is bounded by the number of groups.
@@ -33,30 +33,41 @@ impl std::fmt::Display for GroupRef {
     }
 }
 
-/// The set of groups to look at. Cheap to clone; all clones are the same set.
-#[derive(Clone, Default)]
-pub struct Wake(Arc<Shared>);
+/// The set of groups (or of what else has a name) to look at. Cheap to clone; all
+/// clones are the same set.
+pub struct Wake<T = GroupRef>(Arc<Shared<T>>);
 
-#[derive(Default)]
-struct Shared {
-    pending: Mutex<BTreeSet<GroupRef>>,
+impl<T> Clone for Wake<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Default for Wake<T> {
+    fn default() -> Self {
+        Self(Arc::new(Shared { pending: Mutex::default(), notify: Notify::new() }))
+    }
+}
+
+struct Shared<T> {
+    pending: Mutex<BTreeSet<T>>,
     notify: Notify,
 }
 
-impl Wake {
-    /// Has a pass made over a group soon.
-    pub fn wake(&self, group: &GroupRef) {
+impl<T: Clone + Ord + Send + 'static> Wake<T> {
+    /// Has it looked at soon.
+    pub fn wake(&self, group: &T) {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(group.clone());
         self.0.notify.notify_one();
     }
 
-    /// Takes one group out of the set.
-    fn pop(&self) -> Option<GroupRef> {
+    /// Takes one out of the set.
+    fn pop(&self) -> Option<T> {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).pop_first()
     }
 
-    /// The groups as they are woken. For one consumer.
-    pub fn stream(&self) -> impl Stream<Item = GroupRef> + Send + use<> {
+    /// They, as they are woken. For one consumer.
+    pub fn stream(&self) -> impl Stream<Item = T> + Send + use<T> {
         futures::stream::unfold(self.clone(), |wake| async move {
             loop {
                 let notified = wake.0.notify.notified();

@@ -151,7 +151,7 @@ async fn a_folder_that_comes_goes_and_comes_back_is_watched_all_the_while() {
     std::fs::remove_dir_all(&story.folder).unwrap();
     story.watch();
     story.refused("folder", "cannot be read").await;
-    assert!(story.book.in_force().scaling_withheld, "nobody is chosen to leave by a policy that nobody chose");
+    assert!(!story.book.in_force().withheld.is_empty(), "nobody is chosen to leave by a policy that nobody chose");
     story.write("policy.yaml", scaling("ordered", "oldest"));
     story.serves("ordered", "oldest").await;
 

@@ -45,5 +45,5 @@ pub use limits::Limits;
 pub use policy::Policy;
 pub use question::{Answer, Line, Question, Tried};
 pub use shape::{InterfaceProblem, ParseProblem};
-pub use source::{Digest, SizeProblem, Source};
+pub use source::{Digest, SizeProblem, Source, unpacked_size};
 pub use text::{MESSAGE_CHARS, REASON_CHARS};

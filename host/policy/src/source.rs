@@ -87,6 +87,12 @@ pub enum SizeProblem {
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// How many bytes these are once unpacked, if no more than `limit`.
+pub fn unpacked_size(bytes: &Bytes, limit: usize) -> Result<usize, SizeProblem> {
+    let limits = Limits { wasm_bytes: usize::MAX, unpacked_bytes: limit, ..Limits::default() };
+    unpack(bytes, &limits).map(|unpacked| unpacked.len())
+}
+
 /// The plugin's bytes, unpacked if they are compressed, within the limits.
 pub(crate) fn unpack(bytes: &Bytes, limits: &Limits) -> Result<Bytes, SizeProblem> {
     if bytes.is_empty() {

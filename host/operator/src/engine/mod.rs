@@ -164,7 +164,7 @@ impl Engine {
             engine: self,
             api,
             reference: object.object_ref(&()),
-            serving: self.policies.in_force().for_group(desired.who()),
+            serving: self.policies.serving(desired.who()),
             memory,
             now: self.clock.now(),
             again: None,
@@ -291,7 +291,7 @@ impl Pass<'_> {
         if self.memory.written.is_none() {
             laps.time(Step::Look, self.remember()).await?;
         }
-        self.memory.refresh((self.desired.generation, self.serving.generation));
+        self.memory.refresh((self.desired.generation, self.serving.edition()));
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }

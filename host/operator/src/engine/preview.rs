@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kube::api::Api;
 use vmgroup_api::{MemberState, VmGroup};
-use vmgroup_policy::{Answer, Kind, Policy, Question as Asked};
+use vmgroup_policy::{Answer, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
 use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
 
@@ -70,8 +70,7 @@ impl Engine {
         let seen = self.look_only(&connected, &object, &desired, &memory);
         let (seen, under_way) = settled(seen, u64::try_from(self.clock.now().as_second()).unwrap_or_default());
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
-        let serving =
-            candidates.iter().fold(Serving::clone(&self.policies.in_force().for_group(desired.who())), Serving::trying);
+        let serving = candidates.iter().fold(Serving::clone(&self.policies.serving(desired.who())), Serving::trying);
         let preview = Preview {
             group: group.to_string(),
             wished_now,
@@ -295,10 +294,14 @@ impl Rehearsal<'_> {
     async fn ask(&mut self, asked: &Arc<Asked>) -> Result<Answer, Trouble> {
         let kind = asked.kind();
         let policy = self.serving.set.get(kind).clone();
-        let withheld = kind == Kind::Scaling && self.serving.scaling_withheld;
-        let mut told = if withheld { Err(decide::withheld()) } else { self.ask_one(&policy, asked).await };
+        let withheld = self.serving.withheld.get(&kind).map(|why| decide::withheld(why));
+        let held = withheld.is_some();
+        let mut told = match withheld {
+            Some(held) => Err(held),
+            None => self.ask_one(&policy, asked).await,
+        };
         if told.is_err()
-            && !withheld
+            && !held
             && let Some(instead) = self.serving.instead(kind).cloned()
         {
             told = self.ask_one(&instead, asked).await;

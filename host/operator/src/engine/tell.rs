@@ -17,7 +17,7 @@ use crate::link::Connected;
 use crate::memory::{Topic, Why};
 use crate::observe::{Birth, BoundFor, Observed, VmSeen};
 use crate::plan::{Decisions, Plan};
-use crate::policy_source::Serving;
+use crate::policy_source::{Chosen, Serving};
 use crate::report::{Facts, Members, Obstacle};
 use crate::status::StatusError;
 use crate::tasks::TaskKind;
@@ -247,9 +247,9 @@ impl Pass<'_> {
         if let Some(until) = due {
             self.look_again(Duration::try_from(until.duration_since(self.now)).unwrap_or_default());
         }
-        let refusal = self.engine.policies.refusal().map(|refusal| {
+        let refusal = self.engine.policies.refusal_for(&self.serving).map(|(refusal, in_force)| {
             let reason = if refusal.rolled_back() { "PolicyRolledBack" } else { "PolicyRefused" };
-            (reason, refusal.told(&self.engine.policies.in_force(), MESSAGE_LIMIT))
+            (reason, refusal.told(&in_force, MESSAGE_LIMIT))
         });
         let facts = Facts {
             group: &self.desired.group,
@@ -272,11 +272,13 @@ impl Pass<'_> {
 fn policies(serving: &Serving) -> PolicyStatus {
     let of = |kind| {
         let policy = serving.set.get(kind);
+        let Chosen { rule, config_map } = serving.chosen_by.get(&kind).cloned().unwrap_or_default();
         PolicyInForce {
             plugin: policy.plugin().to_owned(),
             version: policy.description().version.clone(),
             digest: policy.digest().to_string(),
-            rule: serving.chosen_by.get(&kind).cloned(),
+            rule,
+            config_map,
         }
     };
     PolicyStatus { naming: of(Kind::Naming), placement: of(Kind::Placement), scaling: of(Kind::Scaling) }

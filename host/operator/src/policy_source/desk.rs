@@ -37,6 +37,16 @@ impl ConfigMapEvents {
         };
         Self { events, about }
     }
+
+    /// The ConfigMap as it was last seen, so that an event about its deletion is
+    /// still about it.
+    pub(super) fn is_about(&mut self, uid: Option<&String>) {
+        self.about.uid = uid.cloned();
+    }
+
+    pub(super) async fn tell(&self, type_: EventType, reason: &str, note: &str) {
+        self.events.publish(&self.about, type_, reason, "SwapPolicies", note).await;
+    }
 }
 
 /// Where the edits of one source arrive.
@@ -61,11 +71,10 @@ impl Desk {
         Self { book, events, told: None, pulling: None }
     }
 
-    /// The ConfigMap as it was last seen, so that an event about its deletion is
-    /// still about it.
+    /// See [`ConfigMapEvents::is_about`].
     pub(super) fn is_about(&mut self, uid: Option<&String>) {
         if let Some(events) = &mut self.events {
-            events.about.uid = uid.cloned();
+            events.is_about(uid);
         }
     }
 
@@ -114,7 +123,7 @@ impl Desk {
     }
 
     /// Offers it to the book, and tells what became of it.
-    async fn offer(&mut self, files: Option<PolicyFiles>) {
+    pub(super) async fn offer(&mut self, files: Option<PolicyFiles>) {
         let version = files.as_ref().map(|files| files.resource_version.clone());
         match self.book.consider(files).await {
             Considered::Unchanged(_) => {}
@@ -157,8 +166,8 @@ impl Desk {
     }
 
     async fn tell(&mut self, type_: EventType, reason: &str, note: &str) {
-        if let Some(ConfigMapEvents { events, about }) = &self.events {
-            events.publish(about, type_, reason, "SwapPolicies", note).await;
+        if let Some(events) = &self.events {
+            events.tell(type_, reason, note).await;
         }
     }
 }
@@ -170,6 +179,7 @@ fn swapped_note(serving: &Serving, differences: &[String], healed: bool, version
     let head = match version {
         Some("") => format!("Swap {generation}: "),
         Some(version) => format!("Swap {generation} (resourceVersion {version}): "),
+        None if serving.partial => format!("Swap {generation}: the ConfigMap is gone. "),
         None => format!("Swap {generation}: the ConfigMap is gone, the built-in policies serve. "),
     };
     let again =

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule};
+use bytes::Bytes;
+use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule, Tenants};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
 use vmgroup_policy::{Kind, Policy, PolicySet, Source, shipped};
+use vmgroup_registry::SCHEME;
 
 use super::rules::{self, Rule, Served};
 use super::supply::{Absent, Checker};
@@ -45,7 +47,21 @@ pub(super) struct Edition {
     /// Of the kinds that the file names.
     pub(super) on_failure: BTreeMap<Kind, OnFailure>,
     pub(super) breaker: Breaker,
+    /// Who may bring policies of his own.
+    pub(super) tenants: Option<Arc<Tenants>>,
 }
+
+/// Whose policies are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Who may do everything.
+    Administrator,
+    /// Somebody in a namespace, who may use up less.
+    Namespace,
+}
+
+/// The most that all plugins of a namespace together may unpack to, in bytes.
+const NAMESPACE_BYTES: usize = 4 << 20;
 
 impl Edition {
     /// The built-in defaults.
@@ -57,11 +73,17 @@ impl Edition {
             rules: Arc::default(),
             on_failure: BTreeMap::new(),
             breaker: Breaker::default(),
+            tenants: None,
         }
     }
 
     /// Reads, resolves and checks. Takes a core for as long as compiling takes.
-    pub(super) fn read(checker: &Checker, builtin: &Arc<PolicySet>, content: &Content) -> Result<Self, Refusal> {
+    pub(super) fn read(
+        checker: &Checker,
+        builtin: &Arc<PolicySet>,
+        content: &Content,
+        reader: Reader,
+    ) -> Result<Self, Refusal> {
         let Some(data) = &content.data else { return Ok(Self::builtin(builtin.clone())) };
         let refuse = |stage: &str, plugin: &str, message: String, remedy: String| Refusal {
             stage: stage.to_owned(),
@@ -95,9 +117,15 @@ impl Edition {
                 "policy-file",
                 "",
                 error.to_string(),
-                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and groups and breaker."),
+                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and groups, breaker and tenants."),
             )
         })?;
+        if reader == Reader::Namespace {
+            let (message, remedy) = not_for_namespaces(&file, &data.binaries);
+            if let Some(message) = message {
+                return Err(refuse("tenants", "", message, remedy.to_owned()));
+            }
+        }
         let check_one = |kind: Kind, entry: PolicyEntry, above: &str| {
             let PolicyEntry { plugin, config, on_failure, shadow: _ } = entry;
             let source = source(kind, &plugin, config, data)
@@ -118,7 +146,7 @@ impl Edition {
             Ok(Rule { name, select, percent, policies })
         };
         let candidates = Candidates::read(checker, &file, text, data);
-        let PolicyFile { naming, placement, scaling, groups, breaker } = file;
+        let PolicyFile { naming, placement, scaling, groups, breaker, tenants } = file;
         let (mut set, mut on_failure) = (PolicySet::clone(builtin), BTreeMap::new());
         for (kind, (policy, failing)) in check_all([naming, placement, scaling], "")? {
             set.replace(policy);
@@ -132,7 +160,13 @@ impl Edition {
             rules: rules.into(),
             on_failure,
             breaker,
+            tenants: tenants.map(Arc::new),
         })
+    }
+
+    /// Whether its file names a policy of this kind, for whomever.
+    pub(super) fn names(&self, kind: Kind) -> bool {
+        self.on_failure.contains_key(&kind) || self.rules.iter().any(|rule| rule.policies.contains_key(&kind))
     }
 
     /// Whether it would ask this policy, whomever for.
@@ -152,8 +186,53 @@ impl Edition {
             .filter_map(of_kind)
             .chain(rules::differences(&old.rules, &self.rules))
             .chain(self.candidates.differences(&old.candidates))
+            .chain((self.tenants != old.tenants).then(|| match &self.tenants {
+                Some(tenants) => format!(
+                    "tenants: {} may have a ConfigMap {} of their own",
+                    tenants.namespaces.join(", "),
+                    tenants.config_map
+                ),
+                None => "tenants: none any more".to_owned(),
+            }))
             .collect()
     }
+}
+
+/// What a policy file of a namespace has that is the administrator's to say, or too
+/// much of; and what to do.
+fn not_for_namespaces(file: &PolicyFile, binaries: &BTreeMap<String, Bytes>) -> (Option<String>, &'static str) {
+    let PolicyFile { naming, placement, scaling, groups: _, breaker: _, tenants } = file;
+    let entries = [naming, placement, scaling];
+    if tenants.is_some() {
+        return (Some("`tenants` is the administrator's to say".to_owned()), "Take it out.");
+    }
+    if entries.into_iter().flatten().any(|entry| entry.shadow.is_some()) {
+        let text = "a policy on trial (`shadow`) is the administrator's to choose";
+        return (
+            Some(text.to_owned()),
+            "Take it out; `percent` of an entry under `groups` tries a policy on some groups.",
+        );
+    }
+    if let Some(plugin) = file.plugins().find(|plugin| plugin.starts_with(SCHEME)) {
+        let text = format!("`{plugin}`: a registry is asked under the administrator's logins, for him alone");
+        return (Some(text), "Put the plugin into `binaryData`.");
+    }
+    let mut left = NAMESPACE_BYTES;
+    for (name, bytes) in binaries {
+        match vmgroup_policy::unpacked_size(bytes, left) {
+            Ok(size) => left -= size,
+            Err(problem) => {
+                let text = format!(
+                    "`{name}`: {problem} (the plugins of a namespace may have {NAMESPACE_BYTES} bytes together, unpacked)"
+                );
+                return (
+                    Some(text),
+                    "Build smaller plugins (release mode, opt-level \"s\", stripped), or have the administrator serve them.",
+                );
+            }
+        }
+    }
+    (None, "")
 }
 
 /// A place in the policy file as people say it: `scaling:`, `groups[0].scaling:`.

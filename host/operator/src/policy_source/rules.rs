@@ -37,14 +37,7 @@ pub(super) struct Rule {
 impl Rule {
     /// Whether it is for this group.
     pub(super) fn selects(&self, who: Who<'_>) -> bool {
-        let Select { namespaces, match_labels } = &self.select;
-        let named = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(beginning) => who.namespace.starts_with(beginning),
-            None => who.namespace == pattern,
-        };
-        (namespaces.is_empty() || namespaces.iter().any(named))
-            && match_labels.iter().all(|(key, value)| who.labels.get(key) == Some(value))
-            && share(&self.name, who.uid) < u64::from(self.percent)
+        self.select.fits(who.namespace, who.labels) && share(&self.name, who.uid) < u64::from(self.percent)
     }
 
     fn alike(&self, other: &Self) -> bool {

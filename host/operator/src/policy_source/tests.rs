@@ -136,7 +136,8 @@ async fn an_offer_that_was_overtaken_does_not_win() {
     let builtin = book.in_force().builtin.clone();
     let contents =
         ["scaling: { plugin: ordered, config: { order: newest } }", OLDEST].map(|text| Content::of(Some(data(text))));
-    let [older, newer] = contents.each_ref().map(|content| Edition::read(&book.0.checker, &builtin, content));
+    let [older, newer] =
+        contents.each_ref().map(|content| Edition::read(&book.0.checker, &builtin, content, Reader::Administrator));
     book.conclude(2, &contents[1], newer, Vec::new());
     book.conclude(1, &contents[0], older, Vec::new());
     assert_eq!(book.in_force().set.scaling.config()["order"], "oldest");
@@ -245,13 +246,13 @@ async fn the_breaker_is_set_in_the_policy_file() {
 async fn scaling_waits_where_nothing_good_is_known() {
     let book = book();
     book.offer(Some(data("scaling: { plugin: absent.wasm }"))).await.unwrap_err();
-    assert!(book.in_force().scaling_withheld);
+    assert!(book.in_force().withheld.contains_key(&Kind::Scaling));
     book.offer(Some(data("scaling: { plugin: ordered }"))).await.unwrap();
-    assert!(!book.in_force().scaling_withheld, "the same as the built-in one, and yet chosen");
+    assert!(book.in_force().withheld.is_empty(), "the same as the built-in one, and yet chosen");
 
     let lenient = self::book();
     lenient.offer(Some(data("scaling: { plugin: absent.wasm, onFailure: builtin }"))).await.unwrap_err();
-    assert!(!lenient.in_force().scaling_withheld);
+    assert!(lenient.in_force().withheld.is_empty());
 }
 
 #[tokio::test]
@@ -294,7 +295,7 @@ async fn the_last_known_good_outlives_the_process() {
     let second = restarted(first.keepsake(), broken.clone()).await;
     assert_eq!(order(&second), "poweredOffFirst");
     assert_eq!(second.refusal().unwrap().stage, "source");
-    assert!(!second.in_force().scaling_withheld);
+    assert!(second.in_force().withheld.is_empty());
 
     let third = restarted(second.keepsake(), broken).await;
     assert_eq!(order(&third), "poweredOffFirst", "and the next one too");
@@ -346,11 +347,11 @@ async fn some_groups_are_served_by_others_and_what_fails_there_is_rolled_back_to
     let Considered::Swapped { differences, .. } = book.consider(Some(data(&text))).await else { panic!("swapped") };
     assert_eq!(differences, ["groups: canary is new, 100 %"]);
     let web = BTreeMap::from([("tier".to_owned(), "web".to_owned())]);
-    let served = |labels| book.in_force().for_group(Who { namespace: "shop", uid: "u", labels });
+    let served = |labels| book.serving(Who { namespace: "shop", uid: "u", labels });
     let unlabelled = BTreeMap::new();
     let (canary, other) = (served(&web), served(&unlabelled));
     assert_eq!(canary.set.scaling.config()["order"], "poweredOffFirst");
-    assert_eq!(canary.chosen_by[&Kind::Scaling], "canary");
+    assert_eq!(canary.chosen_by[&Kind::Scaling].rule.as_deref(), Some("canary"));
     assert_eq!(canary.instead(Kind::Scaling).unwrap().config()["order"], "oldest", "what serves the others");
     assert!(Arc::ptr_eq(&canary.set.naming, &other.set.naming));
     assert_eq!((other.set.scaling.config()["order"].as_str(), other.chosen_by.len()), (Some("oldest"), 0));

@@ -1,0 +1,179 @@
+//! Namespaces that bring policies of their own, on the simulators with time paused.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use vmgroup_api::VmGroup;
+use vmgroup_e2e::sim::SimWorld;
+use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, User, World, eventually};
+
+const SOON: Duration = Duration::from_mins(1);
+
+const TEAMS: &str = "tenants: { namespaces: [\"team-*\"] }\n";
+
+/// A file that gives names with this beginning.
+fn named(beginning: &str) -> String {
+    format!("naming: {{ plugin: ordinal, config: {{ pattern: \"{beginning}-{{group}}-{{ordinal}}\" }} }}\n")
+}
+
+async fn names(world: &SimWorld) -> Vec<String> {
+    let mut names: Vec<String> = world.vms().await.unwrap().into_iter().map(|vm| vm.name).collect();
+    names.sort();
+    names
+}
+
+async fn started(admin: &str) -> (SimWorld, User) {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    user.policy(Some(admin), &[]).await;
+    world.start_operator().await.unwrap();
+    (world, user)
+}
+
+/// Entry and ConfigMap that the naming policy of a group is from.
+fn naming_from(group: VmGroup) -> (Option<String>, Option<String>) {
+    let naming = group.status.and_then(|status| status.policies).unwrap().naming;
+    (naming.rule, naming.config_map)
+}
+
+async fn event(user: &User, namespace: &str, beginning: &str) -> String {
+    eventually(&format!("{namespace} has the event {beginning}"), SOON, async || {
+        let events = user.events(namespace, "vmgroup-policy").await;
+        events.iter().find(|event| event.starts_with(beginning)).cloned().ok_or(format!("{events:?}"))
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_map_serves_the_groups_of_its_namespace_alone_where_it_may() {
+    let admin = format!("{TEAMS}{}", named("site"));
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    user.policy(Some(&admin), &[]).await;
+    // Before the operator starts: what serves there is known before anything is decided.
+    user.policy_of("team-a", Some(&named("a")), &[]).await;
+    user.policy_of("shop", Some(&named("shop")), &[]).await;
+    for namespace in ["team-a", "team-b", "shop"] {
+        user.group(namespace, "web", 1).await;
+    }
+    world.start_operator().await.unwrap();
+    let own = user.ready("team-a", "web", 1, SOON).await;
+    assert_eq!(naming_from(own), (None, Some("team-a/vmgroup-policy".to_owned())));
+    for namespace in ["team-b", "shop"] {
+        assert_eq!(naming_from(user.ready(namespace, "web", 1, SOON).await), (None, None), "{namespace}");
+    }
+    assert_eq!(names(&world).await, ["a-web-0", "site-web-0", "site-web-0"]);
+    let told = event(&user, "team-a", "PolicySwapped").await;
+    assert!(told.contains("scaling as elsewhere"), "{told}");
+    assert_eq!(user.events("shop", "vmgroup-policy").await, Vec::<String>::new());
+
+    // An edit is taken at once, an entry of the administrator's that selects the group
+    // comes before it, and without the ConfigMap all is as elsewhere.
+    user.policy_of("team-a", Some(&named("b")), &[]).await;
+    event(&user, "team-a", "PolicySwapped: Swap 2").await;
+    user.scale("team-a", "web", 2).await;
+    user.ready("team-a", "web", 2, SOON).await;
+    user.policy(
+        Some(&format!(
+            "{admin}groups: [ {{ name: all, select: {{ namespaces: [team-a] }}, {} }} ]",
+            named("rule").trim()
+        )),
+        &[],
+    )
+    .await;
+    event(&user, OPERATOR_NAMESPACE, "PolicySwapped: Swap 2").await;
+    user.scale("team-a", "web", 3).await;
+    let ruled = user.ready("team-a", "web", 3, SOON).await;
+    assert_eq!(naming_from(ruled), (Some("all".to_owned()), None));
+    user.policy(Some(&admin), &[]).await;
+    event(&user, OPERATOR_NAMESPACE, "PolicySwapped: Swap 3").await;
+    world.kube.delete("configmaps", Some("team-a"), "vmgroup-policy").unwrap();
+    event(&user, "team-a", "PolicySwapped: Swap 3: the ConfigMap is gone").await;
+    user.scale("team-a", "web", 4).await;
+    assert_eq!(naming_from(user.ready("team-a", "web", 4, SOON).await), (None, None));
+    let mut wanted = ["a-web-0", "b-web-0", "rule-web-0", "site-web-0", "site-web-0", "site-web-0"].map(str::to_owned);
+    wanted.sort();
+    assert_eq!(names(&world).await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_a_broken_config_map_of_a_namespace_harms_nobody_else() {
+    let (world, user) = started(TEAMS).await;
+    user.policy_of("team-a", Some("scaling: { plugin: absent.wasm }"), &[]).await;
+    for namespace in ["team-a", "team-b"] {
+        user.group(namespace, "web", 2).await;
+        user.ready(namespace, "web", 2, SOON).await;
+    }
+    let told = event(&user, "team-a", "PolicyRefused").await;
+    assert!(told.contains("absent.wasm") && told.contains("stage source"), "{told}");
+    // Who leaves is known nowhere but there.
+    for namespace in ["team-a", "team-b"] {
+        user.scale(namespace, "web", 1).await;
+    }
+    user.ready("team-b", "web", 1, SOON).await;
+    user.told("team-a", "web", "Stalled", "nobody leaves", SOON).await;
+    user.told("team-a", "web", "PolicyRefused", "absent.wasm", SOON).await;
+    let other = user.groups("team-b").get("web").await.unwrap().status.unwrap();
+    assert!(other.conditions.iter().all(|condition| condition.type_ != "PolicyRefused" || condition.status != "True"));
+    assert_eq!(
+        user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await.iter().filter(|it| it.contains("Refused")).count(),
+        0
+    );
+    user.policy_of("team-a", Some("scaling: { plugin: ordered }"), &[]).await;
+    user.ready("team-a", "web", 1, SOON).await;
+    // And once something was good, it goes on serving.
+    user.policy_of("team-a", Some("scaling: { plugin: absent.wasm }"), &[]).await;
+    user.told("team-a", "web", "PolicyRefused", "In force: naming as elsewhere", SOON).await;
+    user.scale("team-a", "web", 0).await;
+    user.ready("team-a", "web", 0, SOON).await;
+    assert_eq!(names(&world).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_cannot_speak_for_others_and_cannot_take_all_the_memory() {
+    let (_world, user) = started(TEAMS).await;
+    for (file, problem) in [
+        (TEAMS, "`tenants` is the administrator's"),
+        ("scaling: { plugin: ordered, shadow: { plugin: ordered } }", "on trial"),
+    ] {
+        user.policy_of("team-a", Some(file), &[]).await;
+        eventually(problem, SOON, async || {
+            let events = user.events("team-a", "vmgroup-policy").await;
+            events.iter().find(|event| event.contains(problem)).map(|_| ()).ok_or(format!("{events:?}"))
+        })
+        .await;
+    }
+    let zeros = {
+        use std::io::Write as _;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![0; 5 << 20]).unwrap();
+        encoder.finish().unwrap()
+    };
+    user.policy_of("team-a", Some("scaling: { plugin: large.wasm }"), &[("large.wasm", &zeros)]).await;
+    eventually("refused", SOON, async || {
+        let events = user.events("team-a", "vmgroup-policy").await;
+        events
+            .iter()
+            .find(|event| event.contains("`large.wasm`") && event.contains("stage tenants"))
+            .map(|_| ())
+            .ok_or(format!("{events:?}"))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_namespaces_may_and_whoever_comes_later_waits_for_room() {
+    let (world, user) = started("tenants: { namespaces: [\"team-*\"], limit: 1 }").await;
+    user.policy_of("team-a", Some(&named("a")), &[]).await;
+    event(&user, "team-a", "PolicySwapped").await;
+    user.policy_of("team-b", Some(&named("b")), &[]).await;
+    let told = event(&user, "team-b", "PolicyRefused").await;
+    assert!(told.contains("tenants.limit"), "{told}");
+    user.group("team-b", "web", 1).await;
+    user.told("team-b", "web", "Stalled", "tenants.limit", SOON).await;
+    assert_eq!(names(&world).await.len(), 0, "nobody knows what it is to be called");
+    world.kube.delete("configmaps", Some("team-a"), "vmgroup-policy").unwrap();
+    user.ready("team-b", "web", 1, Duration::from_mins(6)).await;
+    assert_eq!(names(&world).await, ["b-web-0"]);
+}
