@@ -44,6 +44,11 @@ impl Clock {
     }
 }
 
+/// A timestamp as the contract with policies has it: whole seconds since 1970.
+pub fn seconds(at: jiff::Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or_default()
+}
+
 /// A timestamp as `meta/v1 Time`: whole seconds, because the API server keeps
 /// no more, and a status that is compared before it is written has to come
 /// back as it went.

@@ -1,18 +1,16 @@
-//! The shipped policies, by the path that anybody's plugin takes, and the swap.
+//! The shipped policies, by the path that anybody's plugin takes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use vmgroup_policy::wit::types::{
     Cluster, Context, Datastore, Host as Esxi, HostState, Inventory, Member, PowerState, Purpose,
 };
 use vmgroup_policy::wit::{naming, placement, scaling};
-use vmgroup_policy::{Host, InForce, Kind, Limits, PolicySet, Problem, Stage, shipped};
+use vmgroup_policy::{Host, Kind, Limits, Problem, Stage, shipped};
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
 
@@ -173,45 +171,4 @@ fn the_defaults_decide() {
     let victims = chosen.unwrap().answer;
     assert_eq!(victims[0].member, 2, "the newest");
     assert!(!victims[0].reason.is_empty());
-}
-
-#[test]
-fn a_swap_is_seen_whole_or_not_at_all() {
-    let first = shipped::default_set(&HOST).unwrap();
-    let check = |kind, name: &str| HOST.check(kind, &shipped::find(name).unwrap()).unwrap().policy;
-    let second = PolicySet {
-        naming: check(Kind::Naming, "ordinal"),
-        placement: check(Kind::Placement, "spread"),
-        scaling: check(Kind::Scaling, "idle-first"),
-    };
-    let names = |set: &PolicySet| Kind::ALL.map(|kind| set.get(kind).description().name.clone());
-    let legal = [names(&first), names(&second)];
-    let in_force = InForce::new(first.clone());
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut seen = [0_u32; 2];
-                    while !done.load(Ordering::Acquire) || seen == [0; 2] {
-                        let pass = in_force.load();
-                        let set = names(&pass);
-                        let index = legal.iter().position(|legal| *legal == set);
-                        seen[index.expect("a mixture of two sets")] += 1;
-                        assert!(pass.naming.name(&naming(1)).is_ok());
-                        assert_eq!(names(&pass), set, "a pass ends as it began");
-                    }
-                })
-            })
-            .collect();
-        for round in 0..300 {
-            let former = in_force.swap(if round % 2 == 0 { second.clone() } else { first.clone() });
-            assert_eq!(names(&former), legal[round % 2]);
-            thread::yield_now();
-        }
-        done.store(true, Ordering::Release);
-        for reader in readers {
-            reader.join().unwrap();
-        }
-    });
 }

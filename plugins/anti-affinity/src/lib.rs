@@ -82,20 +82,14 @@ impl Placement for AntiAffinity {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if self.apart.is_empty() {
-            problems.push(Problem {
-                path: "/apart".to_owned(),
-                message: "expected at least one, such as `host` or `{attribute: rack}`".to_owned(),
-            });
+        let mut problems = Problems::default();
+        let example = "expected at least one, such as `host` or `{attribute: rack}`";
+        problems.unless(!self.apart.is_empty(), "/apart", example);
+        for (index, by) in self.apart.iter().enumerate() {
+            let message = format!("{by} is no place of a host: the policy `spread` has `by: datastore`");
+            problems.unless(*by != By::Datastore, format!("/apart/{index}"), message);
         }
-        for (index, by) in self.apart.iter().enumerate().filter(|(_, by)| **by == By::Datastore) {
-            problems.push(Problem {
-                path: format!("/apart/{index}"),
-                message: format!("{by} is no place of a host: the policy `spread` has `by: datastore`"),
-            });
-        }
-        problems
+        problems.into()
     }
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
@@ -139,10 +133,7 @@ impl AntiAffinity {
         room: &Room<'_>,
         newcomer: &Newcomer,
     ) -> Result<Vec<Way<'a>>, Refusal> {
-        let hosts = room.hosts_for(newcomer, 0);
-        if hosts.is_empty() {
-            return Err(room.nowhere_for(newcomer, 0));
-        }
+        let hosts = room.fitting_hosts(newcomer, 0)?;
         let way = |host| {
             let spots = self.apart.iter().map(|by| by.spot(inventory, host, None)).collect();
             Some(Way { host, name: &inventory.host(host)?.name, spots })

@@ -81,19 +81,14 @@ impl Scaling for BusinessHours {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |right: bool, path: &str, message: String| {
-            if !right {
-                problems.push(Problem { path: path.to_owned(), message });
-            }
-        };
-        check(
+        let mut problems = Problems::default();
+        problems.unless(
             self.from < self.to,
             "/to",
             format!("{} is not after `from`, {}: a night shift is `leave: inside` of the day", self.to, self.from),
         );
-        check(!self.days.is_empty(), "/days", "expected at least one of mon, tue, wed, thu, fri, sat, sun".to_owned());
-        problems
+        problems.unless(!self.days.is_empty(), "/days", "expected at least one of mon, tue, wed, thu, fri, sat, sun");
+        problems.into()
     }
 
     fn choose(&self, request: &Request) -> Result<Vec<Victim>, Refusal> {

@@ -88,15 +88,11 @@ impl Placement for CheapestDatastore {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |right: bool, path: &str, message: &str| {
-            if !right {
-                problems.push(Problem { path: path.to_owned(), message: message.to_owned() });
-            }
-        };
-        check(!self.price.is_empty(), "/price", "expected the name of a custom attribute");
-        check(self.headroom_percent < 100, "/headroomPercent", "100 leaves no room for anybody, expected 0 to 99");
-        problems
+        let mut problems = Problems::default();
+        problems.unless(!self.price.is_empty(), "/price", "expected the name of a custom attribute");
+        let room = "100 leaves no room for anybody, expected 0 to 99";
+        problems.unless(self.headroom_percent < 100, "/headroomPercent", room);
+        problems.into()
     }
 
     fn place(&self, request: &Request) -> Result<Vec<Place>, Refusal> {
@@ -107,10 +103,7 @@ impl Placement for CheapestDatastore {
         let mut room = Room::of(request);
         let mut places = Vec::new();
         for newcomer in &request.newcomers {
-            let hosts = room.hosts_for(newcomer, 0);
-            if hosts.is_empty() {
-                return Err(room.nowhere_for(newcomer, 0));
-            }
+            let hosts = room.fitting_hosts(newcomer, 0)?;
             let ways = self.ways(inventory, &room, newcomer, &hosts);
             let Some(way) = ways.iter().min_by(|a, b| a.compare(b)) else {
                 return Err(self.refusal(inventory, newcomer));

@@ -61,19 +61,14 @@ impl Naming for Ordinal {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |right: bool, path: &str, message: &str| {
-            if !right {
-                problems.push(Problem { path: path.to_owned(), message: message.to_owned() });
-            }
-        };
-        check(self.width <= 20, "/width", "expected at most 20 digits");
-        check(
+        let mut problems = Problems::default();
+        problems.unless(self.width <= 20, "/width", "expected at most 20 digits");
+        problems.unless(
             self.max_length.is_none_or(|length| (1..=80).contains(&length)),
             "/maxLength",
             "expected 1 to 80, the most that vCenter takes",
         );
-        problems
+        problems.into()
     }
 
     fn name(&self, request: &Request) -> Result<Answer, Refusal> {

@@ -51,20 +51,12 @@ impl Naming for RandomSuffix {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if !(4..=32).contains(&self.length) {
-            problems.push(Problem {
-                path: "/length".to_owned(),
-                message: format!("{} is out of range, expected 4 to 32", self.length),
-            });
-        }
-        if self.prefix.as_deref().is_some_and(|prefix| prefix.contains(char::is_control)) {
-            problems.push(Problem {
-                path: "/prefix".to_owned(),
-                message: "has control characters, which no name may have".to_owned(),
-            });
-        }
-        problems
+        let mut problems = Problems::default();
+        let in_range = (4..=32).contains(&self.length);
+        problems.unless(in_range, "/length", format!("{} is out of range, expected 4 to 32", self.length));
+        let legal = !self.prefix.as_deref().is_some_and(|prefix| prefix.contains(char::is_control));
+        problems.unless(legal, "/prefix", "has control characters, which no name may have");
+        problems.into()
     }
 
     fn name(&self, request: &Request) -> Result<Answer, Refusal> {

@@ -2,7 +2,7 @@
 //! place and what would be right. Knows nothing of any policy.
 
 use serde::de::DeserializeOwned;
-use serde_path_to_error::{Path, Segment};
+use serde_path_to_error::Segment;
 
 use crate::Problem;
 use crate::types::Refusal;
@@ -16,7 +16,7 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Vec<Problem>> {
     }
     let mut reader = serde_json::Deserializer::from_str(json);
     let value = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| vec![Problem { path: pointer(error.path()), message: without_position(error.inner()) }])?;
+        .map_err(|error| vec![Problem { path: place(error.path()), message: without_position(error.inner()) }])?;
     reader.end().map_err(|error| vec![Problem { path: String::new(), message: error.to_string() }])?;
     Ok(value)
 }
@@ -37,23 +37,43 @@ pub fn parse_or_refuse<T: DeserializeOwned>(json: &str) -> Result<T, Refusal> {
     })
 }
 
-/// RFC 6901.
-fn pointer(path: &Path) -> String {
+fn place(path: &serde_path_to_error::Path) -> String {
+    pointer(path.iter().map_while(|segment| match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } | Segment::Enum { variant: key } => Some(key.clone()),
+        Segment::Unknown => None,
+    }))
+}
+
+/// A place in a configuration as a JSON pointer (RFC 6901): `["roles", "a/b"]` is
+/// `/roles/a~1b`.
+pub fn pointer<S: AsRef<str>>(segments: impl IntoIterator<Item = S>) -> String {
     let mut pointer = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => {
-                pointer.push('/');
-                pointer.push_str(&index.to_string());
-            }
-            Segment::Map { key } | Segment::Enum { variant: key } => {
-                pointer.push('/');
-                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-            }
-            Segment::Unknown => break,
-        }
+    for segment in segments {
+        pointer.push('/');
+        pointer.push_str(&segment.as_ref().replace('~', "~0").replace('/', "~1"));
     }
     pointer
+}
+
+/// Collects what is wrong with a configuration that could be read; for `validate`.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Notes a problem unless this is `right`: where (see [`pointer`]), and what would
+    /// be right.
+    pub fn unless(&mut self, right: bool, path: impl Into<String>, message: impl Into<String>) {
+        if !right {
+            self.0.push(Problem { path: path.into(), message: message.into() });
+        }
+    }
+}
+
+impl From<Problems> for Vec<Problem> {
+    fn from(problems: Problems) -> Self {
+        problems.0
+    }
 }
 
 /// The line and column of a text that the user never wrote (the host made it from
@@ -122,5 +142,14 @@ mod tests {
     #[test]
     fn a_pointer_escapes() {
         assert_eq!(problem(r#"{"a/b~c": 1}"#).0, "/a~1b~0c");
+    }
+
+    #[test]
+    fn what_is_not_right_is_noted_with_its_place() {
+        let mut problems = Problems::default();
+        problems.unless(true, "/width", "expected less");
+        problems.unless(false, pointer(["roles", "a/b"]), "expected letters");
+        let problem = |path: &str, message: &str| Problem { path: path.to_owned(), message: message.to_owned() };
+        assert_eq!(Vec::from(problems), [problem("/roles/a~1b", "expected letters")]);
     }
 }

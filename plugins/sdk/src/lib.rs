@@ -60,7 +60,7 @@ mod vocabulary;
 #[doc(hidden)]
 pub mod wire;
 
-pub use config::parse as parse_config;
+pub use config::{Problems, parse as parse_config, pointer};
 pub use placing::{By, Room, Spot, Storage};
 pub use policy::{Naming, Placement, Scaling};
 pub use protect::{Protect, Rule};
@@ -78,7 +78,7 @@ pub use vmgroup_policy_sdk_derive::ConfigSchema;
 /// What nearly every policy names.
 pub mod prelude {
     pub use crate::types::Refusal;
-    pub use crate::{By, ConfigSchema, Naming, Placement, Problem, Protect, Rng, Scaling};
+    pub use crate::{By, ConfigSchema, Naming, Placement, Problem, Problems, Protect, Rng, Scaling};
 }
 
 /// What `export!` expands to needs these; nobody else does.

@@ -221,6 +221,12 @@ impl<'a> Room<'a> {
         if healthy.is_empty() { fitting(HostState::Quarantined) } else { healthy }
     }
 
+    /// [`hosts_for`](Self::hosts_for) that are some, or why there are none.
+    pub fn fitting_hosts(&self, newcomer: &placement::Newcomer, headroom_percent: u32) -> Result<Vec<Index>, Refusal> {
+        let hosts = self.hosts_for(newcomer, headroom_percent);
+        if hosts.is_empty() { Err(self.nowhere_for(newcomer, headroom_percent)) } else { Ok(hosts) }
+    }
+
     fn usable(&self) -> impl Iterator<Item = (Index, &'a Host)> {
         (0..).zip(&self.inventory.hosts).filter(|(_, record)| record.usable)
     }

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use vmgroup_policy_sdk::naming::{Answer, Proposal, Request, Scope};
+use vmgroup_policy_sdk::pointer;
 use vmgroup_policy_sdk::prelude::*;
 use vmgroup_policy_sdk::types::Group;
 
@@ -86,39 +87,34 @@ impl Naming for SiteNames {
     const ORDER_FREE: bool = true;
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut check = |right: bool, path: String, message: String| {
-            if !right {
-                problems.push(Problem { path, message });
-            }
-        };
+        let mut problems = Problems::default();
         let code = |code: &str| {
             let right = !code.is_empty() && fits_a_host_name(code);
             (right, format!("`{code}` cannot be part of a name: expected letters, digits, hyphens"))
         };
         let (right, message) = code(&self.site);
-        check(right, "/site".to_owned(), message);
+        problems.unless(right, "/site", message);
         for (role, of_role) in &self.roles {
             let (right, message) = code(of_role);
-            check(right, format!("/roles/{}", role.replace('~', "~0").replace('/', "~1")), message);
+            problems.unless(right, pointer(["roles", role]), message);
         }
-        check(
+        problems.unless(
             fits_a_host_name(&self.separator),
-            "/separator".to_owned(),
+            "/separator",
             format!("`{}` cannot be part of a name: expected hyphens, letters or digits", self.separator),
         );
-        check((1..=6).contains(&self.width), "/width".to_owned(), "expected 1 to 6 digits".to_owned());
-        check(
+        problems.unless((1..=6).contains(&self.width), "/width", "expected 1 to 6 digits");
+        problems.unless(
             (1..=80).contains(&self.max_length),
-            "/maxLength".to_owned(),
-            "expected 1 to 80, the most that vCenter takes".to_owned(),
+            "/maxLength",
+            "expected 1 to 80, the most that vCenter takes",
         );
-        check(
+        problems.unless(
             self.start < self.end(),
-            "/start".to_owned(),
+            "/start",
             format!("{} has more than {} digits (`width`)", self.start, self.width),
         );
-        problems
+        problems.into()
     }
 
     fn name(&self, request: &Request) -> Result<Answer, Refusal> {

@@ -84,10 +84,7 @@ impl Spread {
         room: &Room<'_>,
         newcomer: &Newcomer,
     ) -> Result<Vec<Way<'a>>, Refusal> {
-        let hosts = room.hosts_for(newcomer, 0);
-        if hosts.is_empty() {
-            return Err(room.nowhere_for(newcomer, 0));
-        }
+        let hosts = room.fitting_hosts(newcomer, 0)?;
         let mut ways = Vec::new();
         for host in hosts {
             let datastores: Vec<Option<Index>> = match self.by {

@@ -24,7 +24,7 @@ use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, VmGroup};
 use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
-use crate::clock::{Clock, k8s_time};
+use crate::clock::{self, Clock, k8s_time};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::{Claims, ReservedNames};
@@ -362,7 +362,7 @@ impl Pass<'_> {
 
     /// Now, in seconds since 1970.
     fn seconds(&self) -> u64 {
-        u64::try_from(self.now.as_second()).unwrap_or_default()
+        clock::seconds(self.now)
     }
 
     fn look_again(&mut self, after: Duration) {

@@ -14,6 +14,7 @@ use vmgroup_records::Asked as Who;
 use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
 
 use super::{Engine, why};
+use crate::clock;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
 use crate::folder;
 use crate::link::{Connected, chain};
@@ -68,7 +69,7 @@ impl Engine {
         let connected = self.link.up().map_err(PreviewError::NoLink)?;
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
         let seen = self.look_only(&connected, &object, &desired, &memory);
-        let (seen, under_way) = settled(seen, u64::try_from(self.clock.now().as_second()).unwrap_or_default());
+        let (seen, under_way) = settled(seen, clock::seconds(self.clock.now()));
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
         let serving = candidates.iter().fold(Serving::clone(&self.policies.serving(desired.who())), Serving::trying);
         let preview = Preview {
@@ -283,7 +284,7 @@ impl Rehearsal<'_> {
             seen: &self.seen,
             capacity: &self.capacity,
             usage,
-            now: u64::try_from(now.as_second()).unwrap_or_default(),
+            now: clock::seconds(now),
             utc_offset_minutes: self.engine.utc_offset_minutes(now),
             seed: self.engine.random(),
             disk_mib,

@@ -1,8 +1,6 @@
-//! What is in force, and how it is exchanged: all at once, while others read.
+//! The policies that decide together, one of each kind.
 
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 use crate::{Kind, Policy};
 
@@ -35,27 +33,5 @@ impl PolicySet {
             Kind::Scaling => &mut self.scaling,
         };
         std::mem::replace(place, policy)
-    }
-}
-
-/// The set that decides now. A pass loads it once and keeps what it got to its
-/// end, so that no decision mixes two sets.
-#[derive(Debug)]
-pub struct InForce(ArcSwap<PolicySet>);
-
-impl InForce {
-    /// Puts a first set into force.
-    pub fn new(set: PolicySet) -> Self {
-        Self(ArcSwap::from_pointee(set))
-    }
-
-    /// The set in force at this moment.
-    pub fn load(&self) -> Arc<PolicySet> {
-        self.0.load_full()
-    }
-
-    /// Puts another set into force, at once and whole. Gives back the former.
-    pub fn swap(&self, set: PolicySet) -> Arc<PolicySet> {
-        self.0.swap(Arc::new(set))
     }
 }
