@@ -29,6 +29,17 @@ const WIT_0_1: [(&str, &str); 7] = [
     ("worlds.wit", "34322353a32eca52773fdeb625b63bae7bd58d096abdf4db7f8387b67fbf0fbb"),
 ];
 
+/// `wit/0.2` as it was released.
+const WIT_0_2: [(&str, &str); 7] = [
+    ("lifecycle.wit", "10b08a038fdd2d2827a4b9773effc8413a0521aadce69e5aaa0480e7a82518c0"),
+    ("log.wit", "7cf69e3179a3b327c328af1557500dc5658cf025ad905c15bb1cab782f6b544c"),
+    ("naming.wit", "8a2a65c1cc634c45ce8df9180e23ad1f560d774d0c1513f8804b7fb6548c0d5b"),
+    ("placement.wit", "3c090a4296be3549e0bed7ffccb0be1646d45dad40e4b239788c59af372fd39b"),
+    ("scaling.wit", "785719a8581bd311b224e74b7e5bcc4628ece33747be43d1d1c6015c743cdb2e"),
+    ("types.wit", "de9a972881b1c8f40bf1bdc79528b7b57c6fd4d7ac10616805a8cb042f1651a6"),
+    ("worlds.wit", "92211114b3451687319bd9d31cb0d5d7c9cf88f0a8b490fa6f7287d57cf78c2d"),
+];
+
 /// `veteran.wasm`, unpacked: `frozen/0.1/README.md` says how it was made.
 const VETERAN: &str = "sha256:f4c303d239d6511bb903b2842d7f024ddfe11b9613aae8de6df0c81b46eb2046";
 
@@ -44,7 +55,7 @@ fn check(kind: Kind, config: Value) -> Arc<Policy> {
 
 #[test]
 fn a_released_folder_of_the_contract_is_as_it_was() {
-    let released = [(Contract::V0_1, WIT_0_1)];
+    let released = [(Contract::V0_1, WIT_0_1), (Contract::V0_2, WIT_0_2)];
     for (contract, files) in released {
         let folder = here().join("../../wit").join(contract.as_str());
         let found: BTreeMap<String, String> = fs::read_dir(folder)
