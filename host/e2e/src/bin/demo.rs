@@ -513,7 +513,9 @@ impl Stage {
         self.user.config_maps().delete("vmgroup-policy", &kube::api::DeleteParams::default()).await?;
         println!("\n{}", self.paint.head("It goes on running. In another terminal:"));
         println!("  export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig")?, self.path("socket")?);
-        println!("  kubectl create namespace myoperator-vms; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A");
+        println!(
+            "  kubectl create namespace myoperator-vms; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A"
+        );
         println!("  {} preview myoperator-vms/vmgroup-sample --replicas 5", binary()?.display());
         println!(
             "  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}",
