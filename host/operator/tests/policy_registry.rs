@@ -3,78 +3,66 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod folder_fed;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::config::PolicySupply;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
-use vmgroup_operator::policy_source::{PolicyBook, Registries, SIGNATURE_ANNOTATION, Supply, watch_folder};
+use vmgroup_operator::policy_source::{PolicyBook, Registries, SIGNATURE_ANNOTATION, Supply};
 use vmgroup_operator::run;
 use vmgroup_policy::signature::{Keys, sign};
-use vmgroup_policy::{Host, Limits, Source, shipped};
+use vmgroup_policy::{Source, shipped};
 use vmgroup_registry::{Cache, Contents, Reference};
 use vmgroup_sim::registry::RegistrySim;
 use vmgroup_sim::serve::{self, Server};
 
-static HOST: LazyLock<Host> = LazyLock::new(|| Host::new(Limits::default()).unwrap());
+use folder_fed::{Fed, Folder, HOST, scaling};
 
-/// A registry, a folder with a policy file, and a book that is fed from it.
+/// A registry, a folder with a policy file, one for the cache, and an operator's book.
 struct Story {
     sim: RegistrySim,
     server: Server,
-    folder: PathBuf,
-    book: PolicyBook,
-    stop: CancellationToken,
+    folder: Folder,
+    cache: Folder,
+    fed: Fed,
 }
 
-fn supply(cache: &Path, keys: Option<Keys>) -> Supply {
-    let cache = Cache::open(cache, 64 << 20).unwrap();
+fn book(cache: &Folder, keys: Option<Keys>) -> PolicyBook {
+    let cache = Cache::open(cache.path(), 64 << 20).unwrap();
     let registry = run::registry(&PolicySupply::default(), Some(cache)).unwrap();
     let registries = Registries { registry, clock: Clock::starting_at(Duration::from_secs(1_767_225_600)) };
-    Supply { registries: Some(registries), keys: keys.map(Arc::new) }
-}
-
-fn book(cache: &Path, keys: Option<Keys>) -> PolicyBook {
+    let supply = Supply { registries: Some(registries), keys: keys.map(Arc::new) };
     let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
-    PolicyBook::with(HOST.clone(), supply(cache, keys), Offload::Blocking, metrics).unwrap()
+    PolicyBook::with(HOST.clone(), supply, Offload::Blocking, metrics).unwrap()
 }
 
 impl Story {
     async fn begin(keys: Option<Keys>) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("vmgroup-pulled-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(folder.join("policies")).unwrap();
         let sim = RegistrySim::default();
         let server = serve::serve(sim.service(), None).await.unwrap();
-        let book = book(&folder.join("cache"), keys);
-        Self { sim, server, folder, book, stop: CancellationToken::new() }
+        let cache = Folder::new();
+        let fed = Fed::new(book(&cache, keys));
+        Self { sim, server, folder: Folder::new(), cache, fed }
     }
 
     fn watch(&self) {
-        tokio::spawn(watch_folder(self.folder.join("policies"), self.book.clone(), self.stop.clone()));
+        self.fed.watch(&self.folder);
     }
 
     /// The operator ends, and another one starts with what is on its disk.
     fn restart(&mut self, keys: Option<Keys>) {
-        self.stop.cancel();
-        self.stop = CancellationToken::new();
-        self.book = book(&self.folder.join("cache"), keys);
+        self.fed = Fed::new(book(&self.cache, keys));
         self.watch();
-    }
-
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        std::fs::write(self.folder.join("policies").join(name), bytes).unwrap();
     }
 
     fn reference(&self, tag: &str) -> Reference {
@@ -88,42 +76,6 @@ impl Story {
         let contents = Contents { exports: Vec::new(), imports: Vec::new() };
         registry.push(&self.reference("1"), component, contents, annotations).await.unwrap().reference
     }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&PolicyBook) -> bool) {
-        let mut changes = self.book.changes();
-        let reached = changes.wait_for(|_| is_so(&self.book));
-        let reached = tokio::time::timeout(Duration::from_secs(60), reached).await.map(|it| it.is_ok());
-        assert_eq!(reached, Ok(true), "{what}: {:?}, refused {:?}", self.book.in_force().told(), self.book.refusal());
-    }
-
-    async fn serves(&self, plugin: &str, order: &str) {
-        let as_wished = |book: &PolicyBook| {
-            let scaling = &book.in_force().set.scaling;
-            scaling.plugin() == plugin && scaling.config()["order"] == order && book.refusal().is_none()
-        };
-        self.until(&format!("{plugin}, {order}"), as_wished).await;
-    }
-
-    async fn refused(&self, stage: &str, words: &[&str]) {
-        let as_said = |book: &PolicyBook| {
-            book.refusal().is_some_and(|it| {
-                let told = it.told(&book.in_force(), 2_000);
-                it.stage == stage && words.iter().all(|word| told.contains(word))
-            })
-        };
-        self.until(&format!("refused at {stage} because of {words:?}"), as_said).await;
-    }
-}
-
-impl Drop for Story {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn scaling(plugin: impl std::fmt::Display, order: &str) -> String {
-    format!("scaling: {{ plugin: \"{plugin}\", config: {{ order: {order} }} }}\n")
 }
 
 /// The component of a shipped policy: as good as anybody's.
@@ -135,18 +87,18 @@ fn component() -> Bytes {
 async fn a_policy_is_pulled_by_its_digest_and_needs_no_registry_afterwards() {
     let mut story = Story::begin(None).await;
     let pinned = story.push(component(), None).await;
-    story.write("policy.yaml", scaling(story.reference("1"), "oldest"));
+    story.folder.write("policy.yaml", scaling(story.reference("1"), "oldest"));
     story.watch();
-    story.refused("pull", &["has no digest", "vmgroup policy pull"]).await;
-    story.write("policy.yaml", scaling(&pinned, "oldest"));
-    story.serves(&pinned.to_string(), "oldest").await;
+    story.fed.refused("pull", &["has no digest", "vmgroup policy pull"]).await;
+    story.folder.write("policy.yaml", scaling(&pinned, "oldest"));
+    story.fed.serves(&pinned.to_string(), "oldest").await;
 
     story.sim.set_down(true);
     let calls = story.sim.calls();
-    story.write("policy.yaml", scaling(&pinned, "newest"));
-    story.serves(&pinned.to_string(), "newest").await;
+    story.folder.write("policy.yaml", scaling(&pinned, "newest"));
+    story.fed.serves(&pinned.to_string(), "newest").await;
     story.restart(None);
-    story.serves(&pinned.to_string(), "newest").await;
+    story.fed.serves(&pinned.to_string(), "newest").await;
     assert_eq!(story.sim.calls(), calls, "nobody has even asked");
 }
 
@@ -154,18 +106,18 @@ async fn a_policy_is_pulled_by_its_digest_and_needs_no_registry_afterwards() {
 async fn what_cannot_be_pulled_changes_nothing_blocks_nothing_and_comes_by_itself() {
     let story = Story::begin(None).await;
     let pinned = story.push(component(), None).await;
-    story.write("policy.yaml", scaling("ordered", "oldest"));
+    story.folder.write("policy.yaml", scaling("ordered", "oldest"));
     story.watch();
-    story.serves("ordered", "oldest").await;
+    story.fed.serves("ordered", "oldest").await;
 
     story.sim.set_down(true);
-    story.write("policy.yaml", scaling(&pinned, "newest"));
-    story.refused("pull", &["the connection broke", "is tried again by itself"]).await;
-    story.serves_still("oldest");
+    story.folder.write("policy.yaml", scaling(&pinned, "newest"));
+    story.fed.refused("pull", &["the connection broke", "is tried again by itself"]).await;
+    assert_eq!(story.fed.book.in_force().set.scaling.config()["order"], "oldest", "what was in force still is");
 
     // A registry that says nothing at all does not hold up what needs none.
     story.sim.set_silent(true);
-    story.write("policy.yaml", format!("{}# and a comment\n", scaling(&pinned, "newest")));
+    story.folder.write("policy.yaml", format!("{}# and a comment\n", scaling(&pinned, "newest")));
     tokio::time::timeout(Duration::from_secs(30), async {
         let asked = story.sim.calls();
         while story.sim.calls() == asked {
@@ -174,20 +126,14 @@ async fn what_cannot_be_pulled_changes_nothing_blocks_nothing_and_comes_by_itsel
     })
     .await
     .expect("it is asked for");
-    story.write("policy.yaml", scaling("ordered", "highestOrdinal"));
-    story.serves("ordered", "highestOrdinal").await;
+    story.folder.write("policy.yaml", scaling("ordered", "highestOrdinal"));
+    story.fed.serves("ordered", "highestOrdinal").await;
 
     story.sim.set_silent(false);
-    story.write("policy.yaml", scaling(&pinned, "newest"));
-    story.refused("pull", &["the connection broke"]).await;
+    story.folder.write("policy.yaml", scaling(&pinned, "newest"));
+    story.fed.refused("pull", &["the connection broke"]).await;
     story.sim.set_down(false);
-    story.serves(&pinned.to_string(), "newest").await;
-}
-
-impl Story {
-    fn serves_still(&self, order: &str) {
-        assert_eq!(self.book.in_force().set.scaling.config()["order"], order, "what was in force still is");
-    }
+    story.fed.serves(&pinned.to_string(), "newest").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,14 +141,14 @@ async fn what_was_tampered_with_is_refused_and_a_trial_that_cannot_be_pulled_har
     let story = Story::begin(None).await;
     let pinned = story.push(component(), None).await;
     story.sim.tamper();
-    story.write("policy.yaml", scaling(&pinned, "oldest"));
+    story.folder.write("policy.yaml", scaling(&pinned, "oldest"));
     story.watch();
-    story.refused("pull", &["sha256:", "changed it on its way"]).await;
+    story.fed.refused("pull", &["sha256:", "changed it on its way"]).await;
     let with_trial =
         format!("scaling: {{ plugin: ordered, config: {{ order: oldest }}, shadow: {{ plugin: \"{pinned}\" }} }}\n");
-    story.write("policy.yaml", with_trial);
-    story.serves("ordered", "oldest").await;
-    let serving = story.book.in_force();
+    story.folder.write("policy.yaml", with_trial);
+    story.fed.serves("ordered", "oldest").await;
+    let serving = story.fed.book.in_force();
     let trial = serving.candidates.get(vmgroup_policy::Kind::Scaling).unwrap();
     assert_eq!(trial.checked.as_ref().unwrap_err().stage, "pull");
 }
@@ -231,33 +177,33 @@ async fn where_keys_are_named_what_is_not_signed_by_them_is_refused_from_every_s
     let keys = || Keys::from_pem([ed25519.public_key_pem(), p256.public_key_pem()].concat().as_bytes()).unwrap();
     let sign = |pair: &rcgen::KeyPair| sign(&component(), pair.serialize_pem().as_bytes()).unwrap();
     let mut story = Story::begin(Some(keys())).await;
-    story.write("policy.yaml", scaling("ordered", "oldest"));
+    story.folder.write("policy.yaml", scaling("ordered", "oldest"));
     story.watch();
-    story.serves("ordered", "oldest").await;
+    story.fed.serves("ordered", "oldest").await;
 
-    story.write("mine.wasm", component());
-    story.write("policy.yaml", scaling("mine.wasm", "oldest"));
-    story.refused("signature", &["mine.wasm", "is not signed", "NAME.sig"]).await;
-    story.write("mine.wasm.sig", sign(&pair(&rcgen::PKCS_ED25519)));
-    story.refused("signature", &["by none of the keys"]).await;
-    story.write("mine.wasm.sig", sign(&ed25519));
-    story.serves("mine.wasm", "oldest").await;
-    story.write("mine.wasm.sig", sign(&p256));
-    story.write("policy.yaml", scaling("mine.wasm", "newest"));
-    story.serves("mine.wasm", "newest").await;
-    story.write("mine.wasm", [&component()[..], &[0, 1, 0]].concat());
-    story.refused("signature", &["or of other bytes"]).await;
+    story.folder.write("mine.wasm", component());
+    story.folder.write("policy.yaml", scaling("mine.wasm", "oldest"));
+    story.fed.refused("signature", &["mine.wasm", "is not signed", "NAME.sig"]).await;
+    story.folder.write("mine.wasm.sig", sign(&pair(&rcgen::PKCS_ED25519)));
+    story.fed.refused("signature", &["by none of the keys"]).await;
+    story.folder.write("mine.wasm.sig", sign(&ed25519));
+    story.fed.serves("mine.wasm", "oldest").await;
+    story.folder.write("mine.wasm.sig", sign(&p256));
+    story.folder.write("policy.yaml", scaling("mine.wasm", "newest"));
+    story.fed.serves("mine.wasm", "newest").await;
+    story.folder.write("mine.wasm", [&component()[..], &[0, 1, 0]].concat());
+    story.fed.refused("signature", &["or of other bytes"]).await;
 
     let unsigned = story.push(component(), None).await;
-    story.write("policy.yaml", scaling(&unsigned, "oldest"));
-    story.refused("signature", &["is not signed"]).await;
+    story.folder.write("policy.yaml", scaling(&unsigned, "oldest"));
+    story.fed.refused("signature", &["is not signed"]).await;
     let signed = story.push(component(), Some(&sign(&p256))).await;
     assert_ne!(signed, unsigned, "the signature is part of the artifact");
-    story.write("policy.yaml", scaling(&signed, "oldest"));
-    story.serves(&signed.to_string(), "oldest").await;
+    story.folder.write("policy.yaml", scaling(&signed, "oldest"));
+    story.fed.serves(&signed.to_string(), "oldest").await;
     story.sim.set_down(true);
     story.restart(Some(keys()));
-    story.serves(&signed.to_string(), "oldest").await;
+    story.fed.serves(&signed.to_string(), "oldest").await;
 }
 
 /// `vmgroup policy …` with `--output json`: what it prints, or says on standard error.
@@ -282,7 +228,7 @@ async fn vmgroup(arguments: Vec<String>) -> Result<serde_json::Value, serde_json
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_sign_check_push_and_pull() {
     let story = Story::begin(None).await;
-    let at = |name: &str| story.folder.join(name).display().to_string();
+    let at = |name: &str| story.folder.path().join(name).display().to_string();
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     std::fs::write(at("key.pem"), pair.serialize_pem()).unwrap();
     std::fs::write(at("trusted.pem"), pair.public_key_pem()).unwrap();
@@ -315,14 +261,13 @@ async fn the_commands_sign_check_push_and_pull() {
 /// The commands of `vmgroup policy sign --help` and docs/policies.md.
 #[test]
 fn what_openssl_signs_is_taken_and_what_we_sign_is_no_different() {
-    let folder = std::env::temp_dir().join(format!("vmgroup-openssl-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let (file, signature) = (folder.join("mine.wasm"), folder.join("mine.wasm.sig"));
-    std::fs::write(&file, component()).unwrap();
+    let folder = Folder::new();
+    folder.write("mine.wasm", component());
+    let (file, signature) = (folder.path().join("mine.wasm"), folder.path().join("mine.wasm.sig"));
     let source = Source { name: "mine.wasm".to_owned(), bytes: component(), config: serde_json::json!({}) };
     let kind = vmgroup_policy::Kind::Scaling;
     for algorithm in [ED25519, P256] {
-        let Some((private, keys)) = key_pair(&folder, algorithm) else { continue };
+        let Some((private, keys)) = key_pair(folder.path(), algorithm) else { continue };
         let [private_name, file_name, signature_name] =
             [&private, &file, &signature].map(|path| path.to_str().unwrap());
         let arguments: &[&str] = if algorithm == ED25519 {
@@ -339,5 +284,4 @@ fn what_openssl_signs_is_taken_and_what_we_sign_is_no_different() {
         let packed = shipped::find("ordered").unwrap().bytes;
         HOST.verify(kind, &Source { bytes: packed, ..source.clone() }, Some(&ours), &keys).unwrap();
     }
-    let _ = std::fs::remove_dir_all(&folder);
 }

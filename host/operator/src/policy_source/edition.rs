@@ -295,10 +295,16 @@ pub(super) fn source(
         return Err(Unfound { stage: "pull", message: message.clone(), remedy: remedy.clone() });
     }
     let bytes = files.binaries.get(plugin).cloned().or_else(|| shipped::find(plugin).map(|shipped| shipped.bytes));
-    let bytes = bytes.ok_or_else(|| Unfound {
-        stage: "source",
-        message: format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, files)),
-        remedy: format!("{}, or name one that is there.", files.origin.how_to_add(plugin)),
+    let bytes = bytes.ok_or_else(|| {
+        if plugin.starts_with(SCHEME) {
+            let message = "no registry is asked for policies of this place".to_owned();
+            return Unfound { stage: "pull", message, remedy: "Put the plugin beside the policy file.".to_owned() };
+        }
+        Unfound {
+            stage: "source",
+            message: format!("no plugin `{plugin}` for {kind}: {}", what_there_is(kind, files)),
+            remedy: format!("{}, or name one that is there.", files.origin.how_to_add(plugin)),
+        }
     })?;
     Ok(Source { name: plugin.to_owned(), bytes, config: serde_json::Value::Object(config) })
 }

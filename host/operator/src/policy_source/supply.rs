@@ -72,8 +72,9 @@ impl Supply {
     /// there yet. Those that cannot be had are noted as absent.
     pub(super) async fn complete(&self, files: &mut PolicyFiles, at_start: bool) {
         files.absent.clear();
+        let Some(registries) = &self.registries else { return };
         let pulls = files.wanted().into_iter().map(|name| async move {
-            let pulled = self.pull(&name).await;
+            let pulled = registries.pull(&name).await;
             (name, pulled)
         });
         let within = if at_start { WITHIN_AT_START } else { WITHIN };
@@ -108,17 +109,18 @@ impl Supply {
             });
         }
     }
+}
 
+impl Registries {
+    /// A plugin, and its signature if it has one.
     async fn pull(&self, name: &str) -> Result<(Bytes, Option<Bytes>), Absent> {
-        let never = |message: String, remedy: &str| Absent { message, remedy: remedy.to_owned(), again: Again::Never };
-        let reference: Reference = name.parse().map_err(|error: vmgroup_registry::ReferenceError| {
-            never(error.to_string(), "Correct the reference; `vmgroup policy push` prints one that can be pasted.")
+        let reference: Reference = name.parse().map_err(|error: vmgroup_registry::ReferenceError| Absent {
+            message: error.to_string(),
+            remedy: "Correct the reference; `vmgroup policy push` prints one that can be pasted.".to_owned(),
+            again: Again::Never,
         })?;
-        let Some(Registries { registry, clock }) = &self.registries else {
-            return Err(never("this operator asks no registries".to_owned(), "Put the plugin beside the policy file."));
-        };
-        let now = SystemTime::UNIX_EPOCH + clock.since_epoch();
-        let pulled = registry.pull(&reference, now).await.map_err(|error| Absent {
+        let now = SystemTime::UNIX_EPOCH + self.clock.since_epoch();
+        let pulled = self.registry.pull(&reference, now).await.map_err(|error| Absent {
             message: chain(&error),
             remedy: error.remedy().to_owned(),
             again: error.again(),
