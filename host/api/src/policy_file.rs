@@ -35,9 +35,32 @@ pub struct PolicyFile {
     /// When these policies are taken back by themselves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub breaker: Breaker,
+    /// How much time policies may take for the groups of one namespace.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub budget: Budget,
     /// Which namespaces may bring policies of their own. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenants: Option<Tenants>,
+}
+
+/// What policies may take for the groups of one namespace, so that nobody's keep the
+/// others waiting: whose time is used up is asked again when there is some. Only in
+/// the administrator's policy file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Budget {
+    /// So many seconds of one core; 0: without a limit. Default 30.
+    #[schemars(range(max = 86400))]
+    pub seconds: u32,
+    /// Within so many. Default 60.
+    #[schemars(range(min = 1, max = 86400))]
+    pub window: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { seconds: 30, window: 60 }
+    }
 }
 
 /// The namespaces in which a ConfigMap may serve that namespace's groups. Only in the
@@ -275,6 +298,12 @@ impl PolicyFile {
         match (failures, seconds) {
             (1001.., _) => out("breaker.failures", failures, "0 (off) to 1000"),
             (_, 0 | 86_401..) => out("breaker.seconds", seconds, "1 to 86400"),
+            _ => Ok(()),
+        }?;
+        let Budget { seconds, window } = self.budget;
+        match (seconds, window) {
+            (86_401.., _) => out("budget.seconds", seconds, "0 (off) to 86400"),
+            (_, 0 | 86_401..) => out("budget.window", window, "1 to 86400"),
             _ => Ok(()),
         }
     }

@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use vmgroup_api::VmGroup;
-use vmgroup_e2e::sim::SimWorld;
+use vmgroup_e2e::made::Made;
+use vmgroup_e2e::sim::{EPOCH, SimWorld};
 use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, User, World, eventually};
+use vmgroup_policy::{Host, Kind, Limits};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -176,4 +178,86 @@ async fn only_so_many_namespaces_may_and_whoever_comes_later_waits_for_room() {
     world.kube.delete("configmaps", Some("team-a"), "vmgroup-policy").unwrap();
     user.ready("team-b", "web", 1, Duration::from_mins(6)).await;
     assert_eq!(names(&world).await, ["b-web-0"]);
+}
+
+/// Decisions of this outcome in a world, so far.
+fn decisions(world: &SimWorld, outcome: &str) -> u64 {
+    let text = world.metrics(0).encode();
+    let lines = text.lines().filter(|line| line.starts_with("vmgroup_policy_decisions_total"));
+    let lines = lines.filter(|line| line.contains(&format!("outcome=\"{outcome}\"")));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Two namespaces with two groups each that grow and shrink; beside them, if there is
+/// something for it, a namespace with twenty whose policy spins. Gives the decisions
+/// that were answered.
+async fn busy_world(spinning: Option<&str>) -> (SimWorld, User, u64) {
+    let mut world = SimWorld::make(Options { max_tasks: 64, ..Options::default() }).await.unwrap();
+    // A decision that spins is a tenth of a second.
+    world.sandbox = Host::new(Limits { fuel: 100_000_000, ..Limits::default() }).unwrap();
+    let user = User::of(&world);
+    user.policy(Some(&format!("{TEAMS}budget: {{ seconds: 1, window: 60 }}\n")), &[]).await;
+    if let Some(file) = spinning {
+        let spins = Made::new(Kind::Naming).decides("(loop $l (br $l)) unreachable");
+        let bytes = spins.bad_before((EPOCH + Duration::from_hours(24)).as_secs()).bytes();
+        user.policy_of("team-spin", Some(file), &[("spin.wasm", &bytes)]).await;
+        for number in 0..20 {
+            user.group("team-spin", &format!("web{number}"), 1).await;
+        }
+    }
+    let others = [("shop", "a"), ("shop", "b"), ("team-b", "a"), ("team-b", "b")];
+    for (namespace, name) in others {
+        user.group(namespace, name, 3).await;
+    }
+    world.start_operator().await.unwrap();
+    for replicas in [3, 1, 2] {
+        for (namespace, name) in others {
+            user.scale(namespace, name, replicas).await;
+        }
+        for (namespace, name) in others {
+            user.ready(namespace, name, i32::try_from(replicas).unwrap(), SOON).await;
+        }
+    }
+    let answered = decisions(&world, "answered");
+    (world, user, answered)
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_a_spinning_namespace_starves_nobody() {
+    let (_, _, alone) = busy_world(None).await;
+    // Without a breaker it goes on spinning, as far as its time goes.
+    let (world, user, beside) = busy_world(Some("naming: { plugin: spin.wasm }\nbreaker: { failures: 0 }")).await;
+    assert_eq!(beside, alone, "the others are asked as often as without it");
+    let told = user.told("team-spin", "web7", "Stalled", "for this namespace within 60 s", SOON).await;
+    assert!(told.contains("taken 1 s"), "{told}");
+    let spun = decisions(&world, "PolicyOutOfFuel");
+    assert!((10..=30).contains(&spun), "cut off after a second of a core, twenty groups or not: {spun}");
+    // By itself it comes to nothing more than its share.
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    let later = decisions(&world, "PolicyOutOfFuel") - spun;
+    assert!((50..=130).contains(&later), "ten seconds of a core in ten minutes: {later}");
+    // With a good policy all is well as soon as there is time.
+    user.policy_of("team-spin", Some(&named("s")), &[]).await;
+    for number in 0..20 {
+        user.ready("team-spin", &format!("web{number}"), 1, Duration::from_mins(5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_a_spinning_namespace_is_taken_back_alone() {
+    let (_, _, alone) = busy_world(None).await;
+    let (world, user, beside) = busy_world(Some("naming: { plugin: spin.wasm }")).await;
+    let told = event(&user, "team-spin", "PolicyRolledBack").await;
+    assert!(told.contains("spin.wasm") && told.contains("naming as elsewhere"), "{told}");
+    for number in 0..20 {
+        user.ready("team-spin", &format!("web{number}"), 1, Duration::from_mins(5)).await;
+    }
+    // Those that were under way end as they began, and are bounded by the budget.
+    let spun = decisions(&world, "PolicyOutOfFuel");
+    assert!((3..=11).contains(&spun), "the breaker is its own: {spun}");
+    assert!(beside >= alone);
+    let admins = user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+    assert!(admins.iter().all(|event| !event.starts_with("PolicyRolledBack")), "{admins:?}");
+    let other = user.groups("team-b").get("a").await.unwrap().status.unwrap();
+    assert!(other.conditions.iter().all(|condition| condition.type_ != "PolicyRefused" || condition.status != "True"));
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Instrument as _;
+use vmgroup_api::policy_file::Budget as Allowance;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
 use vmgroup_records::{Entry, Made, Recorder, Role};
 use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, HostState, PowerState, Usage, VmRef};
 
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::observe::{Observed, Seen, VmSeen};
@@ -162,6 +164,8 @@ pub struct Decider {
     pub shadow: Shadow,
     /// Is told of policies that fail.
     pub book: PolicyBook,
+    /// Is charged for each.
+    pub budget: Budget,
 }
 
 impl Decider {
@@ -258,6 +262,8 @@ impl Decider {
         );
         let tried = self.offload.run(move || asked.answer(&put)).instrument(span.clone()).await;
         let took: Duration = begin.elapsed();
+        let namespace = &question.context().group.namespace;
+        self.budget.charge(namespace, took.max(Duration::from_nanos(tried.fuel)));
         let outcome = tried.outcome.as_ref().map_or_else(DecisionError::reason, |_| "answered");
         span.record("outcome", outcome);
         span.record("fuel", tried.fuel);
@@ -285,6 +291,14 @@ pub fn withheld(why: &str) -> NoAnswer {
         plugin: "on hold".to_owned(),
         error: DecisionError::Refused(wit::types::Refusal::NotNow(why.to_owned())),
     }
+}
+
+/// The namespace has no time left that policies may take.
+pub fn over_budget(Allowance { seconds, window }: Allowance) -> NoAnswer {
+    let text = format!(
+        "policies have taken {seconds} s for this namespace within {window} s, and may not take more (`budget` of the administrator's policy.yaml); they are asked again when there is time"
+    );
+    NoAnswer { plugin: "on hold".to_owned(), error: DecisionError::Refused(wit::types::Refusal::NotNow(text)) }
 }
 
 /// The policy host answers each question in kind; this is for the compiler.

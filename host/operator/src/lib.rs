@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod backlog;
+pub mod budget;
 pub mod by_hand;
 pub mod cli;
 pub mod clock;

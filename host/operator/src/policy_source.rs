@@ -86,6 +86,8 @@ pub struct Serving {
     pub generation: u64,
     /// Which kinds are not asked, and why: who serves is not known.
     pub withheld: BTreeMap<Kind, String>,
+    /// The time that policies may take for the groups of one namespace.
+    pub budget: policy_file::Budget,
     /// These are a namespace's: what its file does not name is served as elsewhere.
     partial: bool,
     /// Who may bring policies of his own.
@@ -472,6 +474,7 @@ impl PolicyBook {
             on_failure: BTreeMap::new(),
             generation: 0,
             withheld: BTreeMap::new(),
+            budget: policy_file::Budget::default(),
             partial: matches!(whose, Whose::Namespace { .. }),
             tenants: None,
             own: None,
@@ -890,6 +893,7 @@ impl PolicyBook {
             on_failure: edition.on_failure.clone(),
             generation: old.generation + 1,
             withheld: BTreeMap::new(),
+            budget: edition.budget,
             partial: old.partial,
             tenants: edition.tenants.clone(),
             own: None,

@@ -21,6 +21,7 @@ use vmgroup_registry::{Cache, Registry, Settings};
 use vmgroup_vsphere::{Agent, HttpTransport, Options, Tls, Transport, Vcenter};
 
 use crate::backlog::Backlog;
+use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{PolicySupply, RunConfig, VcenterConfig};
@@ -284,6 +285,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
             clock,
             shadow: shadow.clone(),
             book: policies.clone(),
+            budget: Budget::new(wake.clone()),
         },
         events: events.clone(),
         metrics: metrics.clone(),

@@ -4,16 +4,24 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Template, VmRef};
 
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
-use crate::decide::{NoAnswer, Question, Taken};
+use crate::budget::Denied;
+use crate::decide::{NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, chain};
-use crate::memory::{GroupMemory, Topic, Why};
+use crate::memory::{GroupMemory, Patience, Topic, Why};
 use crate::observe;
 use crate::observe::Observed;
 use crate::plan::{Decisions, Demand};
+
+/// The reason of a group whose namespace has used up its time.
+const OVER_BUDGET: &str = "PolicyOverBudget";
+
+/// How soon a pass is made again that found the time of its namespace promised to others.
+const BUSY: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Names that are not free, in the group and elsewhere.
@@ -89,6 +97,23 @@ impl Pass<'_> {
         if !clones && !leave {
             return (decisions, None);
         }
+        let (budget, allowance) = (&self.engine.decider.budget, self.serving.budget);
+        let _turn = match budget.enter(&self.desired.group, allowance, Instant::now()) {
+            Ok(turn) => turn,
+            Err(Denied::Busy) => {
+                // It is woken; this is for when whoever had to wake it is no more.
+                self.look_again(BUSY);
+                return (decisions, None);
+            }
+            Err(Denied::Spent(wait)) => {
+                let asked =
+                    [(leave, Topic::Scaling), (births > 0, Topic::Naming), (!resumed.is_empty(), Topic::Placement)];
+                for (_, topic) in asked.into_iter().filter(|(asked, _)| *asked) {
+                    self.over_budget(topic, wait);
+                }
+                return (decisions, None);
+            }
+        };
         let capacity = match connected.capacity(self.engine.link.vcenter()).await {
             Ok(capacity) => capacity,
             Err(error) => {
@@ -245,6 +270,13 @@ impl Pass<'_> {
                 self.no_answer(Topic::Placement, "nothing is cloned", &failed);
             }
         }
+    }
+
+    fn over_budget(&mut self, topic: Topic, wait: Duration) {
+        let NoAnswer { plugin: _, error } = over_budget(self.serving.budget);
+        let (reason, message) = (OVER_BUDGET.to_owned(), error.to_string());
+        let patience = Patience { first: wait, most: wait };
+        self.fail(topic, Why { reason, message, stalled: true, patience });
     }
 
     fn no_answer(&mut self, topic: Topic, consequence: &str, failed: &NoAnswer) {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kube::api::Api;
+use tokio::time::Instant;
 use vmgroup_api::{MemberState, VmGroup};
 use vmgroup_policy::{Answer, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
@@ -295,7 +296,14 @@ impl Rehearsal<'_> {
     async fn ask(&mut self, asked: &Arc<Asked>) -> Result<Answer, Trouble> {
         let kind = asked.kind();
         let policy = self.serving.set.get(kind).clone();
-        let withheld = self.serving.withheld.get(&kind).map(|why| decide::withheld(why));
+        let (budget, allowance) = (&self.engine.decider.budget, self.serving.budget);
+        let namespace = &self.desired.group.namespace;
+        let withheld = match self.serving.withheld.get(&kind) {
+            Some(why) => Some(decide::withheld(why)),
+            // Who is tried is asked on nobody's account.
+            None if self.is_tried(&policy) => None,
+            None => budget.is_spent(namespace, allowance, Instant::now()).then(|| decide::over_budget(allowance)),
+        };
         let held = withheld.is_some();
         let mut told = match withheld {
             Some(held) => Err(held),
@@ -313,8 +321,12 @@ impl Rehearsal<'_> {
         })
     }
 
+    fn is_tried(&self, policy: &Arc<Policy>) -> bool {
+        self.candidates.iter().any(|candidate| Arc::ptr_eq(candidate, policy))
+    }
+
     async fn ask_one(&mut self, policy: &Arc<Policy>, asked: &Arc<Asked>) -> Result<Answer, NoAnswer> {
-        let tried = self.candidates.iter().any(|candidate| Arc::ptr_eq(candidate, policy));
+        let tried = self.is_tried(policy);
         let counsel = Counsel { kind: policy.kind(), policy: Who::of(policy), tried };
         if !self.preview.asked.contains(&counsel) {
             self.preview.asked.push(counsel);

@@ -44,7 +44,7 @@ impl Candidates {
             let result = check(checker, kind, plugin, config.clone(), text, files);
             Some((kind, Candidate { plugin: plugin.clone(), checked: result }))
         };
-        let PolicyFile { naming, placement, scaling, groups: _, breaker: _, tenants: _ } = file;
+        let PolicyFile { naming, placement, scaling, groups: _, breaker: _, budget: _, tenants: _ } = file;
         Self(by_kind([naming, placement, scaling].map(Option::as_ref)).filter_map(read).collect())
     }
 

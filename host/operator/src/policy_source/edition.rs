@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vmgroup_api::policy_file::{Breaker, FILE_NAME, GroupRule, Tenants};
+use vmgroup_api::policy_file::{Breaker, Budget, FILE_NAME, GroupRule, Tenants};
 use vmgroup_api::{OnFailure, PolicyEntry, PolicyFile};
 use vmgroup_policy::{Kind, Policy, PolicySet, Source, shipped};
 use vmgroup_registry::SCHEME;
@@ -47,6 +47,7 @@ pub(super) struct Edition {
     /// Of the kinds that the file names.
     pub(super) on_failure: BTreeMap<Kind, OnFailure>,
     pub(super) breaker: Breaker,
+    pub(super) budget: Budget,
     /// Who may bring policies of his own.
     pub(super) tenants: Option<Arc<Tenants>>,
 }
@@ -73,6 +74,7 @@ impl Edition {
             rules: Arc::default(),
             on_failure: BTreeMap::new(),
             breaker: Breaker::default(),
+            budget: Budget::default(),
             tenants: None,
         }
     }
@@ -117,7 +119,7 @@ impl Edition {
                 "policy-file",
                 "",
                 error.to_string(),
-                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and groups, breaker and tenants."),
+                format!("Correct `{FILE_NAME}`: the top-level keys are naming, placement and scaling, each with plugin, config, onFailure and shadow, and groups, breaker, budget and tenants."),
             )
         })?;
         if reader == Reader::Namespace {
@@ -146,7 +148,7 @@ impl Edition {
             Ok(Rule { name, select, percent, policies })
         };
         let candidates = Candidates::read(checker, &file, text, data);
-        let PolicyFile { naming, placement, scaling, groups, breaker, tenants } = file;
+        let PolicyFile { naming, placement, scaling, groups, breaker, budget, tenants } = file;
         let (mut set, mut on_failure) = (PolicySet::clone(builtin), BTreeMap::new());
         for (kind, (policy, failing)) in check_all([naming, placement, scaling], "")? {
             set.replace(policy);
@@ -160,6 +162,7 @@ impl Edition {
             rules: rules.into(),
             on_failure,
             breaker,
+            budget,
             tenants: tenants.map(Arc::new),
         })
     }
@@ -186,6 +189,10 @@ impl Edition {
             .filter_map(of_kind)
             .chain(rules::differences(&old.rules, &self.rules))
             .chain(self.candidates.differences(&old.candidates))
+            .chain((self.budget != old.budget).then(|| {
+                let Budget { seconds, window } = self.budget;
+                format!("budget: {seconds} s within {window} s for each namespace")
+            }))
             .chain((self.tenants != old.tenants).then(|| match &self.tenants {
                 Some(tenants) => format!(
                     "tenants: {} may have a ConfigMap {} of their own",
@@ -201,8 +208,11 @@ impl Edition {
 /// What a policy file of a namespace has that is the administrator's to say, or too
 /// much of; and what to do.
 fn not_for_namespaces(file: &PolicyFile, binaries: &BTreeMap<String, Bytes>) -> (Option<String>, &'static str) {
-    let PolicyFile { naming, placement, scaling, groups: _, breaker: _, tenants } = file;
+    let PolicyFile { naming, placement, scaling, groups: _, breaker: _, budget, tenants } = file;
     let entries = [naming, placement, scaling];
+    if *budget != Budget::default() {
+        return (Some("`budget` is the administrator's to say".to_owned()), "Take it out.");
+    }
     if tenants.is_some() {
         return (Some("`tenants` is the administrator's to say".to_owned()), "Take it out.");
     }

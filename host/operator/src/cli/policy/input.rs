@@ -210,7 +210,7 @@ pub fn config(text: &str) -> Result<Value, InputError> {
 /// The whole text of a policy file, and what it has for this kind.
 fn config_of(path: &Path, kind: Kind) -> Result<(String, Map<String, Value>), InputError> {
     let text = String::from_utf8_lossy(&read(path)?).into_owned();
-    let PolicyFile { naming, placement, scaling, groups: _, breaker: _, tenants: _ } =
+    let PolicyFile { naming, placement, scaling, groups: _, breaker: _, budget: _, tenants: _ } =
         PolicyFile::parse(&text).map_err(|source| InputError::PolicyFile { path: path.to_owned(), source })?;
     let entry = match kind {
         Kind::Naming => naming,
