@@ -183,6 +183,31 @@ async fn the_manifests_rights_are_enough_and_few() {
     }
 }
 
+/// Namespaces bring policies of their own under the component's rights, and without
+/// those their groups wait and say so, and no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_of_namespaces_need_their_component() {
+    if !wanted("policies_of_namespaces_need_their_component") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    user.policy(Some("tenants: { namespaces: [\"team-*\"] }"), &[]).await;
+    user.policy_of("team-a", Some("naming: { plugin: ordinal, config: { pattern: \"own-{ordinal}\" } }"), &[]).await;
+    user.group("shop", "web", 1).await;
+    user.group("team-a", "web", 1).await;
+    world.start_operator().await.unwrap();
+    user.ready("shop", "web", 1, SOON).await;
+    user.told("team-a", "web", "Stalled", "cannot be read", SOON).await;
+    let rights = include_str!("../../../../deploy/components/tenants/rbac.yaml");
+    world.kubectl(&["apply", "-f", "-"], Some(rights)).await.unwrap().success().unwrap();
+    user.ready("team-a", "web", 1, SOON * 2).await;
+    assert!(world.vms().await.unwrap().iter().any(|vm| vm.name == "own-0"));
+    let account = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:vmgroup-operator");
+    let said = world.kubectl(&["auth", "can-i", &account, "-n", "team-a", "list", "configmaps"], None).await.unwrap();
+    assert_eq!(said.out.trim(), "no", "{said:?}");
+}
+
 /// The identity in the lease; none when it is released or was never taken.
 async fn leader(world: &RealWorld) -> Option<String> {
     let api: Api<Lease> = Api::namespaced(world.kube(), OPERATOR_NAMESPACE);
