@@ -15,7 +15,7 @@ use crate::table::{Table, percentile, short};
 const NAMESPACE: &str = "bench";
 const GROUP: &str = "web";
 const LOAD: &str = "load";
-const SWAPS: usize = 100;
+const SWAPS: usize = 50;
 /// Groups that grow and shrink all the while, and how often one of them is scaled.
 const OTHERS: usize = 50;
 const SCALING: Duration = Duration::from_millis(200);
