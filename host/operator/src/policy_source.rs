@@ -13,29 +13,24 @@ mod breaker;
 mod candidates;
 mod desk;
 mod edition;
+mod files;
 mod folder;
 mod keeper;
 mod kept;
+mod refusal;
 mod rules;
+mod serving;
 mod supply;
 mod tenants;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use bytes::Bytes;
-use k8s_openapi::api::core::v1::ConfigMap;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use vmgroup_api::OnFailure;
-use vmgroup_api::policy_file::{self, FILE_NAME};
-use vmgroup_policy::{
-    CheckError, ConfigProblem, DecisionError, Host, Kind, Policy, PolicySet, Problem, Source, shipped,
-};
-use vmgroup_registry::SCHEME;
+use vmgroup_api::policy_file;
+use vmgroup_policy::{CheckError, DecisionError, Host, Kind, Policy, PolicySet, Source, shipped};
 
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -43,15 +38,20 @@ use crate::wake::Wake;
 
 use self::breaker::Breaker;
 use self::edition::{Content, Edition, Reader, decides_alike};
+use self::files::Fingerprint;
 use self::kept::{Kept, RolledBack};
-use self::rules::{Rule, Served};
+use self::refusal::with_lines_below;
+use self::serving::{NOTHING_GOOD, NOTHING_GOOD_OF_ITS_OWN, Own, label};
 use self::supply::Checker;
 use self::tenants::{Changes, Standing, Tenants};
 
 pub use candidates::{Candidate, Candidates, Unfit};
+pub use files::{Origin, PolicyFiles};
 pub use folder::watch_folder;
 pub use keeper::Keeper;
+pub use refusal::{AT_WORK, Refusal, line_of, with_lines};
 pub use rules::Who;
+pub use serving::{Chosen, Serving};
 pub use supply::{Absent, Registries, SIGNATURE_ANNOTATION, SIGNATURE_SUFFIX, Supply};
 pub use tenants::follow_tenants;
 pub use watch::watch_config_map;
@@ -60,324 +60,6 @@ pub use watch::watch_config_map;
 const EARLIER: usize = 4;
 /// The same of a namespace's: there are many of those.
 const EARLIER_OF_NAMESPACE: usize = 1;
-
-/// The stage of a [`Refusal`] that came after the swap: it failed at work.
-pub const AT_WORK: &str = "at-work";
-
-/// The policies that serve, as one immutable snapshot: a pass takes one at its
-/// start and keeps it to its end.
-#[derive(Clone, Debug)]
-pub struct Serving {
-    /// Who is asked.
-    pub set: Arc<PolicySet>,
-    /// The built-in defaults, for [`OnFailure::Builtin`].
-    pub builtin: Arc<PolicySet>,
-    /// Other policies that were in force before, and good, for [`OnFailure::Previous`].
-    pub previous: BTreeMap<Kind, Arc<Policy>>,
-    /// Who is on trial beside them.
-    pub candidates: Arc<Candidates>,
-    /// Other policies for some groups.
-    rules: Arc<[Rule]>,
-    /// Why these serve a group; none of a kind: it is everybody else's.
-    pub chosen_by: BTreeMap<Kind, Chosen>,
-    /// What happens when a policy gives no legal answer, where the file says so.
-    on_failure: BTreeMap<Kind, OnFailure>,
-    /// Rises with every swap; 0 are the built-in defaults of the start.
-    pub generation: u64,
-    /// Which kinds are not asked, and why: who serves is not known.
-    pub withheld: BTreeMap<Kind, String>,
-    /// The time that policies may take for the groups of one namespace.
-    pub budget: policy_file::Budget,
-    /// These are a namespace's: what its file does not name is served as elsewhere.
-    partial: bool,
-    /// Who may bring policies of his own.
-    tenants: Option<Arc<policy_file::Tenants>>,
-    /// What the group's namespace has brought, if it may.
-    own: Option<Own>,
-    /// Changes with what the group's namespace has brought.
-    standing: (u64, u64),
-}
-
-/// Why a policy serves a group, and not everybody.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chosen {
-    /// By this entry under `groups`.
-    pub rule: Option<String>,
-    /// It is the namespace's own, from this ConfigMap (`namespace/name`).
-    pub config_map: Option<String>,
-}
-
-/// The policies of a namespace, with the book that they are from.
-#[derive(Clone)]
-struct Own {
-    book: PolicyBook,
-    serving: Arc<Serving>,
-    config_map: String,
-}
-
-impl fmt::Debug for Own {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own").field("serving", &self.serving).finish_non_exhaustive()
-    }
-}
-
-/// What is said where nobody may be chosen to leave: what is offered cannot be used,
-/// and nothing is known that was good before. Who is destroyed in the meantime cannot
-/// be brought back.
-const NOTHING_GOOD: &str =
-    "the policy ConfigMap cannot be used (see PolicyRefused), and no policy is known that was good before: correct it";
-
-/// The same of a namespace whose policy was taken back.
-const NOTHING_GOOD_OF_ITS_OWN: &str = "the policy of this namespace was taken back (see PolicyRolledBack), and none is known that was good before: correct it";
-
-impl Serving {
-    /// What serves this group: for each kind the first of the administrator's entries
-    /// that selects it, then what its namespace has brought, then what serves all.
-    fn for_group(self: Arc<Self>, who: Who<'_>, standing: Standing) -> Arc<Self> {
-        let mut chosen: BTreeMap<Kind, (Chosen, Served)> = BTreeMap::new();
-        for rule in self.rules.iter().filter(|rule| rule.selects(who)) {
-            let by = Chosen { rule: Some(rule.name.clone()), config_map: None };
-            rule.policies.iter().for_each(|(kind, served)| {
-                chosen.entry(*kind).or_insert_with(|| (by.clone(), served.clone()));
-            });
-        }
-        let mut withheld = self.withheld.clone();
-        let mut own = None;
-        match standing {
-            Standing::Nobody => {}
-            Standing::Unknown(why) => withheld.extend(Kind::ALL.map(|kind| (kind, why.clone()))),
-            Standing::Own(brought) => {
-                for (kind, rule, served) in brought.serving.brought(who) {
-                    let by = Chosen { rule, config_map: Some(brought.config_map.clone()) };
-                    chosen.entry(kind).or_insert((by, served));
-                }
-                withheld.extend(brought.serving.withheld.clone());
-                own = Some(brought);
-            }
-        }
-        // By an entry that is somebody's, it is known who serves.
-        withheld.retain(|kind, _| !chosen.contains_key(kind));
-        if chosen.is_empty() && own.is_none() && withheld == self.withheld {
-            return self;
-        }
-        let (mut serving, mut set) = (Self::clone(&self), PolicySet::clone(&self.set));
-        for (kind, (by, (policy, failing))) in chosen {
-            serving.on_failure.insert(kind, failing);
-            // Before that there was what serves the others; but the namespace's own
-            // predecessor comes first.
-            let others = set.replace(policy);
-            let before = own.as_ref().filter(|_| by.config_map.is_some() && by.rule.is_none());
-            let before = before.and_then(|own| own.serving.previous.get(&kind).cloned());
-            serving.previous.insert(kind, before.unwrap_or(others));
-            serving.chosen_by.insert(kind, by);
-        }
-        // Whoever is on trial is so beside what serves the others.
-        serving.candidates = Arc::new(self.candidates.without(serving.chosen_by.keys()));
-        serving.set = Arc::new(set);
-        serving.withheld = withheld;
-        serving.own = own;
-        Arc::new(serving)
-    }
-
-    /// What this file of a namespace has for a group, the first of each kind counts.
-    fn brought(&self, who: Who<'_>) -> Vec<(Kind, Option<String>, Served)> {
-        let of_rules = self.rules.iter().filter(|rule| rule.selects(who)).flat_map(|rule| {
-            rule.policies.iter().map(|(kind, served)| (*kind, Some(rule.name.clone()), served.clone()))
-        });
-        // Of the kinds that the file names.
-        let of_all =
-            self.on_failure.iter().map(|(kind, failing)| (*kind, None, (self.set.get(*kind).clone(), *failing)));
-        of_rules.chain(of_all).collect()
-    }
-
-    /// What a group's failures belong to: something else has its policies asked anew.
-    pub fn edition(&self) -> (u64, (u64, u64)) {
-        (self.generation, self.standing)
-    }
-
-    /// The same with another policy for its kind, whose failures are shown.
-    #[must_use]
-    pub fn trying(mut self, candidate: &Arc<Policy>) -> Self {
-        let mut set = (*self.set).clone();
-        set.replace(candidate.clone());
-        self.on_failure.insert(candidate.kind(), OnFailure::Hold);
-        self.withheld.remove(&candidate.kind());
-        self.set = Arc::new(set);
-        self
-    }
-
-    /// Who is asked when the policy of this kind gives no legal answer, if somebody is.
-    pub fn instead(&self, kind: Kind) -> Option<&Arc<Policy>> {
-        match self.on_failure(kind) {
-            OnFailure::Hold => None,
-            OnFailure::Builtin => Some(self.builtin.get(kind)),
-            OnFailure::Previous => self.previous.get(&kind),
-        }
-    }
-
-    /// What happens when the policy of this kind gives no legal answer.
-    pub fn on_failure(&self, kind: Kind) -> OnFailure {
-        self.on_failure.get(&kind).copied().unwrap_or_default()
-    }
-
-    /// What is in force, in a phrase: each kind with its policy.
-    pub fn told(&self) -> String {
-        let of = |kind: Kind| match self.withheld.get(&kind) {
-            Some(_) => format!("{kind} on hold"),
-            None if self.partial && !self.on_failure.contains_key(&kind) => format!("{kind} as elsewhere"),
-            None => format!("{kind} {}", label(self.set.get(kind))),
-        };
-        let rules: Vec<&str> = self.rules.iter().map(|rule| rule.name.as_str()).collect();
-        let rules = if rules.is_empty() { String::new() } else { format!(", others by {}", rules.join(", ")) };
-        format!("{}{rules}", Kind::ALL.map(of).join(", "))
-    }
-}
-
-/// Why the offered policies are not in force. What was in force before is.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
-#[error("{} {}: {message}", Quoted(plugin), Fate(stage))]
-pub struct Refusal {
-    /// Where it failed: `config-map` or `folder`, `policy-file`, `source`, a stage of the
-    /// check, or [`AT_WORK`]: then it was in force, and was taken back.
-    pub stage: String,
-    /// The plugin as the policy file names it; empty where none is to blame.
-    pub plugin: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to do, in one sentence.
-    pub remedy: String,
-    /// The `metadata.resourceVersion` of the refused ConfigMap; empty for a folder.
-    pub resource_version: String,
-}
-
-impl Refusal {
-    /// Whether it was in force, and was taken back.
-    pub fn rolled_back(&self) -> bool {
-        self.stage == AT_WORK
-    }
-
-    /// What is wrong, what serves instead and what to do, in at most `limit` bytes:
-    /// the remedy must survive, so what is wrong gives way.
-    pub fn told(&self, serving: &Serving, limit: usize) -> String {
-        let Self { remedy, resource_version, .. } = self;
-        let offered = match resource_version.as_str() {
-            "" => String::new(),
-            version => format!(" (resourceVersion {version} is not)"),
-        };
-        let tail = format!(" Remedy: {remedy} In force: {}{offered}.", serving.told());
-        let head = self.to_string();
-        let room = limit.saturating_sub(tail.len() + '…'.len_utf8());
-        if head.len() <= room {
-            return format!("{head}.{tail}");
-        }
-        format!("{}…{tail}", &head[..head.floor_char_boundary(room)])
-    }
-}
-
-struct Fate<'a>(&'a str);
-
-impl fmt::Display for Fate<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == AT_WORK { f.write_str("rolled back") } else { write!(f, "refused at stage {}", self.0) }
-    }
-}
-
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("policies") } else { write!(f, "plugin `{}`", self.0) }
-    }
-}
-
-/// A policy file and the plugins beside it, as a ConfigMap or a folder has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PolicyFiles {
-    /// The text of `policy.yaml`, if there is one.
-    pub policy_yaml: Option<String>,
-    /// Plugins by the name that the policy file gives them; of a ConfigMap its
-    /// `binaryData`.
-    pub binaries: BTreeMap<String, Bytes>,
-    /// `metadata.resourceVersion` of the ConfigMap; empty for a folder.
-    pub resource_version: String,
-    /// Where they are from.
-    pub origin: Origin,
-    /// What the policy file names by reference, and could not be had.
-    pub absent: BTreeMap<String, Absent>,
-}
-
-/// Where policies are from. The messages name what its users know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
-    /// A ConfigMap.
-    #[default]
-    ConfigMap,
-    /// A folder; with what is wrong where it could not be read.
-    Folder {
-        /// In words.
-        problem: Option<String>,
-    },
-}
-
-impl Origin {
-    /// How to get a plugin of this name in there.
-    fn how_to_add(&self, plugin: &str) -> String {
-        match self {
-            Self::ConfigMap => {
-                format!("Add `{plugin}` to `binaryData` (kubectl create configmap … --from-file={plugin})")
-            }
-            Self::Folder { .. } => format!("Put `{plugin}` into the folder, beside `{FILE_NAME}`"),
-        }
-    }
-}
-
-impl PolicyFiles {
-    /// What counts of this ConfigMap.
-    pub fn of(map: ConfigMap) -> Self {
-        Self {
-            policy_yaml: map.data.and_then(|mut data| data.remove(FILE_NAME)),
-            binaries: map
-                .binary_data
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(key, value)| (key, value.0.into()))
-                .collect(),
-            resource_version: map.metadata.resource_version.unwrap_or_default(),
-            ..Self::default()
-        }
-    }
-
-    /// A hash of the content: every part with its length, so that nothing can
-    /// be mistaken for its neighbour. The resource version is not content.
-    fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
-        match &self.policy_yaml {
-            Some(text) => {
-                part(b"yaml");
-                part(text.as_bytes());
-            }
-            None => part(b"none"),
-        }
-        // What a reference names is in the reference.
-        for (key, value) in self.binaries.iter().filter(|(key, _)| !key.starts_with(SCHEME)) {
-            part(key.as_bytes());
-            part(value);
-        }
-        if let Origin::Folder { problem: Some(problem) } = &self.origin {
-            part(problem.as_bytes());
-        }
-        Fingerprint(Some(hash.finalize().into()))
-    }
-}
-
-/// The content that was offered; none: no ConfigMap. As text `none`, or 64
-/// hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint(Option<[u8; 32]>);
 
 /// The policies in force and the last refusal. Cheap to clone; all clones are
 /// the same book.
@@ -912,39 +594,6 @@ impl PolicyBook {
     fn offers(&self) -> MutexGuard<'_, Offers> {
         self.0.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What is wrong with a plugin, and where in the policy file, if it is its
-/// configuration.
-pub fn with_lines(problem: &Problem, kind: Kind, policy_file: &str) -> String {
-    with_lines_below(problem, &format!("/{kind}/config"), policy_file)
-}
-
-/// The same where the configuration is at this JSON pointer.
-fn with_lines_below(problem: &Problem, config: &str, policy_file: &str) -> String {
-    let Problem::Config(mistakes) = problem else { return problem.to_string() };
-    let located = mistakes.iter().map(|mistake| {
-        let ConfigProblem { path, message } = mistake.clone();
-        let line = policy_file::line_of(policy_file, &format!("{config}{path}"));
-        let path = match (line, path.as_str()) {
-            (None, _) => path,
-            (Some(line), "") => format!("line {line}"),
-            (Some(line), path) => format!("{path} (line {line})"),
-        };
-        ConfigProblem { path, message }
-    });
-    Problem::Config(located.collect()).to_string()
-}
-
-/// The line of the policy file that a mistake is in.
-pub fn line_of(mistake: &ConfigProblem, kind: Kind, policy_file: &str) -> Option<u64> {
-    policy_file::line_of(policy_file, &format!("/{kind}/config{}", mistake.path))
-}
-
-/// A policy in a sentence: `ordinal.wasm 1.2.0 (sha256:0123456789ab)`. Twelve
-/// digits tell two builds apart; the whole digest is in the groups' status.
-fn label(policy: &Policy) -> String {
-    format!("{} {} (sha256:{})", policy.plugin(), policy.description().version, policy.digest().short())
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use bytes::Bytes;
+use vmgroup_api::OnFailure;
 use vmgroup_policy::Limits;
 
 use super::*;
