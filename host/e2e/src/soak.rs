@@ -466,6 +466,7 @@ impl Stage {
 
     /// What somebody else does, who has every right in vCenter.
     fn deed(&mut self, deed: Deed, pick: u64) {
+        let now = self.now();
         let vms = self.machines();
         let members: Vec<&VmView> =
             vms.iter().filter(|vm| member_of(vm).is_some() && !self.judge.away.contains(&vm.moref)).collect();
@@ -480,7 +481,7 @@ impl Stage {
                 let Some(folder) = folders.get(at(folders.len())) else { return };
                 self.journal.tell(|| format!("somebody destroys {folder} with all in it"));
                 for vm in vms.iter().filter(|vm| vm.folder == *folder) {
-                    self.judge.touch(&vm.moref);
+                    self.judge.touch(&vm.moref, now);
                 }
                 let _ = vcenter.destroy_folder(folder);
             }
@@ -498,10 +499,11 @@ impl Stage {
     }
 
     fn deed_to(&mut self, deed: Deed, vm: &VmView, number: u64) {
+        let now = self.now();
         let vcenter = &self.world.vcenter;
         self.journal.tell(|| format!("somebody: {deed:?} {} ({})", vm.name, vm.moref));
         if !matches!(deed, Deed::Copy | Deed::Unmark) {
-            self.judge.touch(&vm.moref);
+            self.judge.touch(&vm.moref, now);
         }
         match deed {
             Deed::PowerOff => drop(vcenter.power_off(&vm.path)),
@@ -529,7 +531,7 @@ impl Stage {
                 // Who is being destroyed cannot be saved any more.
                 let doomed = self.judge.leaving(owner, uuid) && self.calls.is_doomed(vm);
                 if !doomed && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
-                    self.judge.touch(&vm.moref);
+                    self.judge.touch(&vm.moref, now);
                     self.mark_foreign(&vm.path);
                 }
             }

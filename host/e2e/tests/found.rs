@@ -126,6 +126,44 @@ async fn s3_a_clone_that_ends_while_it_is_looked_for() {
     assert_eq!(world.calls().await.unwrap()["CloneVM_Task"], 1);
 }
 
+/// Seed 14795: a pass that waited long for its folder began tasks on slots that had
+/// gone to another group meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_limit_holds_for_a_pass_that_was_held_up() {
+    let options = Options { max_tasks: 1, clone_takes: Duration::from_secs(50), ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    world.vcenter.faults().add(Rule::next("CreateFolder", Fault::Delay(Duration::from_secs(40))));
+    user.group("shop", "slow", 1).await;
+    let asked = async || match world.calls().await.unwrap().get("CreateFolder") {
+        Some(1) => Ok(()),
+        times => Err(format!("{times:?} calls")),
+    };
+    eventually("the folder is asked for", SOON, asked).await;
+    user.group("shop", "quick", 1).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // It looks again, and by now the other's slot has expired.
+    user.scale("shop", "quick", 2).await;
+    let ready = async {
+        user.ready("shop", "quick", 2, SOON * 10).await;
+        user.ready("shop", "slow", 1, SOON * 10).await;
+    };
+    let most = async {
+        let mut most = 0;
+        loop {
+            let running = |task: &&TaskView| task.state == TaskState::Running;
+            most = most.max(world.vcenter.tasks().iter().filter(running).count());
+            assert!(most <= 1, "{most} tasks at a time");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = ready => {}
+        () = most => {}
+    }
+}
+
 /// Seeds 2657 and 2660: while a slow pass chose who should go, the group was scaled
 /// out again; the choice was carried out for all that.
 #[tokio::test(start_paused = true)]

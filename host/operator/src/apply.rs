@@ -72,6 +72,8 @@ pub enum Effect {
     },
     /// The lease is not held: nothing was done.
     Fenced,
+    /// It took so long to get here that the slot has gone to others: nothing was done.
+    Displaced,
     /// Nothing is left of the group in vCenter. The text names what was left alone.
     Finished(Option<String>),
     /// Something is still left; look again soon. These members are, wherever in the
@@ -120,6 +122,10 @@ impl Applier<'_> {
     }
 
     async fn step(&self, step: &Step) -> Option<Effect> {
+        let slot = step.starts_a_task().then(|| self.tasks.begin(&self.desired.uid));
+        if let Some(None) = slot {
+            return Some(Effect::Displaced);
+        }
         Some(match step {
             Step::CreateFolder { .. } => return None,
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,

@@ -198,6 +198,13 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it takes a task slot.
+    pub const fn starts_a_task(&self) -> bool {
+        !matches!(self, Self::CreateFolder { .. } | Self::Finish)
+    }
+}
+
+impl Step {
     /// The member it is about and the task that it starts, if it does.
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {

@@ -99,6 +99,8 @@ struct Flight {
 struct Group {
     name: GroupRef,
     running: usize,
+    /// Slots of calls that are out.
+    starting: usize,
     reserved: usize,
     reserved_at: Option<Instant>,
     ended: Vec<Ended>,
@@ -106,7 +108,7 @@ struct Group {
 
 impl Group {
     fn load(&self) -> usize {
-        self.running + self.reserved
+        self.running + self.starting + self.reserved
     }
 }
 
@@ -168,6 +170,18 @@ impl TaskBook {
         inner.groups.get(uid).map_or(0, |group| group.reserved.min(wanted))
     }
 
+    /// Takes one of the group's slots for a call that starts a task, for as long as the
+    /// call is out. None: the pass has taken so long to get there that its slots have
+    /// gone to others.
+    pub fn begin(&self, uid: &str) -> Option<Slot> {
+        let mut inner = self.inner();
+        inner.expire(Instant::now());
+        let group = inner.groups.get_mut(uid)?;
+        group.reserved = group.reserved.checked_sub(1)?;
+        group.starting += 1;
+        Some(Slot { book: self.clone(), uid: uid.to_owned() })
+    }
+
     /// Writes down a task that was started on a slot of the group, or that another
     /// process has started. False if its end has been seen already.
     pub fn started(&self, uid: &str, name: &GroupRef, member: &str, kind: TaskKind, task: TaskRef) -> bool {
@@ -175,8 +189,7 @@ impl TaskBook {
         if inner.over.contains(&task) {
             return false;
         }
-        let group = inner.group(uid, name);
-        group.reserved = group.reserved.saturating_sub(1);
+        inner.group(uid, name);
         if inner.flights.contains_key(&task) {
             return true;
         }
@@ -298,11 +311,29 @@ impl TaskBook {
     }
 }
 
+/// The slot of a call that is out. The task that the call has started, once it is in
+/// the book, counts for itself.
+#[must_use = "the slot is free again when it is dropped"]
+pub struct Slot {
+    book: TaskBook,
+    uid: String,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut inner = self.book.inner();
+        if let Some(group) = inner.groups.get_mut(&self.uid) {
+            group.starting = group.starting.saturating_sub(1);
+        }
+    }
+}
+
 impl Inner {
     fn group(&mut self, uid: &str, name: &GroupRef) -> &mut Group {
         self.groups.entry(uid.to_owned()).or_insert_with(|| Group {
             name: name.clone(),
             running: 0,
+            starting: 0,
             reserved: 0,
             reserved_at: None,
             ended: Vec::new(),
@@ -363,6 +394,7 @@ mod tests {
     }
 
     fn start(book: &TaskBook, uid: &str, task: u32) {
+        let _slot = book.begin(uid);
         book.started(uid, &name(uid), &format!("m{task}"), TaskKind::Clone, TaskRef::new(format!("task-{task}")));
     }
 
@@ -428,6 +460,20 @@ mod tests {
         assert_eq!(book.request("a", &name("a"), 1), 1);
     }
 
+    /// Seed 14795: a pass went on with slots that had gone to others meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_pass_does_not_use_what_others_have_now() {
+        let book = TaskBook::new(2, Wake::default());
+        assert_eq!(book.request("slow", &name("slow"), 2), 2);
+        let out = book.begin("slow").unwrap();
+        tokio::time::advance(RESERVATION * 2).await;
+        assert_eq!(book.request("b", &name("b"), 2), 1, "a call that is out keeps its slot");
+        assert!(book.begin("slow").is_none());
+        drop(out);
+        assert_eq!(book.request("c", &name("c"), 1), 0, "what is free now is b's, who stands in line");
+        assert_eq!(book.request("b", &name("b"), 2), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_ended_task_does_not_come_back() {
         let book = TaskBook::new(3, Wake::default());
@@ -458,7 +504,9 @@ mod tests {
         assert_eq!(book.request("b", &name("b"), 1), 0);
         assert_eq!(book.request("a", &name("a"), 2), 1);
         let power_on = TaskRef::new("task-2");
+        let slot = book.begin("a");
         book.started("a", &name("a"), "m1", TaskKind::PowerOn, power_on);
+        drop(slot);
         book.settle("a");
         book.update(&success(2));
         assert_eq!(book.request("b", &name("b"), 1), 1, "a member is finished, and others have their turn");

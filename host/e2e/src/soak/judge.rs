@@ -15,6 +15,10 @@ use super::witness::Calls;
 /// From a clone's call until its machine is there.
 const CLONE: Duration = Duration::from_secs(10);
 
+/// It takes so long until an operator has heard, chosen by what it heard, written that
+/// down, and the judge has seen it.
+const NEWS: Duration = Duration::from_secs(1);
+
 /// Above this many members the record names only those in motion.
 const LISTED: usize = 50;
 
@@ -70,6 +74,8 @@ struct Group {
     left: BTreeSet<String>,
     /// The members that there were at the last look.
     members: BTreeSet<String>,
+    /// Members that somebody else did something to, and when.
+    struck: Vec<(Duration, String)>,
     /// How many machines there were, and since when.
     counts: Wishes,
     /// How many there are according to the status.
@@ -108,6 +114,8 @@ impl Group {
         if self.is_large(now, lag) {
             staying.extend(&self.members);
         }
+        // Who was taken away in the same moment could still be counted on.
+        staying.extend(self.struck.iter().filter(|(at, _)| *at + NEWS >= now).map(|(_, uuid)| uuid));
         staying.retain(|uuid| !leaves(uuid));
         let least = self.wishes.least(now, lag);
         if staying.len() < least {
@@ -185,6 +193,7 @@ impl Judge {
             ever: BTreeSet::new(),
             left: BTreeSet::new(),
             members: BTreeSet::new(),
+            struck: Vec::new(),
             counts: Wishes::default(),
             told: 0,
             news: false,
@@ -210,7 +219,12 @@ impl Judge {
     }
 
     /// Somebody else changes a machine, and may do so.
-    pub fn touch(&mut self, moref: &str) {
+    pub fn touch(&mut self, moref: &str, now: Duration) {
+        if let Some((owner, uuid, _)) = self.before.get(moref)
+            && let Some(group) = self.groups.get_mut(owner)
+        {
+            group.struck.push((now, uuid.clone()));
+        }
         self.touched.insert(moref.to_owned());
         self.foreign.remove(moref);
     }

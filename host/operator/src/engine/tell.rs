@@ -138,6 +138,8 @@ impl Pass<'_> {
                     }
                 }
                 Effect::Fenced => self.look_again(SOON),
+                // It stands in line for another one.
+                Effect::Displaced => self.look_again(Duration::ZERO),
                 Effect::NotFinished(left) => {
                     self.memory.known.extend(left);
                     self.look_again(SOON);
