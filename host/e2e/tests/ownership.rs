@@ -222,7 +222,10 @@ async fn machines_that_were_given_up_by_hand_stay() {
     assert!(vms.len() == 3 && vms.iter().all(|vm| vm.on), "{vms:?}");
     // The person on call hears of them.
     let page = world.metrics(0).encode();
-    for line in [r#"vmgroup_machines{standing="member"} 1"#, r#"vmgroup_machines{standing="orphan"} 2"#] {
+    for line in [
+        r#"vmgroup_machines{connection="default",standing="member"} 1"#,
+        r#"vmgroup_machines{connection="default",standing="orphan"} 2"#,
+    ] {
         assert!(page.contains(line), "{line} is missing in:\n{page}");
     }
 }

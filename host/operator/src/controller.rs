@@ -17,7 +17,7 @@ use kube::runtime::controller::{Action, Config, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Client, Resource};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -25,6 +25,7 @@ use vmgroup_api::{VmGroup, VmGroupStatus};
 
 use crate::backlog::Backlog;
 use crate::cluster;
+use crate::connection::{Connection, PASSES};
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
@@ -33,14 +34,8 @@ use crate::metrics::PassResult;
 use crate::status::bounded;
 use crate::wake::{GroupRef, Wake};
 
-/// Passes at the same time. A pass is mostly a wait for an answer.
-const CONCURRENCY: u16 = 32;
-
 /// The longest a pass may take before it is cut off and begun afresh.
 const PASS_DEADLINE: Duration = Duration::from_secs(120);
-
-/// How long after the start no pass is made while vCenter is being connected to.
-const LINK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long after the start no pass is made while the policies of namespaces are read:
 /// then their groups alone wait.
@@ -76,6 +71,8 @@ enum Failure {
 
 struct Context {
     engine: Engine,
+    groups: reflector::Store<Guarded>,
+    stop: CancellationToken,
     backlog: Backlog,
     health: Health,
     /// Numbers the passes of this process, for logs and traces.
@@ -94,7 +91,7 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) {
-    engine.metrics.workers(CONCURRENCY);
+    engine.metrics.workers(PASSES);
     let client = engine.kube.clone();
     if !wait_for_crd(&client, &health, &stop).await {
         return;
@@ -104,6 +101,8 @@ pub async fn run(
     }
     let context = Arc::new(Context {
         engine: engine.clone(),
+        groups: reader.clone(),
+        stop: stop.clone(),
         backlog: backlog.clone(),
         health: health.clone(),
         passes: AtomicU64::new(0),
@@ -116,14 +115,12 @@ pub async fn run(
     // filter below if what it says now was said once before.
     let listed = watch::Sender::new(0u64);
     let everyone = stream::select_all([
-        changes(engine.link.changes()).boxed(),
         changes(engine.policies.changes()).boxed(),
         changes(opened.subscribe()).boxed(),
         changes(listed.subscribe()).boxed(),
     ]);
 
-    let (seen, all, asked, all_asked, gone) =
-        (backlog.clone(), backlog.clone(), backlog.clone(), backlog.clone(), backlog);
+    let (seen, all, gone) = (backlog.clone(), backlog.clone(), backlog.clone());
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(prune)
@@ -158,23 +155,11 @@ pub async fn run(
         }
         future::pending::<()>().await;
     };
-    let woken = wake.stream().map(move |group| {
-        let object = ObjectRef::new(&group.name).within(&group.namespace);
-        asked.add(group);
-        object
-    });
-    let (known, asked) = (reader.clone(), all_asked);
-    let of_namespaces = engine.policies.changed_namespaces().stream().flat_map(move |namespace| {
-        let groups = known.state().into_iter().map(|object| ObjectRef::from_obj(&*object));
-        let groups: Vec<_> = groups.filter(|group| group.namespace.as_ref() == Some(&namespace)).collect();
-        for group in &groups {
-            asked.add(group_of(group));
-        }
-        stream::iter(groups)
-    });
+    let asked = asked_for(&engine, &reader, &wake).inspect(move |group| backlog.add(group_of(group)));
     let controller = Controller::for_stream(objects, reader)
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(stream::select(woken, of_namespaces))
+        // Not bounded here, but for each vCenter: see `reconcile`.
+        .with_config(Config::default())
+        .reconcile_on(asked)
         .reconcile_all_on(everyone)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, on_error, context.clone());
@@ -199,6 +184,33 @@ pub async fn run(
         // kube's controller would wait for its first list, which does not come any more.
         () = never_begun => {}
     }
+}
+
+/// Groups that somebody wants looked at: for themselves, for what is new in their
+/// namespace, or for what is new with their vCenter.
+fn asked_for(
+    engine: &Engine,
+    known: &reflector::Store<Guarded>,
+    wake: &Wake,
+) -> impl Stream<Item = ObjectRef<Guarded>> + Send + use<> {
+    let woken = wake.stream().map(|group| ObjectRef::new(&group.name).within(&group.namespace));
+    let all = known.clone();
+    let of_namespaces = engine.policies.changed_namespaces().stream().flat_map(move |namespace| {
+        those(&all, |object| object.meta().namespace.as_ref() == Some(&namespace))
+    });
+    let (all, connections) = (known.clone(), engine.connections.clone());
+    let of_connections = engine.connections.stirred().stream().flat_map(move |name| {
+        those(&all, |object| object.0.as_ref().is_ok_and(|group| *connections.of(group).name() == name))
+    });
+    stream::select_all([woken.boxed(), of_namespaces.boxed(), of_connections.boxed()])
+}
+
+fn those(
+    known: &reflector::Store<Guarded>,
+    wanted: impl Fn(&Guarded) -> bool,
+) -> stream::Iter<std::vec::IntoIter<ObjectRef<Guarded>>> {
+    let found = known.state().into_iter().filter(|object| wanted(object));
+    stream::iter(found.map(|object| ObjectRef::from_obj(&*object)).collect::<Vec<_>>())
 }
 
 /// Drops what is the largest part of an object at rest and no pass looks at: of the
@@ -268,13 +280,6 @@ async fn open_and_close(
     }
     // A standby is as ready as a leader.
     context.health.set_ready("policies", Ok(()));
-    // A pass before the inventory is read would write into every status that vCenter
-    // is not there yet, and the next one that it is.
-    let mut connected = context.engine.link.settled();
-    tokio::select! {
-        _ = tokio::time::timeout(LINK_PATIENCE, connected.wait_for(|settled| *settled)) => {}
-        () = stop.cancelled() => return,
-    }
     loop {
         if leading.wait_for(|leading| *leading).await.is_err() {
             return;
@@ -297,13 +302,50 @@ async fn open_and_close(
     }
 }
 
+/// Whose pass is to be made now.
+struct Turn {
+    object: Arc<Guarded>,
+    /// Where it is made, and that it may be; none: it cannot be decoded, and gets none.
+    connection: Option<Connection>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Waits for as long as so many passes are under way at the group's vCenter as may
+    /// be: those of one that is slow take nobody else's turn. None: it is too late.
+    async fn wait_for(object: Arc<Guarded>, context: &Context) -> Option<Self> {
+        let connection = object.0.as_ref().ok().map(|group| context.engine.connections.of(group));
+        let Some(turns) = connection.as_ref().map(|connection| connection.turns.clone()) else {
+            return Some(Self { object, connection, permit: None });
+        };
+        if let Ok(permit) = turns.clone().try_acquire_owned() {
+            return Some(Self { object, connection, permit: Some(permit) });
+        }
+        let permit = tokio::select! {
+            permit = turns.acquire_owned() => permit.ok()?,
+            () = context.stop.cancelled() => return None,
+        };
+        // What it came with may be old by now.
+        let object = context.groups.get(&ObjectRef::from_obj(&*object)).unwrap_or(object);
+        Some(Self { object, connection, permit: Some(permit) })
+    }
+}
+
 async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Arc<Failure>> {
     context.health.beat();
     let reference = ObjectRef::from_obj(&*object);
     let name = group_of(&reference);
+    let Some(Turn { object, connection, permit: _permit }) = Turn::wait_for(object, &context).await else {
+        return Ok(Action::await_change());
+    };
     context.backlog.begin(&name);
     if !context.open.load(Ordering::SeqCst) {
         return Ok(Action::await_change());
+    }
+    // A pass before the inventory is read would write into the status that vCenter is
+    // not there yet, and the next one that it is.
+    if let Some(left) = connection.and_then(|connection| connection.link.first_attempt()) {
+        return Ok(Action::requeue(left));
     }
     let metrics = &context.engine.metrics;
     let _worker = metrics.worker();

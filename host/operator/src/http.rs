@@ -180,7 +180,7 @@ mod tests {
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains(CONTENT_TYPE), "{answer}");
-        assert!(answer.contains("vmgroup_vcenter_connected 0"), "{answer}");
+        assert!(answer.contains("vmgroup_policy_refused 0"), "{answer}");
         shutdown.cancel();
         server.await.unwrap().unwrap();
     }

@@ -10,6 +10,8 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod connection;
+pub mod connections;
 pub mod controller;
 pub mod decide;
 pub mod decisions;

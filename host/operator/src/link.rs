@@ -4,11 +4,12 @@
 //! does nothing. Must not know what is done over the link.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
@@ -30,6 +31,9 @@ const TEMPLATE_AGE: Duration = Duration::from_secs(300);
 
 /// A loss shorter than this is not told to the groups.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long groups wait for the first attempt to come up before they say that they do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no link.
 #[derive(Clone, Debug)]
@@ -226,8 +230,10 @@ struct Shared {
     current: ArcSwapOption<Connected>,
     problem: ArcSwap<Problem>,
     lost_at: Mutex<Option<Instant>>,
-    changed: watch::Sender<u64>,
-    settled: watch::Sender<bool>,
+    name: Arc<str>,
+    stirred: Wake<Arc<str>>,
+    settled: AtomicBool,
+    patience_ends: Instant,
     site_gone: Notify,
     retry: Notify,
 }
@@ -250,8 +256,15 @@ pub struct Hearers {
 pub struct Link(Arc<Shared>);
 
 impl Link {
-    /// A link that is not up yet.
-    pub fn new(vcenter: Vcenter, selection: SiteSelection, login: LoginRemedy) -> Self {
+    /// A link that is not up yet. Its name is put into `stirred` whenever it comes up
+    /// or has been down for a while: every group over there has to be looked at.
+    pub fn new(
+        name: Arc<str>,
+        vcenter: Vcenter,
+        selection: SiteSelection,
+        login: LoginRemedy,
+        stirred: Wake<Arc<str>>,
+    ) -> Self {
         let connecting = Problem { reason: "Connecting", message: "connecting to vCenter".into(), stalled: false };
         Self(Arc::new(Shared {
             vcenter,
@@ -260,11 +273,18 @@ impl Link {
             current: ArcSwapOption::empty(),
             problem: ArcSwap::from_pointee(connecting),
             lost_at: Mutex::new(None),
-            changed: watch::Sender::new(0),
-            settled: watch::Sender::new(false),
+            name,
+            stirred,
+            settled: AtomicBool::new(false),
+            patience_ends: Instant::now() + PATIENCE,
             site_gone: Notify::new(),
             retry: Notify::new(),
         }))
+    }
+
+    /// What the connection is called that it is of.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
     }
 
     /// The client that the link is for.
@@ -285,16 +305,12 @@ impl Link {
         self.0.current.load().as_ref().and_then(|connected| connected.inventory().age())
     }
 
-    /// Moves whenever the link comes up or has been down for a while: every
-    /// group has to be looked at.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
-    }
-
-    /// Whether the first attempt to come up has ended, well or not. Before that
-    /// there is nothing to tell of vCenter that would not be untrue in a moment.
-    pub fn settled(&self) -> watch::Receiver<bool> {
-        self.0.settled.subscribe()
+    /// How much longer the first attempt to come up is waited for; nothing once it has
+    /// ended, well or not. Before that there is nothing to tell of vCenter that would
+    /// not be untrue in a moment.
+    pub fn first_attempt(&self) -> Option<Duration> {
+        let left = self.0.patience_ends.saturating_duration_since(Instant::now());
+        (!self.0.settled.load(Ordering::SeqCst) && !left.is_zero()).then_some(left)
     }
 
     /// What stood in the way may be mended: connects at once if it is not up.
@@ -307,11 +323,14 @@ impl Link {
     }
 
     fn settle(&self) {
-        self.0.settled.send_replace(true);
+        // Those have waited for it.
+        if !self.0.settled.swap(true, Ordering::SeqCst) {
+            self.stir();
+        }
     }
 
-    fn bump(&self) {
-        self.0.changed.send_modify(|count| *count += 1);
+    fn stir(&self) {
+        self.0.stirred.wake(&self.0.name);
     }
 
     fn lost(&self, error: &Error) {
@@ -329,7 +348,7 @@ impl Link {
                 if let Some(link) = link.upgrade().map(Link)
                     && link.lost_for_long()
                 {
-                    link.bump();
+                    link.stir();
                 }
             });
         }
@@ -341,7 +360,7 @@ impl Link {
             tracing::info!(after = ?at.elapsed(), "vCenter is back");
         }
         self.settle();
-        self.bump();
+        self.stir();
     }
 
     /// Brings the link up and keeps it, until told to stop; then logs out.
@@ -366,7 +385,7 @@ impl Link {
                     self.0.problem.store(Arc::new(problem));
                     self.settle();
                     if attempt == 0 {
-                        self.bump();
+                        self.stir();
                     }
                     // Not stretched to minutes: whoever mends vCenter is waiting.
                     let pause = Duration::from_secs(2).saturating_mul(1 << attempt.min(4));
@@ -404,7 +423,7 @@ impl Link {
             connected.track(task, None);
         }
         self.0.current.store(Some(connected));
-        self.bump();
+        self.stir();
         Ok(())
     }
 }

@@ -123,18 +123,8 @@ impl PassResult {
 /// Figures that are not counted as things happen but read when somebody asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// vCenter answers.
-    pub connected: bool,
-    /// Since the inventory last heard of vCenter; before the first time: since the start.
-    pub inventory_age: Duration,
-    /// Tasks in flight, by what they do.
-    pub tasks: Vec<(&'static str, usize)>,
-    /// Groups that wait for a free task slot.
-    pub tasks_waiting: usize,
-    /// How many tasks may be in flight.
-    pub tasks_limit: usize,
-    /// Marked machines by how they stand to the groups; empty if that is not known.
-    pub machines: Vec<(&'static str, usize)>,
+    /// Each vCenter's.
+    pub connections: Vec<ConnectionFigures>,
     /// Members by state.
     pub members: Vec<(&'static str, usize)>,
     /// Groups by phase.
@@ -149,10 +139,29 @@ pub struct Figures {
     pub backlog: usize,
     /// Decision records, kept and lost.
     pub records: Standing,
-    /// Sessions at vCenter.
-    pub sessions: SessionCount,
     /// The lease, if there is an election.
     pub lease: Option<LeaseFigures>,
+}
+
+/// How one vCenter is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionFigures {
+    /// What it is called.
+    pub name: String,
+    /// It answers.
+    pub connected: bool,
+    /// Since the inventory last heard of it; before the first time: since the start.
+    pub inventory_age: Duration,
+    /// Tasks in flight, by what they do.
+    pub tasks: Vec<(&'static str, usize)>,
+    /// Groups that wait for a free task slot.
+    pub tasks_waiting: usize,
+    /// How many tasks may be in flight.
+    pub tasks_limit: usize,
+    /// Marked machines by how they stand to the groups; empty if that is not known.
+    pub machines: Vec<(&'static str, usize)>,
+    /// Sessions there.
+    pub sessions: SessionCount,
 }
 
 /// How we stand to the lease.
@@ -203,16 +212,16 @@ struct Inner {
     not_ready: Family<Reason, Gauge>,
     longest_not_ready: FloatGauge,
     members: Family<State, Gauge>,
-    machines: Family<StandingLabel, Gauge>,
-    connected: Gauge,
-    inventory_age: FloatGauge,
-    sessions: Family<State, Gauge>,
-    calls: Family<MethodOutcome, Counter>,
+    machines: Family<ConnectionStanding, Gauge>,
+    connected: Family<ConnectionLabel, Gauge>,
+    inventory_age: Family<ConnectionLabel, FloatGauge>,
+    sessions: Family<ConnectionState, Gauge>,
+    calls: Family<Call, Counter>,
     call_seconds: HistogramFamily<Method>,
-    tasks: Family<Kind, Gauge>,
-    tasks_waiting: Gauge,
-    tasks_limit: Gauge,
-    task_seconds: HistogramFamily<KindOutcome>,
+    tasks: Family<ConnectionKind, Gauge>,
+    tasks_waiting: Family<ConnectionLabel, Gauge>,
+    tasks_limit: Family<ConnectionLabel, Gauge>,
+    task_seconds: HistogramFamily<Task>,
     decisions: Family<KindOutcome, Counter>,
     decision_seconds: HistogramFamily<Kind>,
     fuel: HistogramFamily<Kind>,
@@ -265,12 +274,16 @@ labels! {
     NameChange { name: String, change: &'static str }
     CodeMethod { code: String, method: String }
     Verb { verb: String }
-    Method { method: String }
-    MethodOutcome { method: String, outcome: String }
+    ConnectionLabel { connection: String }
+    ConnectionKind { connection: String, kind: &'static str }
+    ConnectionState { connection: String, state: &'static str }
+    ConnectionStanding { connection: String, standing: &'static str }
+    Call { connection: String, method: String, outcome: String }
+    Method { connection: String, method: String }
+    Task { connection: String, kind: String, outcome: String }
     KindOutcome { kind: String, outcome: String }
     KindVerdict { kind: String, verdict: &'static str }
     Kind { kind: String }
-    StandingLabel { standing: &'static str }
     State { state: &'static str }
     Phase { phase: &'static str }
     Reason { reason: String }
@@ -366,12 +379,12 @@ impl Metrics {
                  member, orphan, doubtful, contested, copy, other-cluster; `vmgroup orphans` names them",
                 Family::default(),
             ),
-            connected: c.add("vmgroup_vcenter_connected", "1 while vCenter answers", Gauge::default()),
+            connected: c.add("vmgroup_vcenter_connected", "1 while this vCenter answers", Family::default()),
             inventory_age: c.add(
                 "vmgroup_inventory_age_seconds",
                 "Time since the inventory cache last heard of vCenter; at rest that is up to the 300 s of a \
                  long poll",
-                FloatGauge::default(),
+                Family::default(),
             ),
             sessions: c.add(
                 "vmgroup_vcenter_sessions",
@@ -397,12 +410,12 @@ impl Metrics {
             tasks_waiting: c.add(
                 "vmgroup_vcenter_tasks_waiting",
                 "Groups that wait for a free task slot",
-                Gauge::default(),
+                Family::default(),
             ),
             tasks_limit: c.add(
                 "vmgroup_vcenter_tasks_limit",
-                "The most tasks in flight (--max-tasks)",
-                Gauge::default(),
+                "The most tasks in flight (--max-tasks, or limits.tasks of the connection)",
+                Family::default(),
             ),
             task_seconds: c.add(
                 "vmgroup_vcenter_task_seconds",
@@ -534,24 +547,23 @@ impl Metrics {
         self.0.rest_seconds.get_or_create(&Verb { verb }).observe(took.as_secs_f64());
     }
 
-    /// A call to vCenter has ended. `method` is the vSphere method, `outcome` a
-    /// category of the client's.
-    pub fn vcenter_call(&self, method: &str, outcome: &str, took: Duration) {
-        let method = method.to_owned();
-        self.0.calls.get_or_create(&MethodOutcome { method: method.clone(), outcome: outcome.to_owned() }).inc();
+    /// A call to the vCenter of this name has ended. `method` is the vSphere method,
+    /// `outcome` a category of the client's.
+    pub fn vcenter_call(&self, connection: &str, method: &str, outcome: &str, took: Duration) {
+        let (connection, method) = (connection.to_owned(), method.to_owned());
+        let call = Call { connection: connection.clone(), method: method.clone(), outcome: outcome.to_owned() };
+        self.0.calls.get_or_create(&call).inc();
         // A long poll takes as long as nothing happens: its time means nothing.
         if method != "WaitForUpdatesEx" {
-            self.0.call_seconds.get_or_create(&Method { method }).observe(took.as_secs_f64());
+            self.0.call_seconds.get_or_create(&Method { connection, method }).observe(took.as_secs_f64());
         }
     }
 
-    /// A vCenter task of ours has ended: `kind` is what it did (`clone`,
+    /// A task of ours at the vCenter of this name has ended: `kind` is what it did (`clone`,
     /// `power-on`, …), `outcome` how (`success`, `gone`, a category).
-    pub fn task(&self, kind: &str, outcome: &str, took: Duration) {
-        self.0
-            .task_seconds
-            .get_or_create(&KindOutcome { kind: kind.to_owned(), outcome: outcome.to_owned() })
-            .observe(took.as_secs_f64());
+    pub fn task(&self, connection: &str, kind: &str, outcome: &str, took: Duration) {
+        let task = Task { connection: connection.to_owned(), kind: kind.to_owned(), outcome: outcome.to_owned() };
+        self.0.task_seconds.get_or_create(&task).observe(took.as_secs_f64());
     }
 
     /// A policy was asked. `kind` is `naming`, `placement` or `scaling`; `outcome`
@@ -643,14 +655,48 @@ impl Inner {
         drop(self.swaps.get_or_create(&Outcome { outcome: "swapped".to_owned() }));
     }
 
+    /// Connections come and go.
+    fn take_over_connections(&self, connections: Vec<ConnectionFigures>) {
+        self.connected.clear();
+        self.inventory_age.clear();
+        self.sessions.clear();
+        self.tasks.clear();
+        self.tasks_waiting.clear();
+        self.tasks_limit.clear();
+        self.machines.clear();
+        for figures in connections {
+            let ConnectionFigures {
+                name: connection,
+                connected,
+                inventory_age,
+                tasks,
+                tasks_waiting,
+                tasks_limit,
+                machines,
+                sessions: SessionCount { open, in_doubt },
+            } = figures;
+            let label = ConnectionLabel { connection: connection.clone() };
+            self.connected.get_or_create(&label).set(i64::from(connected));
+            self.inventory_age.get_or_create(&label).set(inventory_age.as_secs_f64());
+            for (state, count) in [("open", open), ("in-doubt", in_doubt)] {
+                let label = ConnectionState { connection: connection.clone(), state };
+                self.sessions.get_or_create(&label).set(number(count));
+            }
+            for (kind, count) in tasks {
+                self.tasks.get_or_create(&ConnectionKind { connection: connection.clone(), kind }).set(number(count));
+            }
+            self.tasks_waiting.get_or_create(&label).set(number(tasks_waiting));
+            self.tasks_limit.get_or_create(&label).set(number(tasks_limit));
+            for (standing, count) in machines {
+                let label = ConnectionStanding { connection: connection.clone(), standing };
+                self.machines.get_or_create(&label).set(number(count));
+            }
+        }
+    }
+
     fn take_over(&self, figures: Figures) {
         let Figures {
-            connected,
-            inventory_age,
-            tasks,
-            tasks_waiting,
-            tasks_limit,
-            machines,
+            connections,
             members,
             phases,
             not_ready,
@@ -658,24 +704,9 @@ impl Inner {
             policy_refused,
             backlog,
             records: Standing { kept, dropped, unwritten },
-            sessions: SessionCount { open, in_doubt },
             lease,
         } = figures;
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.connected.set(i64::from(connected));
-        self.inventory_age.set(inventory_age.as_secs_f64());
-        for (state, count) in [("open", open), ("in-doubt", in_doubt)] {
-            self.sessions.get_or_create(&State { state }).set(number(count));
-        }
-        for (kind, count) in tasks {
-            self.tasks.get_or_create(&Kind { kind: kind.to_owned() }).set(number(count));
-        }
-        self.tasks_waiting.set(number(tasks_waiting));
-        self.tasks_limit.set(number(tasks_limit));
-        self.machines.clear();
-        for (standing, count) in machines {
-            self.machines.get_or_create(&StandingLabel { standing }).set(number(count));
-        }
+        self.take_over_connections(connections);
         for (state, count) in members {
             self.members.get_or_create(&State { state }).set(number(count));
         }
@@ -701,6 +732,10 @@ impl Inner {
             self.master.get_or_create(&Name { name }).set(i64::from(leading));
         }
     }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn histogram<L: Clone + std::hash::Hash + Eq>(bounds: &'static [f64]) -> HistogramFamily<L> {
@@ -747,8 +782,8 @@ mod tests {
         m.dequeued(Duration::from_millis(2));
         m.kubernetes_call("GET", Some(200), false, Duration::from_millis(4));
         m.kubernetes_call("PATCH", None, false, Duration::from_millis(4));
-        m.vcenter_call("CloneVM_Task", "ok", Duration::from_millis(40));
-        m.task("clone", "success", Duration::from_secs(7));
+        m.vcenter_call("muc", "CloneVM_Task", "ok", Duration::from_millis(40));
+        m.task("muc", "clone", "success", Duration::from_secs(7));
         m.decision("scaling", "PolicyTrapped", Duration::from_micros(80), 0, 0);
         m.decision("scaling", "answered", Duration::from_micros(80), 100_000, 131_072);
         m.policy_swap("swapped");
@@ -765,9 +800,9 @@ mod tests {
             r#"workqueue_queue_duration_seconds_count{name="vmgroup",controller="vmgroup"} 1"#,
             r#"rest_client_requests_total{code="200",method="GET"} 1"#,
             r#"rest_client_requests_total{code="<error>",method="PATCH"} 1"#,
-            r#"vmgroup_vcenter_calls_total{method="CloneVM_Task",outcome="ok"} 1"#,
-            r#"vmgroup_vcenter_call_seconds_bucket{le="0.05",method="CloneVM_Task"} 1"#,
-            r#"vmgroup_vcenter_task_seconds_count{kind="clone",outcome="success"} 1"#,
+            r#"vmgroup_vcenter_calls_total{connection="muc",method="CloneVM_Task",outcome="ok"} 1"#,
+            r#"vmgroup_vcenter_call_seconds_bucket{le="0.05",connection="muc",method="CloneVM_Task"} 1"#,
+            r#"vmgroup_vcenter_task_seconds_count{connection="muc",kind="clone",outcome="success"} 1"#,
             r#"vmgroup_policy_decisions_total{kind="scaling",outcome="PolicyTrapped"} 1"#,
             r#"vmgroup_policy_decisions_total{kind="naming",outcome="answered"} 0"#,
             r#"vmgroup_policy_decision_seconds_count{kind="scaling"} 2"#,
@@ -793,16 +828,20 @@ mod tests {
         let m = metrics();
         let lease = LeaseFigures { name: "vmgroup-operator".into(), leading: true, gained: 2, lost: 1 };
         let mut figures = Figures {
-            connected: true,
-            inventory_age: Duration::from_millis(1_500),
-            machines: vec![("orphan", 2)],
+            connections: vec![ConnectionFigures {
+                name: "muc".into(),
+                connected: true,
+                inventory_age: Duration::from_millis(1_500),
+                machines: vec![("orphan", 2)],
+                sessions: SessionCount { open: 1, in_doubt: 2 },
+                ..ConnectionFigures::default()
+            }],
             members: vec![("Ready", 3)],
             phases: vec![("PENDING", 1)],
             not_ready: BTreeMap::from([("NoCapacity".to_owned(), 1)]),
             longest_not_ready: Duration::from_secs(9),
             backlog: 4,
             records: Standing { kept: 9, dropped: 2, unwritten: 1 },
-            sessions: SessionCount { open: 1, in_doubt: 2 },
             lease: Some(lease),
             ..Figures::default()
         };
@@ -811,16 +850,16 @@ mod tests {
         m.read_from(source);
         let text = m.encode();
         for line in [
-            "vmgroup_vcenter_connected 1",
-            "vmgroup_inventory_age_seconds 1.5",
-            r#"vmgroup_machines{standing="orphan"} 2"#,
+            r#"vmgroup_vcenter_connected{connection="muc"} 1"#,
+            r#"vmgroup_inventory_age_seconds{connection="muc"} 1.5"#,
+            r#"vmgroup_machines{connection="muc",standing="orphan"} 2"#,
             r#"vmgroup_members{state="Ready"} 3"#,
             r#"vmgroup_groups{phase="PENDING"} 1"#,
             r#"vmgroup_groups_not_ready{reason="NoCapacity"} 1"#,
             "vmgroup_group_longest_not_ready_seconds 9.0",
             r#"workqueue_depth{name="vmgroup",controller="vmgroup"} 4"#,
-            r#"vmgroup_vcenter_sessions{state="open"} 1"#,
-            r#"vmgroup_vcenter_sessions{state="in-doubt"} 2"#,
+            r#"vmgroup_vcenter_sessions{connection="muc",state="open"} 1"#,
+            r#"vmgroup_vcenter_sessions{connection="muc",state="in-doubt"} 2"#,
             "vmgroup_decision_records 9",
             "vmgroup_decision_records_dropped_total 2",
             "vmgroup_decision_records_unwritten_total 1",
@@ -839,10 +878,12 @@ mod tests {
     #[tokio::test]
     async fn the_long_poll_is_counted_but_not_timed() {
         let m = metrics();
-        m.vcenter_call("WaitForUpdatesEx", "ok", Duration::from_mins(5));
+        m.vcenter_call("muc", "WaitForUpdatesEx", "ok", Duration::from_mins(5));
         let text = m.encode();
-        assert!(text.contains(r#"vmgroup_vcenter_calls_total{method="WaitForUpdatesEx",outcome="ok"} 1"#));
-        assert!(!text.contains(r#"vmgroup_vcenter_call_seconds_count{method="WaitForUpdatesEx"}"#));
+        assert!(
+            text.contains(r#"vmgroup_vcenter_calls_total{connection="muc",method="WaitForUpdatesEx",outcome="ok"} 1"#)
+        );
+        assert!(!text.contains(r#"vmgroup_vcenter_call_seconds_count{connection="muc",method="WaitForUpdatesEx"}"#));
     }
 
     /// What is described is what is encoded: names, kinds and labels.

@@ -25,19 +25,20 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster;
 use crate::config::{PolicySupply, RunConfig, VcenterConfig};
+use crate::connection::{Connection, UNNAMED};
+use crate::connections::Connections;
 use crate::controller::{self, Guarded};
 use crate::decide::Decider;
 use crate::decisions;
 use crate::engine::Engine;
 use crate::events::Events;
-use crate::folder::{Claims, ReservedNames};
+use crate::folder::ReservedNames;
 use crate::http::{self, Health};
-use crate::late::Departed;
 use crate::lease::{self, Fence};
-use crate::link::{Hearers, Link, LoginRemedy};
+use crate::link::{Link, LoginRemedy};
 use crate::logins;
 use crate::memory::{Memories, Population};
-use crate::metrics::{Figures, LeaseFigures, Metrics, Source};
+use crate::metrics::{ConnectionFigures, Figures, LeaseFigures, Metrics, Source};
 use crate::offload::Offload;
 use crate::ownership::{Cluster, Standing, mark};
 use crate::policy_source::{Keeper, PolicyBook, Registries, Supply, follow_tenants, watch_config_map, watch_folder};
@@ -257,11 +258,13 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
     let agent = Agent { instance: config.instance.clone(), process: seed };
-    let vcenter = operators_client(&config.vcenter, agent, transport, &metrics, &fence);
-    let wake = Wake::default();
+    let name: Arc<str> = UNNAMED.into();
+    let vcenter = operators_client(&name, &config.vcenter, agent, transport, &metrics, &fence);
+    let (wake, stirred) = (Wake::default(), Wake::default());
     let login_dir = config.vcenter.login_dir.clone();
     let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
-    let link = Link::new(vcenter, config.site.clone(), remedy);
+    let link = Link::new(name, vcenter, config.site.clone(), remedy, stirred.clone());
+    let connection = Connection::new(link, TaskBook::new(config.max_tasks.get(), wake.clone()));
     let policies = PolicyBook::with(sandbox, supply, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
@@ -269,12 +272,9 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     let engine = Engine {
         kube: kube.clone(),
         cluster: Cluster::default(),
-        link: link.clone(),
+        connections: Connections::only(connection.clone(), stirred),
         policies: policies.clone(),
-        tasks: TaskBook::new(config.max_tasks.get(), wake.clone()),
-        claims: Claims::default(),
         reserved_names: ReservedNames::default(),
-        departed: Departed::default(),
         memories: Memories::default(),
         population: Population::default(),
         fence: fence.clone(),
@@ -329,19 +329,15 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     }
     background.spawn(heartbeat(health.clone(), stop.clone()));
     if let Some(folder) = login_dir {
-        background.spawn(logins::follow(folder, link.clone(), stop.clone()));
+        background.spawn(logins::follow(folder, connection.link.clone(), stop.clone()));
     }
-    let hearers = Hearers {
-        tasks: engine.tasks.clone(),
-        wake: wake.clone(),
-        claims: engine.claims.clone(),
-        departed: engine.departed.clone(),
-    };
-    let (kept, until) = (link.clone(), after.clone());
-    background.spawn(async move { kept.run(hearers, until).await });
-    let (departed, claims) = (engine.departed.clone(), engine.claims.clone());
+    let (kept, hearers, until) = (connection.clone(), connection.hearers(wake.clone()), after.clone());
+    background.spawn(async move { kept.link.run(hearers, until).await });
     let (writing, stopping) = (fence.clone(), stop.clone());
-    background.spawn(async move { departed.see_off(&link, &writing, &claims, &stopping).await });
+    background.spawn(async move {
+        let Connection { link, claims, departed, .. } = &connection;
+        departed.see_off(link, &writing, claims, &stopping).await;
+    });
 
     controller::run(engine, (groups, writer), wake, backlog, health, stop.clone()).await;
     stop.cancel();
@@ -382,6 +378,7 @@ fn follow_policies(
 /// The operator's own client: its calls are counted, and it writes only as long as
 /// the lease holds.
 fn operators_client(
+    name: &Arc<str>,
     config: &VcenterConfig,
     agent: Agent,
     transport: Arc<dyn Transport>,
@@ -389,8 +386,10 @@ fn operators_client(
     fence: &Fence,
 ) -> Vcenter {
     let vcenter = Vcenter::new(Options { agent, ..vcenter_options(config) }, transport);
-    let (counted, gate) = (metrics.clone(), fence.clone());
-    vcenter.set_call_hook(Arc::new(move |method, outcome, took| counted.vcenter_call(method, outcome.as_str(), took)));
+    let (counted, gate, name) = (metrics.clone(), fence.clone(), name.clone());
+    vcenter.set_call_hook(Arc::new(move |method, outcome, took| {
+        counted.vcenter_call(&name, method, outcome.as_str(), took);
+    }));
     vcenter.set_write_gate(Arc::new(move || gate.holds()));
     vcenter
 }
@@ -443,8 +442,8 @@ struct Gauges {
 impl Gauges {
     /// The marked machines by how they stand to the groups; nothing as long as one of
     /// the two is not known: everybody would be an orphan.
-    fn machines(&self) -> Vec<(&'static str, usize)> {
-        let Ok(connected) = self.engine.link.up() else { return Vec::new() };
+    fn machines(&self, connection: &Connection) -> Vec<(&'static str, usize)> {
+        let Ok(connected) = connection.link.up() else { return Vec::new() };
         if self.groups.wait_until_ready().now_or_never().is_none() || self.engine.cluster.id().is_none() {
             return Vec::new();
         }
@@ -453,20 +452,29 @@ impl Gauges {
         let census = Standing::census(&machines, self.engine.cluster.id(), &groups);
         census.map(|(standing, count)| (standing.as_str(), count)).to_vec()
     }
-}
 
-impl Source for Gauges {
-    fn figures(&self) -> Figures {
-        let Engine { link, tasks, population, fence, policies, clock, decider, .. } = &self.engine;
-        let (not_ready, first) = population.not_ready();
-        let (gained, lost) = fence.terms();
-        Figures {
+    fn of(&self, connection: &Connection) -> ConnectionFigures {
+        let Connection { link, tasks, .. } = connection;
+        ConnectionFigures {
+            name: link.name().to_string(),
             connected: link.up().is_ok(),
             inventory_age: link.age().unwrap_or_else(|| self.started.elapsed()),
             tasks: tasks.running().map(|(kind, count)| (kind.as_str(), count)).to_vec(),
             tasks_waiting: tasks.waiting(),
             tasks_limit: tasks.limit(),
-            machines: self.machines(),
+            machines: self.machines(connection),
+            sessions: link.vcenter().sessions(),
+        }
+    }
+}
+
+impl Source for Gauges {
+    fn figures(&self) -> Figures {
+        let Engine { connections, population, fence, policies, clock, decider, .. } = &self.engine;
+        let (not_ready, first) = population.not_ready();
+        let (gained, lost) = fence.terms();
+        Figures {
+            connections: connections.all().iter().map(|connection| self.of(connection)).collect(),
             members: population.members().map(|(state, count)| (state.as_str(), count)).to_vec(),
             phases: population.phases().map(|(phase, count)| (phase.as_str(), count)).to_vec(),
             not_ready,
@@ -476,7 +484,6 @@ impl Source for Gauges {
             policy_refused: policies.refusal().is_some(),
             backlog: self.backlog.depth(),
             records: decider.recorder.standing(),
-            sessions: link.vcenter().sessions(),
             lease: self.lease.clone().map(|name| LeaseFigures { name, leading: fence.holds(), gained, lost }),
         }
     }

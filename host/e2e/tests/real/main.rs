@@ -156,7 +156,10 @@ async fn the_manifests_rights_are_enough_and_few() {
     assert_eq!((status, ready.as_str()), (200, "ok\n"));
     eventually("the metrics say who leads, and that vCenter answers", SOON, async || {
         let (_, metrics) = world.page("/metrics").await.map_err(|error| error.to_string())?;
-        let lines = ["leader_election_master_status{name=\"vmgroup-operator\"} 1", "vmgroup_vcenter_connected 1"];
+        let lines = [
+            "leader_election_master_status{name=\"vmgroup-operator\"} 1",
+            "vmgroup_vcenter_connected{connection=\"default\"} 1",
+        ];
         let missing = lines.into_iter().find(|line| !metrics.lines().any(|other| other == *line));
         missing.map_or(Ok(()), |line| Err(format!("not among the metrics: {line}")))
     })
@@ -301,7 +304,7 @@ async fn orphans_are_found_destroyed_and_adopted() {
     user.ready("shop", "web", 1, SOON).await;
     assert_eq!(world.vms().await.unwrap().len(), 3);
     let (_, page) = world.page("/metrics").await.unwrap();
-    assert!(page.contains(r#"vmgroup_machines{standing="orphan"} 2"#), "{page}");
+    assert!(page.contains(r#"vmgroup_machines{connection="default",standing="orphan"} 2"#), "{page}");
 
     let listed = world.at_the_desk(&["orphans"]).await.unwrap().success().unwrap();
     assert!(old.iter().all(|name| listed.contains(name)) && listed.matches("orphan ").count() == 2, "{listed}");
@@ -319,7 +322,7 @@ async fn orphans_are_found_destroyed_and_adopted() {
     let clones = world.calls().await.unwrap()["CloneVM_Task"];
     assert_eq!(clones, 3, "nobody was made in the place of the adopted one");
     let (_, page) = world.page("/metrics").await.unwrap();
-    assert!(page.contains(r#"vmgroup_machines{standing="orphan"} 0"#), "{page}");
+    assert!(page.contains(r#"vmgroup_machines{connection="default",standing="orphan"} 0"#), "{page}");
     let refused = world.at_the_desk(&["orphans", "--delete", &vms[0].name, "--yes"]).await.unwrap();
     assert!(!refused.ok && refused.err.contains("scale or delete its group instead"), "{refused:?}");
 }

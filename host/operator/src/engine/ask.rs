@@ -77,7 +77,7 @@ impl Pass<'_> {
 
     pub(super) fn slots(&mut self, demand: &Demand) -> usize {
         let wanted = demand.slots();
-        if wanted == 0 { 0 } else { self.engine.tasks.request(&self.desired.uid, &self.desired.group, wanted) }
+        if wanted == 0 { 0 } else { self.connection.tasks.request(&self.desired.uid, &self.desired.group, wanted) }
     }
 
     /// Asks the policies that have something to answer.
@@ -114,7 +114,7 @@ impl Pass<'_> {
                 return (decisions, None);
             }
         };
-        let capacity = match connected.capacity(self.engine.link.vcenter()).await {
+        let capacity = match connected.capacity(self.connection.link.vcenter()).await {
             Ok(capacity) => capacity,
             Err(error) => {
                 self.fail_vc(Topic::Reading, &error);
@@ -137,7 +137,7 @@ impl Pass<'_> {
         if self.memory.held(&Topic::Template, self.now) {
             return None;
         }
-        match connected.template(self.engine.link.vcenter(), &self.desired.template).await {
+        match connected.template(self.connection.link.vcenter(), &self.desired.template).await {
             Ok(template) => {
                 self.memory.clear(&Topic::Template);
                 Some(template)
@@ -187,7 +187,7 @@ impl Pass<'_> {
         count: usize,
         decisions: &mut Decisions,
     ) {
-        let usage = match self.engine.link.vcenter().usage(&running(seen)).await {
+        let usage = match self.connection.link.vcenter().usage(&running(seen)).await {
             Ok(usage) => usage,
             Err(error) => return self.fail_vc(Topic::Reading, &error),
         };

@@ -37,7 +37,7 @@ impl Pass<'_> {
         }
         for (uuid, kind, task) in adopted {
             self.memory.births.insert(uuid.clone(), Birth::Unresolved);
-            if self.engine.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
+            if self.connection.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
                 connected.track(task, None);
             }
         }
@@ -59,7 +59,7 @@ impl Pass<'_> {
         let vms = connected.inventory().indexed(&self.owner.uid);
         let standing = vms.iter().filter(|vm| self.owner.owns(vm) && !recorded.contains(&vm.instance_uuid)).count();
         if standing < unlisted {
-            let found = connected.members_anywhere(self.engine.link.vcenter(), &self.owner).await?;
+            let found = connected.members_anywhere(self.connection.link.vcenter(), &self.owner).await?;
             self.memory.known.extend(found);
         }
         self.memory.recounted = true;
@@ -67,14 +67,14 @@ impl Pass<'_> {
     }
 
     pub(super) fn hear_of_ended_tasks(&mut self, connected: &Connected) {
-        for ended in self.engine.tasks.take_ended(&self.desired.uid) {
+        for ended in self.connection.tasks.take_ended(&self.desired.uid) {
             let topic = Topic::Member(ended.member.clone());
             let outcome = match &ended.ending {
                 Ending::Success => "success",
                 Ending::Failed(fault) => fault.kind.category().as_str(),
                 Ending::Gone => "gone",
             };
-            self.engine.metrics.task(ended.kind.as_str(), outcome, ended.took);
+            self.engine.metrics.task(self.connection.name(), ended.kind.as_str(), outcome, ended.took);
             if ended.member == FOLDER {
                 continue;
             }
@@ -155,14 +155,14 @@ impl Pass<'_> {
             .map(FolderRef::new)
             .filter(|id| inventory.folder(id).is_some());
         let name = match known {
-            Some(name) if self.engine.claims.claim(&name, uid, group) || by_id.is_some() => name,
+            Some(name) if self.connection.claims.claim(&name, uid, group) || by_id.is_some() => name,
             _ => {
                 let name = folder::preferred(group);
-                if self.engine.claims.claim(&name, uid, group) {
+                if self.connection.claims.claim(&name, uid, group) {
                     name
                 } else {
                     let name = folder::fallback(group, uid);
-                    self.engine.claims.claim(&name, uid, group);
+                    self.connection.claims.claim(&name, uid, group);
                     name
                 }
             }
@@ -185,7 +185,7 @@ impl Pass<'_> {
         self.memory.vanished.retain(|vm| connected.inventory().vm(vm).is_some());
         let owner = self.desired.uid.clone();
         let mut vms = self.owner.members(&connected.inventory().indexed(&owner), &self.memory.vanished);
-        let flights = self.engine.tasks.kinds_in_flight(&owner);
+        let flights = self.connection.tasks.kinds_in_flight(&owner);
         let record = self.written().0.members.clone();
         let present: HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
 
@@ -301,7 +301,7 @@ impl Pass<'_> {
         uuid: &str,
         recorded: Option<&MemberStatus>,
     ) -> Result<Resolved, VcError> {
-        let vcenter = self.engine.link.vcenter();
+        let vcenter = self.connection.link.vcenter();
         let ours = |vm: &Vm| self.owner.owns(vm) && vm.instance_uuid.eq_ignore_ascii_case(uuid);
         let find = async || Ok::<_, VcError>(vcenter.find_by_uuid(uuid).await?.into_iter().find(|vm| ours(vm)));
         if let Some(vm) = find().await? {
@@ -323,7 +323,7 @@ impl Pass<'_> {
             !task.state.is_ended()
                 && task.description_id == "VirtualMachine.clone"
                 && template.as_ref().is_none_or(|template| task.entity.as_ref() == Some(&template.id.managed_object()))
-                && !self.engine.tasks.knows(&task.id)
+                && !self.connection.tasks.knows(&task.id)
         });
         if strangers {
             return Ok(Resolved::Unknown);

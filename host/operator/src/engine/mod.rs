@@ -25,12 +25,13 @@ use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
 use crate::clock::{self, Clock, k8s_time};
+use crate::connection::Connection;
+use crate::connections::Connections;
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
-use crate::folder::{Claims, ReservedNames};
-use crate::late::Departed;
+use crate::folder::ReservedNames;
 use crate::lease::Fence;
-use crate::link::{Link, chain};
+use crate::link::chain;
 use crate::memory::{GroupMemory, Memories, Patience, Population, Topic, Why};
 use crate::metrics::{Metrics, Step};
 use crate::ownership::{Cluster, Owner};
@@ -38,7 +39,6 @@ use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
 use crate::report::{self, Facts, Obstacle};
 use crate::status::{self, StatusError};
-use crate::tasks::TaskBook;
 use crate::validate::{Desired, validate};
 
 use self::laps::Laps;
@@ -68,18 +68,12 @@ pub struct Engine {
     pub kube: Client,
     /// Which cluster this is.
     pub cluster: Cluster,
-    /// The link to vCenter.
-    pub link: Link,
+    /// The vCenters.
+    pub connections: Connections,
     /// The policies.
     pub policies: PolicyBook,
-    /// Tasks in flight.
-    pub tasks: TaskBook,
-    /// Folder names.
-    pub claims: Claims,
     /// Names on their way.
     pub reserved_names: ReservedNames,
-    /// Groups that have been seen off.
-    pub departed: Departed,
     /// What is remembered of groups.
     pub memories: Memories,
     /// How many members there are.
@@ -120,6 +114,8 @@ pub enum PassError {
 /// A pass under way.
 struct Pass<'a> {
     engine: &'a Engine,
+    /// Where its machines are.
+    connection: &'a Connection,
     api: Api<VmGroup>,
     desired: Desired,
     /// The group as the marks of its members name it.
@@ -160,8 +156,10 @@ impl Engine {
         let uid = desired.uid.clone();
         let laps = Laps::new(self.metrics.clone());
         let memory = self.memories.take(&uid);
+        let connection = self.connections.of(object);
         let mut pass = Pass {
             engine: self,
+            connection: &connection,
             api,
             reference: object.object_ref(&()),
             serving: self.policies.serving(desired.who()),
@@ -176,7 +174,7 @@ impl Engine {
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
         let result = pass.run(object, finalizers, has_finalizer).await;
-        self.tasks.settle(&uid);
+        connection.tasks.settle(&uid);
         let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
             Ok(true) | Err(StatusError::Gone) => self.forget(&uid),
@@ -206,8 +204,7 @@ impl Engine {
 
     /// Forgets a group that is gone.
     fn forget(&self, uid: &str) {
-        self.tasks.forget(uid);
-        self.claims.release(uid);
+        self.connections.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
@@ -220,7 +217,8 @@ impl Engine {
         for group in groups {
             let folder = group.status.as_ref().and_then(|status| status.folder.as_ref());
             if let (Some(folder), Ok(desired)) = (folder, validate(group)) {
-                self.claims.claim(&folder.name, &desired.uid, &desired.group);
+                let connection = self.connections.of(group);
+                connection.claims.claim(&folder.name, &desired.uid, &desired.group);
             }
         }
     }
@@ -295,7 +293,7 @@ impl Pass<'_> {
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }
-        let connected = match self.engine.link.up() {
+        let connected = match self.connection.link.up() {
             Ok(connected) => connected,
             Err(problem) => {
                 let obstacle = Obstacle {
@@ -330,9 +328,9 @@ impl Pass<'_> {
         self.announce(&seen, &decisions);
         self.remember_places(&plan);
         let applier = Applier {
-            vcenter: self.engine.link.vcenter(),
+            vcenter: self.connection.link.vcenter(),
             connected: &connected,
-            tasks: &self.engine.tasks,
+            tasks: &self.connection.tasks,
             desired: &self.desired,
             owner: &self.owner,
             template: template.as_ref(),
@@ -344,9 +342,9 @@ impl Pass<'_> {
         let finished = self.digest(&connected, &seen, effects);
         if finished {
             // Before the answer, which may be lost.
-            self.engine.departed.remember(self.owner.clone());
+            self.connection.departed.remember(self.owner.clone());
             if self.folder_asked_for && seen.folder.id.is_none() {
-                self.engine.departed.await_folder(seen.folder.name.clone(), self.desired.group.clone());
+                self.connection.departed.await_folder(seen.folder.name.clone(), self.desired.group.clone());
             }
             laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);

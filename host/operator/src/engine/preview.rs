@@ -16,6 +16,7 @@ use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
 
 use super::{Engine, why};
 use crate::clock;
+use crate::connection::Connection;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
 use crate::folder;
 use crate::link::{Connected, chain};
@@ -32,6 +33,7 @@ use crate::wake::GroupRef;
 /// A rehearsal under way.
 struct Rehearsal<'a> {
     engine: &'a Engine,
+    connection: Connection,
     connected: Arc<Connected>,
     serving: Serving,
     candidates: &'a [Arc<Policy>],
@@ -67,9 +69,10 @@ impl Engine {
         if desired.replicas > MAX_REPLICAS {
             return Err(PreviewError::TooMany { wanted: desired.replicas, limit: MAX_REPLICAS });
         }
-        let connected = self.link.up().map_err(PreviewError::NoLink)?;
+        let connection = self.connections.of(&object);
+        let connected = connection.link.up().map_err(PreviewError::NoLink)?;
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
-        let seen = self.look_only(&connected, &object, &desired, &memory);
+        let seen = self.look_only(&connection, &connected, &object, &desired, &memory);
         let (seen, under_way) = settled(seen, clock::seconds(self.clock.now()));
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
         let serving = candidates.iter().fold(Serving::clone(&self.policies.serving(desired.who())), Serving::trying);
@@ -88,7 +91,8 @@ impl Engine {
         };
         let mut rehearsal = Rehearsal {
             engine: self,
-            capacity: connected.capacity(self.link.vcenter()).await?,
+            capacity: connected.capacity(connection.link.vcenter()).await?,
+            connection,
             connected,
             serving,
             candidates,
@@ -104,7 +108,14 @@ impl Engine {
     }
 
     /// The group as the caches and its record have it, without a fresh read.
-    fn look_only(&self, connected: &Connected, object: &VmGroup, desired: &Desired, memory: &GroupMemory) -> Observed {
+    fn look_only(
+        &self,
+        connection: &Connection,
+        connected: &Connected,
+        object: &VmGroup,
+        desired: &Desired,
+        memory: &GroupMemory,
+    ) -> Observed {
         let status = object.status.clone().unwrap_or_default();
         let owner = Owner::of(desired, self.cluster.id());
         let inventory = connected.inventory();
@@ -118,7 +129,7 @@ impl Engine {
                 .or_else(|| memory.folder.clone()),
         };
         let vms = owner.members(&inventory.indexed(&desired.uid), &memory.vanished);
-        let flights = self.tasks.kinds_in_flight(&desired.uid);
+        let flights = connection.tasks.kinds_in_flight(&desired.uid);
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
         let know = Knowledge { flights, births, bound_for, held: HashMap::new() };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
@@ -187,7 +198,7 @@ impl Rehearsal<'_> {
     }
 
     async fn who_goes(&mut self, count: usize) -> Result<(), Trouble> {
-        let vcenter = self.engine.link.vcenter();
+        let vcenter = self.connection.link.vcenter();
         let usage = vcenter.usage(&super::ask::running(&self.seen)).await.map_err(|error| trouble(&error))?;
         let (asked, uuids) = self.question(&usage, None).for_victims(count);
         let answer = self.ask(&Arc::new(asked)).await?;
@@ -212,7 +223,7 @@ impl Rehearsal<'_> {
 
     /// A batch of newcomers, as large as there are tasks at a time.
     async fn who_comes(&mut self, demand: &Demand) -> Result<(), Trouble> {
-        let slots = self.engine.tasks.limit().max(1);
+        let slots = self.connection.tasks.limit().max(1);
         let disk_mib = self.template().await?;
         let usage = HashMap::new();
         let mut batch: Vec<(String, String)> = self
@@ -268,7 +279,7 @@ impl Rehearsal<'_> {
     /// template.
     async fn template(&mut self) -> Result<Option<u64>, Trouble> {
         if self.template.is_none() {
-            let found = self.connected.template(self.engine.link.vcenter(), &self.desired.template).await;
+            let found = self.connected.template(self.connection.link.vcenter(), &self.desired.template).await;
             self.template = Some(found.map_err(|error| trouble(&error))?);
         }
         Ok(self.template.as_ref().and_then(|template| template.disk_mib))

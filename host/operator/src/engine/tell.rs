@@ -173,8 +173,8 @@ impl Pass<'_> {
     /// The folder's name turned out to be another group's, of another cluster.
     fn change_folder(&mut self) {
         let name = folder::fallback(&self.desired.group, &self.desired.uid);
-        self.engine.claims.release(&self.desired.uid);
-        self.engine.claims.claim(&name, &self.desired.uid, &self.desired.group);
+        self.connection.claims.release(&self.desired.uid);
+        self.connection.claims.claim(&name, &self.desired.uid, &self.desired.group);
         self.notes.push(Note {
             kind: EventType::Warning,
             reason: "FolderTaken".into(),
@@ -190,7 +190,7 @@ impl Pass<'_> {
     }
 
     fn with_tasks(&self, mut record: Vec<MemberStatus>) -> Vec<MemberStatus> {
-        let flights = self.engine.tasks.in_flight(&self.desired.uid);
+        let flights = self.connection.tasks.in_flight(&self.desired.uid);
         for member in &mut record {
             member.task = flights.get(&member.uuid).map(|(_, task)| task.to_string());
         }
