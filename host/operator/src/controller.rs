@@ -195,9 +195,11 @@ fn asked_for(
 ) -> impl Stream<Item = ObjectRef<Guarded>> + Send + use<> {
     let woken = wake.stream().map(|group| ObjectRef::new(&group.name).within(&group.namespace));
     let all = known.clone();
-    let of_namespaces = engine.policies.changed_namespaces().stream().flat_map(move |namespace| {
-        those(&all, |object| object.meta().namespace.as_ref() == Some(&namespace))
-    });
+    let of_namespaces = engine
+        .policies
+        .changed_namespaces()
+        .stream()
+        .flat_map(move |namespace| those(&all, |object| object.meta().namespace.as_ref() == Some(&namespace)));
     let (all, connections) = (known.clone(), engine.connections.clone());
     let of_connections = engine.connections.stirred().stream().flat_map(move |name| {
         those(&all, |object| object.0.as_ref().is_ok_and(|group| *connections.of(group).name() == name))
