@@ -4,7 +4,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "a print column an attribute: kube's derive is spelt so")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,14 @@ pub struct VmGroupSpec {
         validation = Rule::new("self == oldSelf").message("template of a standing group cannot be changed: create a new VmGroup with the new template, then delete this one")
     )]
     pub template: String,
+
+    /// How long a member that leaves, or is restarted, has to shut down: 0 to 86400
+    /// seconds; 60 if it is not given. Its guest is asked to (where VMware Tools
+    /// run), and when the time is up it is powered off the hard way. With 0 it is
+    /// so at once, as the first version did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 86400").message("gracePeriodSeconds must be 0 to 86400 (a day): change spec.gracePeriodSeconds; 0 powers members off without asking their guests"))]
+    pub grace_period_seconds: Option<i32>,
 }
 
 /// Where the group stands. Written by the operator alone.
@@ -183,6 +191,26 @@ pub struct MemberStatus {
     /// Why: the policy's words, or what went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Since when its guest is to shut down. When `spec.gracePeriodSeconds` are
+    /// over and it has not, it is powered off the hard way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_since: Option<Time>,
+}
+
+impl MemberStatus {
+    /// A member of which no more is known than this.
+    pub fn new(name: impl Into<String>, uuid: impl Into<String>, state: MemberState) -> Self {
+        Self {
+            name: name.into(),
+            uuid: uuid.into(),
+            state,
+            host: None,
+            datastore: None,
+            task: None,
+            reason: None,
+            stopping_since: None,
+        }
+    }
 }
 
 /// What a member is doing.
@@ -196,7 +224,7 @@ pub enum MemberState {
     Starting,
     /// Exists and is powered on.
     Ready,
-    /// Chosen to leave: being powered off and destroyed.
+    /// Chosen to leave: its guest is shut down, it is powered off and destroyed.
     Leaving,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::api::DeleteParams;
 
-use crate::world::{Deed, Options, ROOT, User, VmView, World, eventually};
+use crate::world::{Deed, Options, ROOT, TEMPLATE, User, VmView, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -441,6 +441,36 @@ pub async fn spread_is_even_however_it_is_made<W: World>() {
     assert_eq!(hosts.values().copied().collect::<Vec<_>>(), [5, 5, 5], "{hosts:?}");
 }
 
+/// Who leaves is asked to shut down where somebody can hear it, and not where the
+/// group gives no time for it.
+pub async fn guests_are_shut_down_before_they_go<W: World>() {
+    let mut world = W::make(Options::default()).await.expect("world");
+    world.start_operator().await.expect("operator");
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    let vms = of_group(&world, "shop-web").await;
+    world.deed(Deed::RunTools(vms[0].path.clone())).await.expect("tools");
+    user.scale("shop", "web", 0).await;
+    user.ready("shop", "web", 0, SOON).await;
+    assert_eq!(of_group(&world, "shop-web").await, []);
+    let asked = |calls: &std::collections::BTreeMap<String, u64>| {
+        ["ShutdownGuest", "PowerOffVM_Task"].map(|method| calls.get(method).copied().unwrap_or(0))
+    };
+    assert_eq!(asked(&world.calls().await.expect("calls")), [1, 0]);
+
+    user.apply(&format!(
+        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {{name: db, namespace: shop}}\nspec: {{cpu: 2, memory: 1, replicas: 1, template: {TEMPLATE}, gracePeriodSeconds: 0}}\n"
+    ))
+    .await;
+    user.ready("shop", "db", 1, SOON).await;
+    let vms = of_group(&world, "shop-db").await;
+    world.deed(Deed::RunTools(vms[0].path.clone())).await.expect("tools");
+    user.delete("shop", "db").await;
+    user.gone("shop", "db", SOON).await;
+    assert_eq!(asked(&world.calls().await.expect("calls")), [1, 1]);
+}
+
 /// Hands the names of all scenarios to a macro, which makes a test of each.
 #[macro_export]
 macro_rules! every_scenario {
@@ -461,6 +491,7 @@ macro_rules! every_scenario {
             s3_lost_replies_make_nobody_twice,
             l6_a_change_of_mind,
             spread_is_even_however_it_is_made,
+            guests_are_shut_down_before_they_go,
         }
     };
 }

@@ -473,6 +473,7 @@ impl World for SimWorld {
                 self.vcenter.add_vm(&folder, &name, &[])?;
             }
             Deed::AddTemplate { folder, name } => self.vcenter.add_template(&folder, &name)?,
+            Deed::RunTools(path) => self.vcenter.set_guest(&path, true, true)?,
             Deed::SetExtra { path, key, value } => self.vcenter.set_extra(&path, &key, &value)?,
             Deed::Down => {
                 faults.set_down(true);

@@ -347,7 +347,10 @@ impl Stage {
             let made = self.world.kube.apply(json!({
                 "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
                 "metadata": {"name": name, "namespace": NAMESPACE},
-                "spec": {"cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE},
+                "spec": {
+                    "cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE,
+                    "gracePeriodSeconds": self.script.grace,
+                },
             }));
             let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
             self.judge.made(&uid, name, replicas, now);
@@ -502,7 +505,7 @@ impl Stage {
         let now = self.now();
         let vcenter = &self.world.vcenter;
         self.journal.tell(|| format!("somebody: {deed:?} {} ({})", vm.name, vm.moref));
-        if !matches!(deed, Deed::Copy | Deed::Unmark) {
+        if !matches!(deed, Deed::Copy | Deed::Unmark | Deed::Deafen | Deed::Harden) {
             self.judge.touch(&vm.moref, now);
         }
         match deed {
@@ -535,6 +538,8 @@ impl Stage {
                     self.mark_foreign(&vm.path);
                 }
             }
+            Deed::Deafen => drop(vcenter.set_guest(&vm.path, false, true)),
+            Deed::Harden => drop(vcenter.set_guest(&vm.path, true, false)),
             Deed::DestroyFolder | Deed::Intrude => {}
         }
     }

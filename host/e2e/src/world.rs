@@ -78,6 +78,8 @@ pub enum Deed {
         /// The value.
         value: String,
     },
+    /// VMware Tools run in a machine's guest from now on.
+    RunTools(String),
     /// vCenter cannot be reached from now on.
     Down,
     /// It can again.

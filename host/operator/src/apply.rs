@@ -37,6 +37,11 @@ pub enum Effect {
         /// The task.
         task: TaskRef,
     },
+    /// The member's guest was asked to shut down.
+    Asked {
+        /// The member.
+        uuid: String,
+    },
     /// It was so already.
     Already {
         /// The member.
@@ -131,6 +136,7 @@ impl Applier<'_> {
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
             Step::Mark { uuid, vm } => self.mark(uuid, vm).await,
+            Step::Shutdown { uuid, vm } => self.shut_down(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         })
@@ -139,20 +145,14 @@ impl Applier<'_> {
     /// What came of a call that starts a task. `goal` is what the inventory will
     /// show when it has worked, and does not show yet.
     fn submitted(&self, uuid: &str, kind: TaskKind, goal: Option<Goal>, result: Result<TaskRef, Error>) -> Effect {
-        let uuid = uuid.to_owned();
         match result {
             Ok(task) => {
+                let uuid = uuid.to_owned();
                 self.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone());
                 self.connected.track(task.clone(), goal);
                 Effect::Task { uuid, kind, task }
             }
-            Err(Error::Withheld { .. }) => Effect::Fenced,
-            Err(error) => match error.fault() {
-                Some(FaultKind::ManagedObjectNotFound { .. }) if kind != TaskKind::Clone => Effect::Gone { uuid },
-                Some(FaultKind::InvalidPowerState { .. }) if kind != TaskKind::Clone => Effect::Already { uuid },
-                _ if error.outcome_unknown() => Effect::Unknown { uuid, kind, error },
-                _ => Effect::Failed { uuid: Some(uuid), kind: Some(kind), error },
-            },
+            Err(error) => refused(uuid, kind, error),
         }
     }
 
@@ -223,13 +223,39 @@ impl Applier<'_> {
 
     /// The member as vCenter knows it now; an effect if it is not to be touched.
     async fn fresh(&self, uuid: &str, vm: &VmRef) -> Result<Vm, Effect> {
+        self.checked(uuid, self.vcenter.read_vm(vm).await)
+    }
+
+    /// What a fresh read of a member says; an effect if it is not to be touched.
+    fn checked(&self, uuid: &str, read: Result<Option<Vm>, Error>) -> Result<Vm, Effect> {
         let uuid = uuid.to_owned();
-        match self.vcenter.read_vm(vm).await {
+        match read {
             Ok(None) => Err(Effect::Gone { uuid }),
             Ok(Some(fresh)) if self.owner.owns(&fresh) && fresh.instance_uuid.eq_ignore_ascii_case(&uuid) => Ok(fresh),
             Ok(Some(_)) => Err(Effect::NotOurs { uuid }),
             Err(error) => Err(Effect::Failed { uuid: Some(uuid), kind: None, error }),
         }
+    }
+
+    /// Asks a member's guest to shut down. Where nobody is there to hear it, the plug
+    /// is pulled at once.
+    async fn shut_down(&self, uuid: &str, vm: &VmRef) -> Effect {
+        let read = self.vcenter.read_vm_and_tools(vm).await;
+        let tools = matches!(read, Ok(Some((_, true))));
+        let fresh = match self.checked(uuid, read.map(|read| read.map(|(fresh, _)| fresh))) {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
+        };
+        if fresh.power == PowerState::On && tools {
+            match self.vcenter.shut_down_guest(&fresh.id).await {
+                Ok(()) => return Effect::Asked { uuid: uuid.to_owned() },
+                // They ended in this very moment.
+                Err(error) if matches!(error.fault(), Some(FaultKind::ToolsUnavailable)) => {}
+                Err(error) => return refused(uuid, TaskKind::PowerOff, error),
+            }
+        }
+        let (kind, result) = take_down_seen(self.vcenter, &fresh).await;
+        self.submitted(uuid, kind, None, result)
     }
 
     /// Powers a leaving member off, or destroys it if it is off.
@@ -275,6 +301,18 @@ impl Applier<'_> {
                 if children.len() == 1 { "was" } else { "were" },
             ))),
         }
+    }
+}
+
+/// What came of a call about a member that was answered with an error.
+fn refused(uuid: &str, kind: TaskKind, error: Error) -> Effect {
+    let uuid = uuid.to_owned();
+    match error.fault() {
+        _ if matches!(error, Error::Withheld { .. }) => Effect::Fenced,
+        Some(FaultKind::ManagedObjectNotFound { .. }) if kind != TaskKind::Clone => Effect::Gone { uuid },
+        Some(FaultKind::InvalidPowerState { .. }) if kind != TaskKind::Clone => Effect::Already { uuid },
+        _ if error.outcome_unknown() => Effect::Unknown { uuid, kind, error },
+        _ => Effect::Failed { uuid: Some(uuid), kind: Some(kind), error },
     }
 }
 

@@ -38,6 +38,7 @@ pub mod rest;
 pub mod run;
 pub mod shadow;
 pub mod status;
+pub mod stop;
 pub mod tasks;
 pub mod traces;
 pub mod validate;

@@ -100,6 +100,8 @@ pub struct GroupMemory {
     /// Members that were powered on a moment ago and that the inventory may still
     /// show as off: not tried again before this.
     pub settling: HashMap<String, Timestamp>,
+    /// Members whose guests were asked to shut down.
+    pub asked_to_stop: HashSet<String>,
     /// The folder's name, if the preferred one turned out to be somebody else's.
     pub folder_name: Option<String>,
     /// Machines that a fresh read did not find, and that the inventory may still show.

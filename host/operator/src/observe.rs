@@ -101,6 +101,10 @@ pub struct Seen {
     pub birth: Birth,
     /// Nothing is tried before this time.
     pub held_until: Option<Timestamp>,
+    /// Since when its guest is to shut down, by the record.
+    pub stopping_since: Option<Timestamp>,
+    /// This process has asked its guest to.
+    pub asked_to_stop: bool,
 }
 
 impl Seen {
@@ -153,6 +157,8 @@ pub struct Knowledge {
     pub bound_for: HashMap<String, BoundFor>,
     /// Members that are left alone until then.
     pub held: HashMap<String, Timestamp>,
+    /// Members whose guests have been asked to shut down.
+    pub asked_to_stop: HashSet<String>,
 }
 
 /// Lays record and virtual machines over each other. `vms` are the group's own
@@ -183,6 +189,8 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             flight,
             birth: if flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth },
             held_until: know.held.get(&uuid).copied(),
+            stopping_since: entry.stopping_since.as_ref().map(|since| since.0),
+            asked_to_stop: know.asked_to_stop.contains(&uuid),
             uuid,
         });
     }
@@ -199,6 +207,8 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             flight: know.flights.get(&uuid).copied(),
             birth: Birth::Awaited,
             held_until: know.held.get(&uuid).copied(),
+            stopping_since: None,
+            asked_to_stop: false,
             uuid,
         });
     }

@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, VmRef};
+use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, VmRef};
 
-use crate::observe::{Birth, Observed, Seen};
+use crate::clock::k8s_time;
+use crate::observe::{Birth, Observed, Seen, VmSeen};
+use crate::stop::{Stop, stop};
 use crate::tasks::TaskKind;
 use crate::validate::Desired;
 
@@ -24,8 +26,13 @@ pub const LEAVING_LIMIT: usize = 50;
 /// What a pass would do, before anybody was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Demand {
-    /// Leaving members with a virtual machine to be powered off or destroyed.
+    /// Leaving members with a virtual machine to be powered off the hard way, or
+    /// destroyed.
     pub remove: Vec<String>,
+    /// Leaving members whose guest is to be asked to shut down.
+    pub shut_down: Vec<String>,
+    /// When the first of the guests that were asked has had its time.
+    pub grace_ends: Option<Timestamp>,
     /// Staying members to be powered on.
     pub start: Vec<String>,
     /// Recorded members that do not exist and whose clone may begin.
@@ -43,18 +50,23 @@ pub struct Demand {
 impl Demand {
     /// Task slots that would be of use now.
     pub fn slots(&self) -> usize {
-        self.remove.len() + self.start.len() + self.resume.len() + self.missing
+        self.first() + self.start.len() + self.resume.len() + self.missing
+    }
+
+    /// Those who leave are served first.
+    fn first(&self) -> usize {
+        self.remove.len() + self.shut_down.len()
     }
 
     /// How many new members to name if there are this many slots: what removing,
     /// starting and resuming leave over.
     pub fn births(&self, slots: usize) -> usize {
-        self.missing.min(slots.saturating_sub(self.remove.len() + self.start.len() + self.resume.len()))
+        self.missing.min(slots.saturating_sub(self.first() + self.start.len() + self.resume.len()))
     }
 
     /// The recorded members whose clone begins with this many slots.
     pub fn resumed(&self, slots: usize) -> &[String] {
-        let left = slots.saturating_sub(self.remove.len() + self.start.len());
+        let left = slots.saturating_sub(self.first() + self.start.len());
         &self.resume[..self.resume.len().min(left)]
     }
 }
@@ -68,10 +80,15 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let (absent, awaited): (Vec<&Seen>, Vec<&Seen>) =
         unborn.into_iter().partition(|member| member.birth == Birth::Absent && member.flight.is_none());
 
-    let mut out = Demand {
-        remove: uuids(leaving.iter().copied().filter(|member| member.vm.is_some()).filter(free).collect()),
-        ..Demand::default()
-    };
+    let mut out = Demand::default();
+    for member in leaving.iter().copied().filter(free) {
+        let Some(vm) = &member.vm else { continue };
+        match stop(member, vm, desired.grace, now) {
+            Stop::Ask => out.shut_down.push(member.uuid.clone()),
+            Stop::Wait(until) => out.grace_ends = Some(out.grace_ends.map_or(until, |other| other.min(until))),
+            Stop::Force | Stop::Off => out.remove.push(member.uuid.clone()),
+        }
+    }
     if desired.deleting {
         let room = LEAVING_LIMIT.saturating_sub(leaving.len());
         out.forget = uuids(absent);
@@ -178,6 +195,14 @@ pub enum Step {
         /// Its virtual machine.
         vm: VmRef,
     },
+    /// Ask a member's guest to shut down, or power it off the hard way if no VMware
+    /// Tools run in it.
+    Shutdown {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
     /// Power a leaving member off.
     PowerOff {
         /// Its instance UUID.
@@ -205,13 +230,13 @@ impl Step {
 }
 
 impl Step {
-    /// The member it is about and the task that it starts, if it does.
+    /// The member it is about and the task that it starts, or may start.
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {
             Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
             Self::Mark { uuid, .. } => Some((uuid, TaskKind::Mark)),
             Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
-            Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
+            Self::Shutdown { uuid, .. } | Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
             Self::CreateFolder { .. } | Self::Finish => None,
         }
@@ -228,7 +253,14 @@ pub struct Plan {
 }
 
 /// Turns answers and slots into intents and steps.
-pub fn plan(desired: &Desired, seen: &Observed, demand: &Demand, decisions: &Decisions, slots: usize) -> Plan {
+pub fn plan(
+    desired: &Desired,
+    seen: &Observed,
+    demand: &Demand,
+    decisions: &Decisions,
+    slots: usize,
+    now: Timestamp,
+) -> Plan {
     let forget: HashSet<&str> = demand.forget.iter().map(String::as_str).collect();
     let dismissed: HashSet<&str> = demand.dismiss.iter().map(String::as_str).collect();
     let chosen: BTreeMap<&str, &str> =
@@ -252,17 +284,20 @@ pub fn plan(desired: &Desired, seen: &Observed, demand: &Demand, decisions: &Dec
     }
     for newcomer in &decisions.newcomers {
         record.push(MemberStatus {
-            name: newcomer.name.clone(),
-            uuid: newcomer.uuid.clone(),
-            state: MemberState::Planned,
-            host: None,
-            datastore: None,
-            task: None,
             reason: Some(newcomer.reason.clone()),
+            ..MemberStatus::new(&newcomer.name, &newcomer.uuid, MemberState::Planned)
         });
     }
 
     let steps = steps(desired, seen, demand, decisions, slots, &record);
+    // The time of a guest runs from when it is asked, not from when that is due.
+    for step in &steps {
+        if let Step::Shutdown { uuid, .. } = step
+            && let Some(entry) = record.iter_mut().find(|entry| entry.uuid == *uuid)
+        {
+            entry.stopping_since.get_or_insert_with(|| k8s_time(now));
+        }
+    }
     Plan { record, steps }
 }
 
@@ -275,15 +310,12 @@ fn record_of(member: &Seen) -> MemberStatus {
         (None, false) if member.birth == Birth::Absent => MemberState::Planned,
         (None, false) => MemberState::Cloning,
     };
+    let may_run = member.vm.as_ref().is_none_or(VmSeen::on);
     let keep_reason = matches!(state, MemberState::Leaving | MemberState::Planned | MemberState::Cloning);
     MemberStatus {
-        name: member.name.clone(),
-        uuid: member.uuid.clone(),
-        state,
-        host: None,
-        datastore: None,
-        task: None,
         reason: member.reason.clone().filter(|_| keep_reason),
+        stopping_since: member.stopping_since.filter(|_| may_run && state == MemberState::Leaving).map(k8s_time),
+        ..MemberStatus::new(&member.name, &member.uuid, state)
     }
 }
 
@@ -301,7 +333,13 @@ fn steps(
     for uuid in &demand.remove {
         if let Some(vm) = vm_of(uuid) {
             let (uuid, id) = (uuid.clone(), vm.id.clone());
-            tasks.push(if vm.on() { Step::PowerOff { uuid, vm: id } } else { Step::Destroy { uuid, vm: id } });
+            let off = vm.power == PowerState::Off;
+            tasks.push(if off { Step::Destroy { uuid, vm: id } } else { Step::PowerOff { uuid, vm: id } });
+        }
+    }
+    for uuid in &demand.shut_down {
+        if let Some(vm) = vm_of(uuid) {
+            tasks.push(Step::Shutdown { uuid: uuid.clone(), vm: vm.id.clone() });
         }
     }
     for uuid in &demand.start {

@@ -78,6 +78,14 @@ impl Members {
     fn count(&self, state: MemberState) -> usize {
         self.record.iter().filter(|member| member.state == state).count()
     }
+
+    /// That guests are waited for, as the end of a sentence.
+    fn shutting_down(&self) -> String {
+        match self.record.iter().filter(|member| member.stopping_since.is_some()).count() {
+            0 => String::new(),
+            count => format!("; waiting for {} to shut down", counted(count, "guest")),
+        }
+    }
 }
 
 /// The status after a pass.
@@ -165,7 +173,8 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
         return say(phase, &failure.reason, failures(members, desired, facts, failure));
     }
     if facts.deleting {
-        let message = format!("deleting: {} left in vCenter", counted(members.existing, "virtual machine"));
+        let left = counted(members.existing, "virtual machine");
+        let message = format!("deleting: {left} left in vCenter{}", members.shutting_down());
         return say(Phase::Pending, "Deleting", message);
     }
     if ready == desired && members.record.len() == desired {
@@ -174,8 +183,9 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
     let starting = members.count(MemberState::Starting);
     if leaving > 0 || members.record.len() > desired {
         let message = format!(
-            "scaling in to {desired}: {} to go, {leaving} leaving now",
-            members.existing.saturating_sub(desired)
+            "scaling in to {desired}: {} to go, {leaving} leaving now{}",
+            members.existing.saturating_sub(desired),
+            members.shutting_down()
         );
         return say(Phase::Pending, "ScalingIn", message);
     }
@@ -224,15 +234,7 @@ mod tests {
     use super::*;
 
     fn member(index: usize, state: MemberState) -> MemberStatus {
-        MemberStatus {
-            name: format!("m{index}"),
-            uuid: format!("u{index}"),
-            state,
-            host: None,
-            datastore: None,
-            task: None,
-            reason: None,
-        }
+        MemberStatus::new(format!("m{index}"), format!("u{index}"), state)
     }
 
     fn facts<'a>(

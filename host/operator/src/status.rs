@@ -6,6 +6,7 @@
 //! if it was the spec, but not what was decided by the old one; if the record itself
 //! is another one than ours, ours is stale. Then the pass ends, to begin afresh.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
@@ -114,29 +115,32 @@ pub fn listed(record: Vec<MemberStatus>) -> Vec<MemberStatus> {
     if record.len() <= LISTED_LIMIT {
         return record;
     }
-    record.into_iter().filter(|member| member.state != MemberState::Ready).collect()
+    record.into_iter().filter(|member| member.state != MemberState::Ready || member.stopping_since.is_some()).collect()
 }
 
-/// Whether two records hold the same intents: who is to be, and who is to leave.
-/// Only a change of these has to be written down before anything is done.
+/// Whether two records hold the same intents: who is to be, who is to leave, and
+/// since when whose guest is to shut down. Only a change of these has to be written down before anything is done.
 pub fn same_intents(a: &[MemberStatus], b: &[MemberStatus]) -> bool {
-    let intents = |record: &[MemberStatus]| {
-        let mut intents: Vec<(String, bool)> = record
-            .iter()
-            .filter(|member| matches!(member.state, MemberState::Planned | MemberState::Cloning | MemberState::Leaving))
-            .map(|member| (member.uuid.clone(), member.state == MemberState::Leaving))
-            .collect();
-        intents.sort();
-        intents
+    let is_one = |member: &&MemberStatus| {
+        matches!(member.state, MemberState::Planned | MemberState::Cloning | MemberState::Leaving)
+            || member.stopping_since.is_some()
     };
     // A name is part of the intent, but it never changes under its UUID.
-    let (before, after) = (intents(a), intents(b));
-    after.iter().all(|intent| before.contains(intent))
+    let before: HashMap<&str, &MemberStatus> =
+        a.iter().filter(is_one).map(|member| (member.uuid.as_str(), member)).collect();
+    let leaves = |member: &MemberStatus| member.state == MemberState::Leaving;
+    b.iter().filter(is_one).all(|member| {
+        before.get(member.uuid.as_str()).is_some_and(|before| {
+            leaves(before) == leaves(member)
+                && (member.stopping_since.is_none() || before.stopping_since == member.stopping_since)
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::k8s_time;
 
     fn member(index: usize, state: MemberState) -> MemberStatus {
         MemberStatus {
@@ -147,12 +151,14 @@ mod tests {
             datastore: Some("a-datastore-with-a-name".into()),
             task: Some(format!("task-{index:06}")),
             reason: Some("a reason as long as reasons are that people read in an event".into()),
+            stopping_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
         }
     }
 
     #[test]
     fn the_status_of_a_thousand_members_stays_small() {
-        let mut record: Vec<_> = (0..950).map(|index| member(index, MemberState::Ready)).collect();
+        let ready = |index| MemberStatus { stopping_since: None, ..member(index, MemberState::Ready) };
+        let mut record: Vec<_> = (0..950).map(ready).collect();
         record.extend((950..1000).map(|index| member(index, MemberState::Leaving)));
         let status = VmGroupStatus { members: listed(record), ..VmGroupStatus::default() };
         assert_eq!(status.members.len(), 50);
@@ -162,10 +168,18 @@ mod tests {
 
     #[test]
     fn a_new_member_and_a_new_victim_are_new_intents() {
+        let member = |index, state| MemberStatus { stopping_since: None, ..member(index, state) };
         let before = vec![member(1, MemberState::Ready)];
         assert!(same_intents(&before, &[member(1, MemberState::Starting)]));
         assert!(!same_intents(&before, &[member(1, MemberState::Leaving)]));
         assert!(!same_intents(&before, &[member(1, MemberState::Ready), member(2, MemberState::Planned)]));
         assert!(same_intents(&[member(2, MemberState::Planned)], &[member(2, MemberState::Cloning)]));
+        let stopping = MemberStatus {
+            stopping_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
+            ..member(3, MemberState::Leaving)
+        };
+        let leaving = [member(3, MemberState::Leaving)];
+        assert!(!same_intents(&leaving, std::slice::from_ref(&stopping)), "since when is written before it is asked");
+        assert!(same_intents(&[stopping.clone()], &[stopping]));
     }
 }

@@ -5,6 +5,7 @@
 //! are checked again, because a CRD can be older than the operator.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use vmgroup_api::{ADOPTING_ANNOTATION, POLICY_ANNOTATION_PREFIX, VmGroup};
 
@@ -13,6 +14,12 @@ use crate::wake::GroupRef;
 
 /// The most members a group may have.
 pub const MAX_REPLICAS: usize = 1000;
+
+/// The longest that a guest may be given to shut down, in seconds.
+const LONGEST_GRACE: i32 = 86_400;
+
+/// How long a guest has to shut down if the group does not say, in seconds.
+const GRACE: i32 = 60;
 
 /// A group as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub struct Desired {
     pub replicas: usize,
     /// Template name or inventory path.
     pub template: String,
+    /// How long guests have to shut down; zero: they are not asked to.
+    pub grace: Duration,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
 }
@@ -80,14 +89,16 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         }
     };
     let deleting = meta.deletion_timestamp.is_some();
+    let grace = spec.grace_period_seconds.unwrap_or(GRACE);
     // Deletion must go through whatever the rest of the spec says.
-    let (cpus, memory, replicas) = if deleting {
-        (1, 1, 0)
+    let (cpus, memory, replicas, grace) = if deleting {
+        (1, 1, 0, grace.clamp(0, LONGEST_GRACE).unsigned_abs())
     } else {
         (
             within("cpu", spec.cpu, 1, 768, "1 to 768")?,
             within("memory", spec.memory, 1, 24576, "1 to 24576 (GB)")?,
             within("replicas", spec.replicas, 0, 1000, "0 to 1000")?,
+            within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
     };
     if !deleting && spec.template.trim().is_empty() {
@@ -124,6 +135,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         memory_mib: u64::from(memory) * 1024,
         replicas: (replicas as usize).min(MAX_REPLICAS),
         template: spec.template.clone(),
+        grace: Duration::from_secs(grace.into()),
         deleting,
     })
 }
@@ -155,6 +167,18 @@ mod tests {
             let message = validate(&bad).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
         }
+    }
+
+    #[test]
+    fn a_guest_has_a_minute_unless_the_group_says_otherwise() {
+        let mut group = group(1, 1, 1);
+        let mut grace = |seconds| {
+            group.spec.grace_period_seconds = seconds;
+            validate(&group).map(|desired| desired.grace.as_secs())
+        };
+        assert_eq!((grace(None), grace(Some(0)), grace(Some(300))), (Ok(60), Ok(0), Ok(300)));
+        let message = grace(Some(-1)).unwrap_err().to_string();
+        assert!(message.contains("gracePeriodSeconds"), "{message}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -19,6 +20,7 @@ use vmgroup_operator::wake::GroupRef;
 use vmgroup_vsphere::{FolderRef, PowerState, VmRef};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+const LONG_AGO: Timestamp = Timestamp::constant(-86_400, 0);
 
 fn desired(replicas: usize) -> Desired {
     Desired {
@@ -32,6 +34,7 @@ fn desired(replicas: usize) -> Desired {
         memory_mib: 1024,
         replicas,
         template: "small".into(),
+        grace: Duration::from_secs(60),
         deleting: false,
     }
 }
@@ -55,6 +58,8 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
         flight: None,
         birth: Birth::Absent,
         held_until: None,
+        stopping_since: None,
+        asked_to_stop: false,
     }
 }
 
@@ -91,7 +96,7 @@ fn answer(observed: &Observed, demand: &Demand, slots: usize, fresh: &mut usize)
 fn planned(desired: &Desired, observed: &Observed, slots: usize) -> Plan {
     let demand = demand(desired, observed, NOW);
     let decisions = answer(observed, &demand, slots, &mut 0);
-    plan(desired, observed, &demand, &decisions, slots)
+    plan(desired, observed, &demand, &decisions, slots, NOW)
 }
 
 fn golden(name: &str, plan: &Plan) {
@@ -149,6 +154,37 @@ fn the_chosen_are_powered_off_and_then_destroyed() {
 }
 
 #[test]
+fn a_guest_is_asked_first_and_has_its_time() {
+    let asked = |index, since| {
+        let mut member = member(index, Some(MemberState::Leaving), Some(PowerState::On));
+        member.stopping_since = Some(Timestamp::from_second(since).unwrap());
+        member.asked_to_stop = true;
+        member
+    };
+    let observed = seen(vec![asked(1, -60), asked(2, -59), asked(3, -20)]);
+    golden("a_guest_is_asked_first_and_has_its_time", &planned(&desired(0), &observed, 8));
+    let demand = demand(&desired(0), &observed, NOW);
+    assert_eq!(demand.grace_ends, Some(Timestamp::from_second(1).unwrap()));
+    assert_eq!(demand.slots(), 1, "who is waited for takes no slot");
+}
+
+/// Its time begins when it is asked, and it is asked when there is a slot.
+#[test]
+fn a_guest_that_has_to_wait_for_its_turn_loses_no_time() {
+    let leaving = |index| member(index, Some(MemberState::Leaving), Some(PowerState::On));
+    let plan = planned(&desired(0), &seen(vec![leaving(1), leaving(2)]), 1);
+    let since: Vec<bool> = plan.record.iter().map(|entry| entry.stopping_since.is_some()).collect();
+    assert_eq!(since, [true, false]);
+}
+
+#[test]
+fn without_a_grace_period_nobody_is_asked() {
+    let group = Desired { grace: Duration::ZERO, ..desired(0) };
+    let plan = planned(&group, &seen(vec![member(1, Some(MemberState::Leaving), Some(PowerState::On))]), 8);
+    assert!(matches!(plan.steps[..], [Step::PowerOff { .. }]), "{:?}", plan.steps);
+}
+
+#[test]
 fn the_unborn_go_first_and_nobody_is_asked() {
     let mut cloning = member(3, Some(MemberState::Cloning), None);
     cloning.birth = Birth::Awaited;
@@ -194,7 +230,10 @@ fn any_member(index: usize) -> impl Strategy<Value = Seen> {
     ];
     let flight = prop_oneof![3 => Just(None), 1 => Just(Some(())),];
     let birth = prop_oneof![Just(Birth::Absent), Just(Birth::Awaited), Just(Birth::Unresolved)];
-    (recorded, power, flight, birth, any::<bool>()).prop_map(move |(recorded, power, flight, birth, held)| {
+    // Since when its guest is to shut down, and whether it was asked by this process.
+    let stopping = prop_oneof![2 => Just(None), 1 => (any::<bool>(), any::<bool>()).prop_map(Some)];
+    (recorded, power, flight, birth, any::<bool>(), stopping).prop_map(move |it| {
+        let (recorded, power, flight, birth, held, stopping) = it;
         let mut seen = member(index, recorded, power);
         // Who is not recorded is known because it exists.
         if seen.recorded.is_none() && seen.vm.is_none() {
@@ -203,6 +242,10 @@ fn any_member(index: usize) -> impl Strategy<Value = Seen> {
         seen.flight = flight.map(|()| if seen.vm.is_some() { TaskKind::PowerOn } else { TaskKind::Clone });
         seen.birth = if seen.flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth };
         seen.held_until = held.then(|| Timestamp::from_second(60).unwrap());
+        if let Some((long_ago, asked)) = stopping {
+            seen.stopping_since = Some(if long_ago { LONG_AGO } else { NOW });
+            seen.asked_to_stop = asked;
+        }
         seen
     })
 }
@@ -238,7 +281,7 @@ proptest! {
         let plan = planned(&desired(replicas), &observed, slots);
         let leaving: HashSet<&str> = observed.members.iter().filter(|member| member.leaving()).map(|member| member.uuid.as_str()).collect();
         for step in &plan.steps {
-            if let Step::PowerOff { uuid, .. } | Step::Destroy { uuid, .. } = step {
+            if let Step::Shutdown { uuid, .. } | Step::PowerOff { uuid, .. } | Step::Destroy { uuid, .. } = step {
                 prop_assert!(leaving.contains(uuid.as_str()), "{uuid} is not written down as leaving");
             }
         }
@@ -289,7 +332,7 @@ proptest! {
             obey_time(&mut world);
             let demand = demand(&desired, &world, NOW);
             let decisions = answer(&world, &demand, slots, &mut fresh);
-            let plan = plan(&desired, &world, &demand, &decisions, slots);
+            let plan = plan(&desired, &world, &demand, &decisions, slots, NOW);
             let idle = plan.steps.iter().all(|step| matches!(step, Step::Finish)) && plan.record.iter().all(|entry| {
                 world.members.iter().any(|member| member.uuid == entry.uuid && member.leaving() == (entry.state == MemberState::Leaving))
             }) && plan.record.len() == world.members.len();
@@ -304,13 +347,15 @@ proptest! {
     }
 }
 
-/// Everything in flight ends, what was held is due, and what was in doubt is known.
+/// Everything in flight ends, what was held or waited for is due, and what was in
+/// doubt is known.
 fn obey_time(world: &mut Observed) {
     world.members.retain_mut(|member| {
         if member.flight.take().is_some() && member.vm.is_none() {
             member.vm = self::member(0, None, Some(PowerState::Off)).vm;
         }
         member.held_until = None;
+        member.stopping_since = member.stopping_since.map(|_| LONG_AGO);
         member.birth = Birth::Absent;
         let was_there = !matches!(member.recorded, Some(MemberState::Planned | MemberState::Cloning));
         member.vm.is_some() || !was_there
@@ -326,6 +371,7 @@ fn obey(world: &mut Observed, plan: &Plan) {
             ..member(0, None, None)
         });
         now.recorded = Some(entry.state);
+        now.stopping_since = entry.stopping_since.as_ref().map(|since| since.0);
         world.members.push(now);
     }
     for step in &plan.steps {

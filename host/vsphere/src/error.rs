@@ -237,6 +237,8 @@ pub enum FaultKind {
     InvalidCollectorVersion,
     /// The object is in no state for it; holds the type name.
     InvalidState(String),
+    /// No VMware Tools run in the guest: it cannot be asked for anything.
+    ToolsUnavailable,
     /// Any other; holds the type name.
     Other(String),
 }
@@ -259,6 +261,7 @@ impl FaultKind {
             Self::RequestCanceled => "RequestCanceled",
             Self::ConcurrentAccess => "ConcurrentAccess",
             Self::InvalidCollectorVersion => "InvalidCollectorVersion",
+            Self::ToolsUnavailable => "ToolsUnavailable",
             Self::InsufficientResources(name)
             | Self::FileFault(name)
             | Self::HostNotConnected(name)
@@ -276,6 +279,7 @@ impl FaultKind {
             | Self::TaskInProgress
             | Self::ConcurrentAccess
             | Self::InvalidPowerState { .. }
+            | Self::ToolsUnavailable
             | Self::InvalidState(_) => Category::Conflict,
             Self::ManagedObjectNotFound { .. } => Category::Gone,
             Self::InvalidName { .. } | Self::InvalidArgument { .. } => Category::Configuration,

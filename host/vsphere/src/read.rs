@@ -30,6 +30,7 @@ const VM_PATHS: [&str; 12] = [
     "resourcePool",
 ];
 const CREATED: &str = "config.createDate";
+const TOOLS: &str = "guest.toolsRunningStatus";
 
 /// The properties of a machine to ask this server for.
 pub(crate) fn vm_paths(has_create_date: bool) -> Paths {
@@ -138,6 +139,15 @@ impl Vcenter {
     pub async fn read_vm(&self, vm: &VmRef) -> Result<Option<Vm>, Error> {
         let mut read = self.read_vms(vec![vm.managed_object()]).await?;
         Ok(read.pop())
+    }
+
+    /// The machine as vCenter knows it now, and whether VMware Tools run in its guest,
+    /// so that it can be asked for something; `None` if it is gone.
+    pub async fn read_vm_and_tools(&self, vm: &VmRef) -> Result<Option<(Vm, bool)>, Error> {
+        let mut paths = self.vm_paths().await?;
+        paths.paths.push(TOOLS);
+        let objects = self.retrieve_each(vec![vm.managed_object()], &paths).await?;
+        Ok(objects.first().map(|object| (self.vm_of(object), object.text(TOOLS) == "guestToolsRunning")))
     }
 
     /// All machines that have this instance UUID now, templates included

@@ -100,6 +100,7 @@ fn kind_of(element: &Element) -> FaultKind {
         "RequestCanceled" => FaultKind::RequestCanceled,
         "ConcurrentAccess" => FaultKind::ConcurrentAccess,
         "InvalidCollectorVersion" => FaultKind::InvalidCollectorVersion,
+        "ToolsUnavailable" => FaultKind::ToolsUnavailable,
         "HostNotConnected" | "HostNotReachable" | "HostCommunication" | "HostConnectFault" => {
             FaultKind::HostNotConnected(name.to_owned())
         }

@@ -105,6 +105,13 @@ impl Vcenter {
         self.start("PowerOffVM_Task", vm.managed_object(), |_| {}).await
     }
 
+    /// `VirtualMachine.ShutdownGuest`: asks the guest to shut down, and does not wait
+    /// for it. There is no task: that it has obeyed shows in the power state. Without
+    /// running VMware Tools it is refused with `ToolsUnavailable`.
+    pub async fn shut_down_guest(&self, vm: &VmRef) -> Result<(), Error> {
+        self.call(Purpose::Write, "ShutdownGuest", This::Object(vm.managed_object()), |_| {}).await.map(drop)
+    }
+
     /// `VirtualMachine.ReconfigVM_Task` for `extraConfig` alone: sets these
     /// entries, and removes those with an empty value. The others stay.
     pub async fn set_extra(&self, vm: &VmRef, extra: &[(String, String)]) -> Result<TaskRef, Error> {

@@ -164,6 +164,11 @@ impl Vcenter {
                 self.create(&folder, &name, false).await?;
                 self.govc.run(&["vm.markastemplate", &format!("{folder}/{name}")]).await?;
             }
+            Deed::RunTools(path) => {
+                // vcsim's way to have a guest tell something.
+                let told = "SET.guest.toolsRunningStatus=guestToolsRunning";
+                self.govc.run(&["vm.change", "-vm", &path, "-e", told]).await?;
+            }
             Deed::SetExtra { path, key, value } => {
                 self.govc.run(&["vm.change", "-vm", &path, "-e", &format!("{key}={value}")]).await?;
             }

@@ -155,16 +155,16 @@ kinds! {
         Leaders = "two leaders, pauses",
         /// Policies that pass their check crash, spin or answer nonsense at work.
         Policies = "policies fail at work",
+        /// Guests without VMware Tools, and such that do not shut down when asked.
+        Guests = "guests deaf or stubborn",
     }
 }
 
 impl Fault {
-    /// Those that every seed draws from. Whether policies fail hangs on the seed
-    /// itself, so that seeds from before that was tried go on meaning what they meant.
-    const DRAWN: &[Self] = match Self::ALL.split_last() {
-        Some((Self::Policies, others)) => others,
-        _ => Self::ALL,
-    };
+    /// Those that every seed draws from. Whether policies or guests fail hangs on the
+    /// seed itself, so that seeds from before that was tried go on meaning what they
+    /// meant.
+    const DRAWN: &[Self] = Self::ALL.split_at(Self::ALL.len() - 2).0;
 }
 
 kinds! {
@@ -216,6 +216,10 @@ pub enum Deed {
     Copy,
     /// Takes a member's mark away.
     Unmark,
+    /// Removes the tools from a member's guest.
+    Deafen,
+    /// Has a member's guest do nothing when it is asked to shut down.
+    Harden,
 }
 
 /// What happens at some time of a run.
@@ -273,6 +277,8 @@ pub struct Script {
     pub durations: TaskDurations,
     /// Tasks at the same time.
     pub max_tasks: usize,
+    /// `spec.gracePeriodSeconds` of the groups.
+    pub grace: Option<u32>,
     /// How often calls are struck, in ten thousand.
     rate: u32,
     /// What strikes calls.
@@ -293,6 +299,12 @@ const POLICIES: &[&str] = &[
 
 /// Every seed that this divides has policies that fail.
 const POLICIES_FAIL: u64 = 5;
+
+/// Every seed that this divides has guests that do not shut down.
+const GUESTS_FAIL: u64 = 3;
+
+/// How long guests have to, seed by seed.
+const GRACES: [Option<u32>; 4] = [None, Some(0), Some(7), Some(40)];
 
 /// The policy file that every run ends with in which policies are swapped.
 pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
@@ -338,7 +350,13 @@ impl Script {
             policies_fail(&mut dice, ends, &mut acts);
             acts.sort_by_key(|(at, _)| *at);
         }
-        Self { workload, faults, acts, ends, operators, durations, max_tasks, rate, dice: strikes }
+        if seed.is_multiple_of(GUESTS_FAIL) {
+            faults.push(Fault::Guests);
+            fates(Fault::Guests, &mut dice, ends, &mut acts);
+            acts.sort_by_key(|(at, _)| *at);
+        }
+        let grace = GRACES[usize::try_from(seed / 2).unwrap_or(0) % GRACES.len()];
+        Self { workload, faults, acts, ends, operators, durations, max_tasks, grace, rate, dice: strikes }
     }
 
     /// What it is about, in a line.
@@ -629,6 +647,7 @@ fn fates(fault: Fault, dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration
         }
         Fault::Intruder => deeds(dice, &[Deed::Intrude, Deed::TakeName, Deed::Copy], acts),
         Fault::Unmark => deeds(dice, &[Deed::Unmark], acts),
+        Fault::Guests => deeds(dice, &[Deed::Deafen, Deed::Harden, Deed::Harden], acts),
         Fault::Leaders => {
             for at in often(dice, 4) {
                 let act = if dice.chance(5000) {

@@ -233,8 +233,13 @@ impl Pass<'_> {
             })
             .collect();
         let held = self.unsettled(&vms, held);
-        let know =
-            Knowledge { flights, births: self.memory.births.clone(), bound_for: self.memory.bound_for.clone(), held };
+        let know = Knowledge {
+            flights,
+            births: self.memory.births.clone(),
+            bound_for: self.memory.bound_for.clone(),
+            held,
+            asked_to_stop: self.memory.asked_to_stop.clone(),
+        };
         let seen = observe::lay_over(&self.owner, folder, &record, &vms, &know);
         self.tidy(&seen);
         Ok(seen)
@@ -265,6 +270,10 @@ impl Pass<'_> {
         let unborn: HashSet<&str> = unborn.into_iter().map(|member| member.uuid.as_str()).collect();
         self.memory.births.retain(|uuid, _| unborn.contains(uuid.as_str()));
         self.memory.bound_for.retain(|uuid, _| unborn.contains(uuid.as_str()));
+        let stopping = |uuid: &String| {
+            seen.members.iter().any(|member| member.uuid == *uuid && member.stopping_since.is_some())
+        };
+        self.memory.asked_to_stop.retain(stopping);
         let known = &self.memory.known;
         self.memory.failures.retain(|topic, _| match topic {
             Topic::Member(uuid) => known.contains(uuid) || unborn.contains(uuid.as_str()),

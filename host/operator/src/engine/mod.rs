@@ -321,9 +321,14 @@ impl Pass<'_> {
         let demand = laps.time_now(Step::Plan, || plan::demand(&self.desired, &seen, self.now));
         tracing::trace!(?seen, ?demand, "observed");
         self.retire(&seen, &demand);
+        if let Some(until) = demand.grace_ends {
+            self.look_again_at(until);
+        }
         let slots = self.slots(&demand);
         let (decisions, template) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
-        let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots));
+        let plan = laps.time_now(Step::Plan, || {
+            plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now)
+        });
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.remember_places(&plan);
@@ -365,6 +370,10 @@ impl Pass<'_> {
 
     fn look_again(&mut self, after: Duration) {
         self.again = Some(self.again.map_or(after, |other| other.min(after)));
+    }
+
+    fn look_again_at(&mut self, at: Timestamp) {
+        self.look_again(Duration::try_from(at.duration_since(self.now)).unwrap_or_default());
     }
 
     fn fail(&mut self, topic: Topic, why: Why) {

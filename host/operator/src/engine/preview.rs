@@ -131,7 +131,7 @@ impl Engine {
         let vms = owner.members(&inventory.indexed(&desired.uid), &memory.vanished);
         let flights = connection.tasks.kinds_in_flight(&desired.uid);
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
-        let know = Knowledge { flights, births, bound_for, held: HashMap::new() };
+        let know = Knowledge { flights, births, bound_for, ..Knowledge::default() };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
     }
 }
@@ -269,6 +269,8 @@ impl Rehearsal<'_> {
                 flight: None,
                 birth: Birth::Awaited,
                 held_until: None,
+                stopping_since: None,
+                asked_to_stop: false,
             });
         }
         self.seen.members.sort_by(|a, b| (&a.name, &a.uuid).cmp(&(&b.name, &b.uuid)));

@@ -21,7 +21,7 @@ use crate::policy_source::{Chosen, Serving};
 use crate::report::{Facts, Members, Obstacle};
 use crate::status::StatusError;
 use crate::tasks::TaskKind;
-use crate::{folder, plan, report, status};
+use crate::{folder, plan, report, status, stop};
 
 impl Pass<'_> {
     /// Writes new intents down before anything is done about them.
@@ -99,9 +99,22 @@ impl Pass<'_> {
                 }
                 Effect::FolderTaken => self.change_folder(),
                 Effect::Task { uuid, kind, .. } => {
+                    if kind == TaskKind::PowerOff {
+                        self.note_impatience(seen, &uuid);
+                    }
                     if kind == TaskKind::Clone {
                         self.memory.births.insert(uuid, Birth::Awaited);
                     }
+                }
+                Effect::Asked { uuid } => {
+                    // If it was asked before by another process, its time began then.
+                    let member = seen.members.iter().find(|member| member.uuid == uuid);
+                    let deadline = member.and_then(|member| stop::deadline(member, self.desired.grace));
+                    match deadline {
+                        Some(deadline) => self.look_again_at(deadline),
+                        None => self.look_again(self.desired.grace),
+                    }
+                    self.memory.asked_to_stop.insert(uuid);
                 }
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
@@ -147,6 +160,24 @@ impl Pass<'_> {
             }
         }
         finished
+    }
+
+    /// Tells if a member is powered off because its guest has had its time.
+    fn note_impatience(&mut self, seen: &Observed, uuid: &str) {
+        let Some(member) = seen.members.iter().find(|member| member.uuid == uuid) else { return };
+        if stop::deadline(member, self.desired.grace).is_some_and(|deadline| deadline <= self.now) {
+            let text = format!(
+                "{} did not shut down within {} s and is powered off (spec.gracePeriodSeconds)",
+                member.name,
+                self.desired.grace.as_secs()
+            );
+            self.notes.push(Note {
+                kind: EventType::Warning,
+                reason: "ShutdownTimedOut".into(),
+                action: "Remove",
+                text,
+            });
+        }
     }
 
     fn note_failed(&mut self, connected: &Connected, uuid: Option<String>, kind: Option<TaskKind>, error: &VcError) {
@@ -247,7 +278,7 @@ impl Pass<'_> {
         // What is due already waits for something else: a slot, a swap.
         let due = self.memory.failures.values().map(|failure| failure.until).filter(|until| *until > self.now).min();
         if let Some(until) = due {
-            self.look_again(Duration::try_from(until.duration_since(self.now)).unwrap_or_default());
+            self.look_again_at(until);
         }
         let refusal = self.engine.policies.refusal_for(&self.serving).map(|(refusal, in_force)| {
             let reason = if refusal.rolled_back() { "PolicyRolledBack" } else { "PolicyRefused" };
