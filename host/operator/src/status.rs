@@ -180,6 +180,6 @@ mod tests {
         };
         let leaving = [member(3, MemberState::Leaving)];
         assert!(!same_intents(&leaving, std::slice::from_ref(&stopping)), "since when is written before it is asked");
-        assert!(same_intents(&[stopping.clone()], &[stopping]));
+        assert!(same_intents(std::slice::from_ref(&stopping), std::slice::from_ref(&stopping)));
     }
 }

@@ -270,9 +270,8 @@ impl Pass<'_> {
         let unborn: HashSet<&str> = unborn.into_iter().map(|member| member.uuid.as_str()).collect();
         self.memory.births.retain(|uuid, _| unborn.contains(uuid.as_str()));
         self.memory.bound_for.retain(|uuid, _| unborn.contains(uuid.as_str()));
-        let stopping = |uuid: &String| {
-            seen.members.iter().any(|member| member.uuid == *uuid && member.stopping_since.is_some())
-        };
+        let stopping =
+            |uuid: &String| seen.members.iter().any(|member| member.uuid == *uuid && member.stopping_since.is_some());
         self.memory.asked_to_stop.retain(stopping);
         let known = &self.memory.known;
         self.memory.failures.retain(|topic, _| match topic {

@@ -326,9 +326,7 @@ impl Pass<'_> {
         }
         let slots = self.slots(&demand);
         let (decisions, template) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
-        let plan = laps.time_now(Step::Plan, || {
-            plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now)
-        });
+        let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now));
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.remember_places(&plan);
