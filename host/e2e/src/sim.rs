@@ -27,7 +27,9 @@ use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::kube::KubeSim;
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
-use vmgroup_vsphere::{Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind};
+use vmgroup_vsphere::{
+    Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind, Vcenter,
+};
 
 use crate::sabotage::{Call, Sabotage, Side, Witness};
 use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
@@ -302,6 +304,11 @@ impl SimWorld {
 
     /// The hands of a person with `vmgroup orphans` and `vmgroup adopt`.
     pub async fn hand(&self) -> Result<Hand, HandError> {
+        Hand::new(self.client(), self.at_the_desk(), &SiteSelection::default()).await
+    }
+
+    /// A client of vCenter as a person at a desk has it.
+    pub fn at_the_desk(&self) -> Vcenter {
         let transport = Arc::new(InProcess {
             vcenter: self.vcenter.clone(),
             service: self.vcenter.service(),
@@ -309,8 +316,7 @@ impl SimWorld {
             witness: None,
             operator: u64::MAX,
         });
-        let vcenter = run::vcenter_client(&self.vcenter_config(), transport);
-        Hand::new(self.client(), vcenter, &SiteSelection::default()).await
+        run::vcenter_client(&self.vcenter_config(), transport)
     }
 
     /// Starts an operator that takes part in leader election if `lease` says so.

@@ -6,6 +6,7 @@
 pub mod adopt;
 mod crd;
 mod decisions;
+mod doctor;
 mod failure;
 pub mod orphans;
 mod policy;
@@ -46,6 +47,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 Examples:
   vmgroup crd | kubectl apply --server-side -f -
   VC_HOST=vcenter.example.com VC_USER=operator@vsphere.local VC_PASS=… vmgroup run
+  vmgroup doctor
   vmgroup orphans
   vmgroup policy new my-policy --kind scaling && vmgroup policy build my-policy
   vmgroup policy check my-policy/target/plugins/my-policy.wasm
@@ -88,6 +90,8 @@ enum Command {
     Orphans(Box<orphans::OrphansArgs>),
     /// Gives machines that are nobody's to a group.
     Adopt(Box<adopt::AdoptArgs>),
+    /// Looks whether a vCenter is as the operator needs it.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Prints the version.
     Version,
     /// Prints a completion script for a shell.
@@ -109,6 +113,8 @@ enum CliError {
     Orphans(#[from] orphans::OrphansError),
     #[error(transparent)]
     Adopt(#[from] adopt::AdoptError),
+    #[error(transparent)]
+    Doctor(#[from] doctor::DoctorError),
     #[error(transparent)]
     Policy(#[from] policy::PolicyError),
     #[error(transparent)]
@@ -185,6 +191,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Orphans(arguments) => return Ok(runtime()?.block_on(orphans::run(*arguments, &mut out))?),
         Command::Adopt(arguments) => return Ok(runtime()?.block_on(adopt::run(*arguments, &mut out))?),
+        Command::Doctor(arguments) => return Ok(runtime()?.block_on(doctor::run(*arguments, &mut out))?),
         Command::Version => writeln!(out, "vmgroup {VERSION}")?,
         Command::Completion { shell } => {
             // Into memory first: the generator panics on a closed pipe.

@@ -15,6 +15,7 @@ pub mod connections;
 pub mod controller;
 pub mod decide;
 pub mod decisions;
+pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod folder;

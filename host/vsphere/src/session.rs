@@ -54,6 +54,7 @@ pub(crate) struct ServiceContent {
     pub(crate) session_manager: ManagedObjectRef,
     /// A bare `ESXi` has none.
     pub(crate) custom_fields: Option<ManagedObjectRef>,
+    pub(crate) authorization: Option<ManagedObjectRef>,
 }
 
 /// A live session, as far as we know.
@@ -69,6 +70,8 @@ pub(crate) struct Session {
     cookie: Option<String>,
     /// `UserSession.key`.
     key: Option<String>,
+    /// `UserSession.userName`: whose it is, as vCenter calls him.
+    pub(crate) user: String,
     pub(crate) content: ServiceContent,
     pub(crate) about: About,
     used: Mutex<Instant>,

@@ -1,6 +1,6 @@
 //! What a simulated vCenter is made of, as plain settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How a simulated vCenter looks and behaves. The default resembles govmomi's
@@ -15,6 +15,8 @@ pub struct VcenterConfig {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// Privileges that it has not, after all: `VirtualMachine.Interact.PowerOn`.
+    pub missing_privileges: BTreeSet<String>,
     /// Accounts that may only look, with their passwords.
     pub readers: BTreeMap<String, String>,
     /// Whether users have the privilege `Sessions.TerminateSession`, which
@@ -68,6 +70,7 @@ impl Default for VcenterConfig {
         Self {
             user: "user".to_owned(),
             password: "pass".to_owned(),
+            missing_privileges: BTreeSet::new(),
             readers: BTreeMap::new(),
             session_privilege: true,
             seed: 0,

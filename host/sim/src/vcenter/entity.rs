@@ -55,6 +55,7 @@ kinds! {
     SearchIndex, "SearchIndex", true, [];
     CustomFieldsManager, "CustomFieldsManager", true, [];
     OptionManager, "VpxSettings", true, [];
+    AuthorizationManager, "AuthorizationManager", true, [];
 }
 
 /// A reference to a managed object: its type and a number that is unique over

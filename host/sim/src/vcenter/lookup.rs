@@ -68,7 +68,8 @@ impl State {
             | Kind::TaskManager
             | Kind::SearchIndex
             | Kind::CustomFieldsManager
-            | Kind::OptionManager => moref.number == 0,
+            | Kind::OptionManager
+            | Kind::AuthorizationManager => moref.number == 0,
             _ => self.entities.contains_key(&moref),
         }
     }

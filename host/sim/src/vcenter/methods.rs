@@ -5,6 +5,7 @@
 
 use super::collector::{Collector, Retrieval};
 use super::entity::{Kind, Moref};
+use super::privileges;
 use super::properties;
 use super::selection::invalid_property;
 use super::session::{SessionId, parse_timeout, timeout_option};
@@ -40,7 +41,7 @@ impl Call<'_> {
         self.node.str(name).ok_or_else(|| VimFault::invalid_argument(name))
     }
 
-    fn morefs(&self, name: &str) -> Result<Vec<Moref>, VimFault> {
+    pub(super) fn morefs(&self, name: &str) -> Result<Vec<Moref>, VimFault> {
         self.node.all(name).map(Node::as_moref).collect()
     }
 
@@ -70,6 +71,7 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
     if changes_the_inventory(&call.node.name) && !state.may_write(call.session) {
         return Err(VimFault::scripted("NoPermission", Some(call.this)));
     }
+    privileges::check(state, call)?;
     match call.node.name.as_str() {
         "CurrentTime" => Ok(returned(&Val::Time(state.now))),
         "Logout" => {
@@ -153,6 +155,7 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
             state.cancel_task(call.this)?;
             Ok(nothing())
         }
+        "FetchUserPrivilegeOnEntities" => privileges::fetch(state, call),
         "QueryOptions" => Ok(returned(&Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))),
         "UpdateOptions" => update_options(state, call),
         _ => super::vm_methods::dispatch(state, call),

@@ -19,6 +19,7 @@ mod entity;
 mod inventory;
 mod lookup;
 mod methods;
+mod privileges;
 mod properties;
 mod selection;
 mod service;
@@ -315,6 +316,17 @@ impl VcenterSim {
             let new = NewVm { template: true, ..NewVm::default() };
             state.add_vm(folder, name, new).map(drop)
         })
+    }
+
+    /// Takes a privilege, such as `VirtualMachine.Interact.PowerOn`, from the account
+    /// that may do everything.
+    pub fn withhold(&self, privilege: &str) {
+        self.0.state().config.missing_privileges.insert(privilege.to_owned());
+    }
+
+    /// Gives it back.
+    pub fn grant(&self, privilege: &str) {
+        self.0.state().config.missing_privileges.remove(privilege);
     }
 
     /// What a powered-on virtual machine uses of its host's CPU, in MHz.

@@ -227,15 +227,19 @@ impl VimFault {
             .with("privilegeId", text("System.View"))
     }
 
+    pub(super) fn no_permission(object: Moref, privilege: &'static str) -> Self {
+        Self::new("NoPermission", "Permission to perform this operation was denied.")
+            .with("object", Val::Ref(object))
+            .with("privilegeId", text(privilege))
+    }
+
     /// A fault of the script, with the fields that its type requires.
     pub(super) fn scripted(kind: &str, object: Option<Moref>) -> Self {
         let object = object.unwrap_or_else(|| Moref::singleton(super::Kind::ServiceInstance));
         match kind {
             "NotAuthenticated" => Self::not_authenticated(object),
             "ManagedObjectNotFound" => Self::not_found(object),
-            "NoPermission" => Self::new("NoPermission", "Permission to perform this operation was denied.")
-                .with("object", Val::Ref(object))
-                .with("privilegeId", text("VirtualMachine.Inventory.Create")),
+            "NoPermission" => Self::no_permission(object, "VirtualMachine.Inventory.Create"),
             "InvalidArgument" => Self::invalid_argument("spec"),
             "InvalidPowerState" => Self::new(kind.to_owned(), "Not in the current state.")
                 .with("existingState", Val::Enum("VirtualMachinePowerState", "poweredOff")),

@@ -64,7 +64,7 @@ pub(super) async fn log_in(inner: &Inner, attempt: Attempt) -> Result<Arc<Sessio
         w.text("userName", &credentials.user);
         w.text("password", credentials.password.expose());
     });
-    let session = |cookie, key| {
+    let session = |cookie, key, user: String| {
         Arc::new(Session {
             purpose,
             agent: agent.clone(),
@@ -72,6 +72,7 @@ pub(super) async fn log_in(inner: &Inner, attempt: Attempt) -> Result<Arc<Sessio
             generation,
             cookie,
             key,
+            user,
             content: content.clone(),
             about: about.clone(),
             used: Mutex::new(Instant::now()),
@@ -81,8 +82,9 @@ pub(super) async fn log_in(inner: &Inner, attempt: Attempt) -> Result<Arc<Sessio
     match inner.exchange(method, caller, envelope, PATIENCE).await {
         Ok(reply) => {
             tracing::debug!(generation, user = %credentials.user, "logged in");
-            let key = reply.element.at(&["returnval", "key"]).map(|key| key.text.trim().to_owned());
-            Ok(session(reply.cookie.or(early_cookie), key))
+            let said = |name| reply.element.at(&["returnval", name]).map(|value| value.text.trim().to_owned());
+            let user = said("userName").filter(|user| !user.is_empty()).unwrap_or(credentials.user);
+            Ok(session(reply.cookie.or(early_cookie), said("key"), user))
         }
         Err(Error::Fault { fault, .. }) if fault.kind == FaultKind::InvalidLogin => {
             Err(Failed::surely(Error::Login { user: credentials.user, fault }))
@@ -93,7 +95,7 @@ pub(super) async fn log_in(inner: &Inner, attempt: Attempt) -> Result<Arc<Sessio
             // (vCenter 8 gives none before the login.)
             let mut in_doubt = may_have_opened_one(&error);
             if in_doubt && early_cookie.is_some() {
-                in_doubt = !log_out(inner, &session(early_cookie, None)).await;
+                in_doubt = !log_out(inner, &session(early_cookie, None, String::new())).await;
             }
             Err(Failed { error, in_doubt })
         }
@@ -163,6 +165,7 @@ fn service_content(content: &Element) -> Result<ServiceContent, Error> {
         task_manager: needed("taskManager")?,
         session_manager: needed("sessionManager")?,
         custom_fields: optional("customFieldsManager"),
+        authorization: optional("authorizationManager"),
     })
 }
 

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use vmgroup_sim::vcenter::VcenterSim;
+
 use crate::Result;
-use crate::stage::{Side, Stage};
+use crate::stage::{Operator, Side, Stage};
 use crate::table::{Table, percentile, short};
 
 const NAMESPACE: &str = "bench";
@@ -26,9 +28,7 @@ pub async fn run(operator: &Path) -> Result<Vec<Duration>> {
     let vcenter = stage.simulator()?;
     let mut times = Vec::new();
     for number in 0..TIMES {
-        stage.all_ready(&mut process, NAMESPACE, SIZE, LOOK).await?;
-        tokio::time::sleep(QUIET).await;
-        let machines: Vec<String> = vcenter.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.path).collect();
+        let machines = standing(&stage, &mut process, vcenter).await?;
         let victim = machines.get(number % machines.len().max(1)).ok_or("there is no machine")?;
         let before = stage.clones().await?;
         let since = Instant::now();
@@ -37,6 +37,20 @@ pub async fn run(operator: &Path) -> Result<Vec<Duration>> {
         times.push(stage.next_clone(&mut process, before, since).await?);
     }
     Ok(times)
+}
+
+/// The machines, once all of them stand and that is known. The status alone may still
+/// be of before the last deletion.
+async fn standing(stage: &Stage, process: &mut Operator, vcenter: &VcenterSim) -> Result<Vec<String>> {
+    loop {
+        stage.all_ready(process, NAMESPACE, SIZE, LOOK).await?;
+        tokio::time::sleep(QUIET).await;
+        let machines = vcenter.vms().into_iter().filter(|vm| !vm.template && vm.power_on).map(|vm| vm.path);
+        let machines: Vec<String> = machines.collect();
+        if machines.len() as u64 == SIZE {
+            return Ok(machines);
+        }
+    }
 }
 
 /// Adds the row.

@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_secs(15);
 const ROUNDS: usize = 9;
 const POKES: usize = 50;
 
+/// How long a pass is left alone: reading the metrics takes processors, too.
+const PASS: Duration = Duration::from_millis(20);
+
 /// What was seen.
 pub struct Large {
     rest: Rest,
@@ -134,7 +137,7 @@ async fn pokes(stage: &Stage, process: &Operator, round: usize) -> Result<Durati
             if Instant::now() > deadline {
                 return Err("no pass was made".into());
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(PASS).await;
             after = passes_so_far(process).await?;
         }
     }

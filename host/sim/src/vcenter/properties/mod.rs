@@ -13,7 +13,7 @@ use super::views::Scope;
 use super::world::{Detail, State, attribute_key};
 
 /// All types, for matching a spec's type against.
-pub(super) const KINDS: [Kind; 20] = [
+pub(super) const KINDS: [Kind; 21] = [
     Kind::Folder,
     Kind::Datacenter,
     Kind::ClusterComputeResource,
@@ -34,6 +34,7 @@ pub(super) const KINDS: [Kind; 20] = [
     Kind::SearchIndex,
     Kind::CustomFieldsManager,
     Kind::OptionManager,
+    Kind::AuthorizationManager,
 ];
 
 /// The names of `ManagedEntity`'s properties, followed by a type's own.
@@ -134,7 +135,7 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
         }
         Kind::ViewManager => &["viewList"],
         Kind::TaskManager => &["description", "maxCollector", "recentTask"],
-        Kind::SearchIndex => &[],
+        Kind::SearchIndex | Kind::AuthorizationManager => &[],
         Kind::CustomFieldsManager => &["field"],
         Kind::OptionManager => &["setting", "supportedOption"],
     }
@@ -176,7 +177,7 @@ pub(super) fn top(state: &State, session: Option<SessionId>, object: Moref, name
         Kind::OptionManager => {
             (name == "setting").then(|| Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))
         }
-        Kind::PropertyFilter | Kind::SearchIndex => None,
+        Kind::PropertyFilter | Kind::SearchIndex | Kind::AuthorizationManager => None,
         _ => entity_property(state, object, name),
     };
     Some(own.unwrap_or(Val::Unset))
@@ -315,6 +316,7 @@ pub(super) fn content(state: &State) -> Val {
             ("about", about(state)),
             ("setting", single(Kind::OptionManager)),
             ("sessionManager", single(Kind::SessionManager)),
+            ("authorizationManager", single(Kind::AuthorizationManager)),
             ("taskManager", single(Kind::TaskManager)),
             ("customFieldsManager", single(Kind::CustomFieldsManager)),
             ("searchIndex", single(Kind::SearchIndex)),
