@@ -10,7 +10,7 @@ pub mod vmgroup;
 
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
-    FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup, VmGroupSpec, VmGroupStatus,
+    DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.
@@ -24,6 +24,39 @@ pub const LEGACY_FINALIZER: &str = "vm-operator";
 /// about to give to the group. Until they are members nobody is made in their
 /// place, and nobody leaves.
 pub const ADOPTING_ANNOTATION: &str = "vm.codeconnect.vmworld.com/adopting";
+
+/// With `true` on a group, nobody leaves for a smaller `spec.replicas`.
+pub const HOLD_SCALE_IN_ANNOTATION: &str = "vm.codeconnect.vmworld.com/hold-scale-in";
+
+/// Names or instance UUIDs, with commas between them, of members that no scale-in
+/// may remove. A machine whose `extraConfig` has `vmgroup.attr.protected` = `true`
+/// is protected too.
+pub const PROTECTED_MEMBERS_ANNOTATION: &str = "vm.codeconnect.vmworld.com/protected-members";
+
+/// The way out of a deletion, as [`Orphan`] has it.
+pub const ORPHAN_ANNOTATION: &str = "vmgroup.codeconnect.vmworld.com/orphan";
+
+/// What [`ORPHAN_ANNOTATION`] may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphan {
+    /// `true`: the members of a group that is being deleted are released, not destroyed.
+    Release,
+    /// `unreachable`: as well; and while vCenter cannot be reached the group goes
+    /// without that, its members left as they are.
+    Abandon,
+}
+
+impl Orphan {
+    /// Parses the annotation's value. Whatever else it says counts as `true`: in doubt
+    /// nothing is destroyed.
+    pub fn parse(value: &str) -> Option<Self> {
+        match value.trim() {
+            "" | "false" => None,
+            "unreachable" => Some(Self::Abandon),
+            _ => Some(Self::Release),
+        }
+    }
+}
 
 /// Annotations under this prefix reach the policies as attributes of the group.
 pub const POLICY_ANNOTATION_PREFIX: &str = "policy.vmgroup.codeconnect.vmworld.com/";

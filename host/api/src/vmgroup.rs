@@ -78,6 +78,21 @@ pub struct VmGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0 && self <= 86400").message("gracePeriodSeconds must be 0 to 86400 (a day): change spec.gracePeriodSeconds; 0 powers members off without asking their guests"))]
     pub grace_period_seconds: Option<i32>,
+
+    /// What becomes of the members when the group is deleted: `Delete` (also if it is
+    /// not given) destroys them, `Retain` releases them: they stay in vCenter as they
+    /// are, and are nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// What becomes of the members when their group is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They are destroyed.
+    Delete,
+    /// They are released.
+    Retain,
 }
 
 /// Where the group stands. Written by the operator alone.

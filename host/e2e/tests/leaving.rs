@@ -1,11 +1,16 @@
-//! How members leave: their guests are asked, have their time, and go.
+//! How members leave: their guests are asked, have their time, and go. And how they
+//! stay: protected, held, retained, released.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::time::Duration;
 
 use serde_json::json;
+use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
+use vmgroup_e2e::sabotage::{Blow, Sabotage};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Deed, Options, User, VmView, World, eventually};
+use vmgroup_operator::cli::Output;
+use vmgroup_operator::cli::orphans::{Deed as Deeds, Request, execute};
 use vmgroup_sim::faults::{Fault, Rule};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -163,4 +168,173 @@ async fn a_lost_answer_of_a_guest_is_no_reason_to_pull_the_plug() {
     user.scale("shop", "web", 0).await;
     user.ready("shop", "web", 0, SOON).await;
     assert_eq!(count(&world, "PowerOffVM_Task").await, 0);
+}
+
+async fn annotate(world: &SimWorld, key: &str, value: &str) {
+    let patch = json!({"metadata": {"annotations": {key: value}}});
+    world.kube.patch("vmgroups", Some("shop"), "web", patch).unwrap();
+}
+
+/// The group `shop/web` with three members, ready.
+async fn three() -> (SimWorld, User, Vec<VmView>) {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    let vms = world.vms().await.unwrap();
+    (world, user, vms)
+}
+
+/// What the command line says of orphans.
+async fn orphans(world: &SimWorld) -> String {
+    let hand = world.hand().await.unwrap();
+    let request = Request { deed: Deeds::List, names: Vec::new(), all: false, yes: false, output: Output::Text };
+    let mut out = Vec::new();
+    execute(&hand, &request, &mut out).await.unwrap();
+    hand.vcenter.logout().await;
+    String::from_utf8(out).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scale_in_is_held_as_long_as_the_group_says_so() {
+    let (world, user, _) = three().await;
+    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "true").await;
+    user.scale("shop", "web", 1).await;
+    let message = user.told("shop", "web", "Reconciling", "scale-in is held", SOON).await;
+    assert!(message.contains("2 members more than 1") && message.contains(HOLD_SCALE_IN_ANNOTATION), "{message}");
+    tokio::time::sleep(SOON * 10).await;
+    assert_eq!(world.vms().await.unwrap().len(), 3);
+    user.scale("shop", "web", 4).await;
+    user.ready("shop", "web", 4, SOON).await;
+    user.scale("shop", "web", 1).await;
+    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "false").await;
+    user.ready("shop", "web", 1, SOON).await;
+}
+
+/// S5: who is protected is never chosen, and the others go as far as they can.
+#[tokio::test(start_paused = true)]
+async fn s5_protected_members_outlast_every_scale_in() {
+    let (world, user, vms) = three().await;
+    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, &vms[1].name).await;
+    world.vcenter.set_extra(&vms[2].path, "vmgroup.attr.protected", "true").unwrap();
+    tokio::time::sleep(SOON).await;
+    user.scale("shop", "web", 0).await;
+    user.told("shop", "web", "Reconciling", "2 members more than 0", SOON).await;
+    let mut left: Vec<String> = world.vms().await.unwrap().into_iter().map(|vm| vm.name).collect();
+    left.sort();
+    let mut protected = vec![vms[1].name.clone(), vms[2].name.clone()];
+    protected.sort();
+    assert_eq!(left, protected);
+    world.vcenter.set_extra(&vms[2].path, "vmgroup.attr.protected", "").unwrap();
+    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, "").await;
+    user.ready("shop", "web", 0, SOON).await;
+}
+
+/// A group that retains its machines goes, and they stay, on and nobody's; all is told.
+#[tokio::test(start_paused = true)]
+async fn s1_retained_machines_are_released_and_named() {
+    let (world, user, vms) = three().await;
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", json!({"deletionPolicy": "Retain"})).unwrap();
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    let left = world.vms().await.unwrap();
+    assert_eq!(left.len(), 3);
+    assert!(left.iter().all(|vm| vm.on && !vm.extra.contains_key("vmgroup.group-uid")), "{left:?}");
+    let events = user.events("shop", "web").await;
+    for vm in &vms {
+        let named = |event: &String| event.starts_with("Released") && event.contains(&vm.name);
+        assert!(events.iter().any(named), "{}: {events:#?}", vm.name);
+    }
+    assert!(events.iter().any(|event| event.starts_with("FolderLeft") && event.contains("released")), "{events:#?}");
+    let listed = orphans(&world).await;
+    assert_eq!(listed.matches("released ").count(), 3, "{listed}");
+    // A group of the same name does not take them for its own, and harms none.
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    assert_eq!(world.vms().await.unwrap(), left);
+}
+
+/// L4: wherever the operator dies or loses an answer, nobody is destroyed, and all
+/// are released.
+#[test]
+fn l4_a_release_survives_every_blow() {
+    let run = |sabotage: Sabotage| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut world = SimWorld::make(Options::default()).await.unwrap();
+            world.sabotage = sabotage.clone();
+            world.start_operator().await.unwrap();
+            let onlooker = world.onlooker();
+            let story = async {
+                let user = User::of(&onlooker);
+                user.group("shop", "web", 2).await;
+                user.ready("shop", "web", 2, SOON * 10).await;
+                annotate(&onlooker, ORPHAN_ANNOTATION, "true").await;
+                user.delete("shop", "web").await;
+                user.gone("shop", "web", SOON * 10).await;
+                let left = onlooker.vms().await.unwrap();
+                let released = |vm: &VmView| vm.extra.contains_key("vmgroup.released");
+                assert!(left.len() == 2 && left.iter().all(|vm| vm.on && released(vm)), "{left:?}");
+            };
+            let killer = async {
+                sabotage.crash().await;
+                world.kill_operator().await.unwrap();
+                world.start_operator().await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = story => {}
+                () = killer => {}
+            }
+            world.kill_operator().await.unwrap();
+        });
+        sabotage
+    };
+    let calls = run(Sabotage::default()).calls();
+    for call in 0..calls {
+        for blow in [Blow::CrashBefore, Blow::CrashAfter, Blow::ReplyLost] {
+            let sabotage = Sabotage::at(call, blow);
+            let copy = sabotage.clone();
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || run(copy)));
+            assert!(result.is_ok(), "{blow:?} at call {call} of {calls} ({:?}): see above", sabotage.struck());
+        }
+    }
+}
+
+/// L9: the way out. With vCenter away a deletion waits, also if its machines are to
+/// be released; only who says so explicitly gives them up, and is told what is where.
+#[tokio::test(start_paused = true)]
+async fn l9_the_way_out_is_asked_for_and_never_silent() {
+    let (world, user, vms) = three().await;
+    world.deed(Deed::Down).await.unwrap();
+    user.delete("shop", "web").await;
+    user.told("shop", "web", "Reconciling", "orphan=unreachable", SOON).await;
+    annotate(&world, ORPHAN_ANNOTATION, "true").await;
+    tokio::time::sleep(SOON * 30).await;
+    assert!(world.kube.get("vmgroups", Some("shop"), "web").is_some(), "it is not given up");
+    annotate(&world, ORPHAN_ANNOTATION, "unreachable").await;
+    user.gone("shop", "web", SOON).await;
+    let events = user.events("shop", "web").await;
+    let told = events.iter().find(|event| event.starts_with("Abandoned")).expect("an event");
+    assert!(told.contains("shop-web") && vms.iter().all(|vm| told.contains(&vm.name)), "{told}");
+    world.deed(Deed::Up).await.unwrap();
+    tokio::time::sleep(SOON * 30).await;
+    let left = world.vms().await.unwrap();
+    assert!(left.len() == 3 && left.iter().all(|vm| vm.on), "{left:?}");
+    let listed = orphans(&world).await;
+    assert_eq!(listed.matches("orphan ").count(), 3, "{listed}");
+}
+
+/// With vCenter there, giving up is releasing.
+#[tokio::test(start_paused = true)]
+async fn l9_nobody_is_given_up_while_vcenter_is_there() {
+    let (world, user, _) = three().await;
+    annotate(&world, ORPHAN_ANNOTATION, "unreachable").await;
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    let left = world.vms().await.unwrap();
+    assert!(left.len() == 3 && left.iter().all(|vm| vm.extra.contains_key("vmgroup.released")), "{left:?}");
 }

@@ -136,6 +136,7 @@ impl Applier<'_> {
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
             Step::Mark { uuid, vm } => self.mark(uuid, vm).await,
+            Step::Release { uuid, vm } => self.let_go(uuid, vm).await,
             Step::Shutdown { uuid, vm } => self.shut_down(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
@@ -221,6 +222,19 @@ impl Applier<'_> {
         self.submitted(uuid, TaskKind::Mark, None, self.vcenter.set_extra(vm, &marks).await)
     }
 
+    /// Releases a member: from now on it is nobody's.
+    async fn let_go(&self, uuid: &str, vm: &VmRef) -> Effect {
+        match self.fresh(uuid, vm).await {
+            Ok(fresh) => {
+                let result = self.vcenter.set_extra(&fresh.id, &self.owner.release()).await;
+                self.submitted(uuid, TaskKind::Mark, None, result)
+            }
+            // It is so already, and the watch has not told yet.
+            Err(Effect::NotOurs { uuid }) => Effect::Gone { uuid },
+            Err(effect) => effect,
+        }
+    }
+
     /// The member as vCenter knows it now; an effect if it is not to be touched.
     async fn fresh(&self, uuid: &str, vm: &VmRef) -> Result<Vm, Effect> {
         self.checked(uuid, self.vcenter.read_vm(vm).await)
@@ -295,6 +309,10 @@ impl Applier<'_> {
                     _ => Effect::NotFinished(Vec::new()),
                 }
             }
+            Ok(Some(children)) if self.desired.releases() => Effect::Finished(Some(format!(
+                "its folder in vCenter was left with {} in it; `vmgroup orphans` lists what was released",
+                counted(children.len(), "object"),
+            ))),
             Ok(Some(children)) => Effect::Finished(Some(format!(
                 "its folder in vCenter was left, because it holds {} that {} not made by this group",
                 counted(children.len(), "object"),

@@ -364,7 +364,8 @@ fn members(question: &Question<'_>) -> (Vec<wit::types::Member>, Vec<String>) {
         .filter(|member| !member.leaving() && (member.vm.is_some() || member.being_made()))
         .map(|member| {
             let record = if let Some(vm) = &member.vm {
-                existing(member, vm, place(vm.host.as_ref(), vm.datastore.as_ref()), question.usage)
+                let protected = question.desired.protects(member);
+                existing(member, vm, place(vm.host.as_ref(), vm.datastore.as_ref()), question.usage, protected)
             } else {
                 let bound_for = member.bound_for.as_ref();
                 let host = bound_for.and_then(|bound_for| bound_for.host.as_ref());
@@ -382,6 +383,7 @@ fn existing(
     vm: &VmSeen,
     (host, datastore): Indices,
     usage: &HashMap<VmRef, Usage>,
+    protected: bool,
 ) -> wit::types::Member {
     let usage = usage.get(&vm.id);
     wit::types::Member {
@@ -399,7 +401,7 @@ fn existing(
         cpu_used_mhz: usage.and_then(|usage| usage.cpu_mhz).map(small),
         memory_used_mib: usage.and_then(|usage| usage.memory_mib).map(small),
         ready: vm.on(),
-        protected: vm.attributes.get("protected").is_some_and(|value| value == "true"),
+        protected,
         attributes: attributes(&vm.attributes),
     }
 }

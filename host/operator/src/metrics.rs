@@ -376,7 +376,7 @@ impl Metrics {
             machines: c.add(
                 "vmgroup_machines",
                 "Machines in the inventory that carry marks, by how they stand to the groups of this cluster: \
-                 member, orphan, doubtful, contested, copy, other-cluster; `vmgroup orphans` names them",
+                 member, orphan, doubtful, contested, copy, other-cluster, released; `vmgroup orphans` names them",
                 Family::default(),
             ),
             connected: c.add("vmgroup_vcenter_connected", "1 while this vCenter answers", Family::default()),

@@ -29,6 +29,9 @@ pub mod mark {
     pub const MEMBER: &str = "vmgroup.member";
     /// Seconds since 1970 when the member was made.
     pub const CREATED: &str = "vmgroup.created";
+    /// The uid of the group that a machine was released from: it is nobody's now, and
+    /// has no [`GROUP_UID`] any more.
+    pub const RELEASED: &str = "vmgroup.released";
     /// Facts for the policies, written by whoever runs the site.
     pub const ATTRIBUTE_PREFIX: &str = "vmgroup.attr.";
 }
@@ -95,6 +98,15 @@ impl Owner {
         self.cluster.is_some() && vm.extra.get(mark::CLUSTER).is_none()
     }
 
+    /// What the marks of a member become when it is released. Whose it was can still be
+    /// read; an empty value removes the mark.
+    pub fn release(&self) -> Vec<(String, String)> {
+        let (uid, none) = (self.uid.clone(), String::new());
+        [(mark::RELEASED, uid), (mark::GROUP_UID, none.clone()), (mark::MEMBER, none)]
+            .map(|(key, value)| (key.to_owned(), value))
+            .to_vec()
+    }
+
     /// The marks of a member with this instance UUID.
     pub fn marks(&self, uuid: &str, created: u64) -> Vec<(String, String)> {
         let mut marks = vec![
@@ -142,19 +154,31 @@ pub enum Standing {
     Copy,
     /// Another cluster's.
     OtherCluster,
+    /// Was a member, and was released when its group was deleted.
+    Released,
     /// Without marks.
     Unmarked,
 }
 
 impl Standing {
     /// All that carry marks.
-    pub const MARKED: [Self; 6] =
-        [Self::Member, Self::Orphan, Self::Doubtful, Self::Contested, Self::Copy, Self::OtherCluster];
+    pub const MARKED: [Self; 7] = [
+        Self::Member,
+        Self::Orphan,
+        Self::Doubtful,
+        Self::Contested,
+        Self::Copy,
+        Self::OtherCluster,
+        Self::Released,
+    ];
 
     /// Judges a machine by its marks, `groups` being the uids of all groups of
     /// this cluster.
     pub fn of(vm: &Vm, cluster: Option<&str>, groups: &HashSet<String>) -> Self {
-        let Some(uid) = vm.extra.get(mark::GROUP_UID) else { return Self::Unmarked };
+        let Some(uid) = vm.extra.get(mark::GROUP_UID) else {
+            let released = vm.extra.get(mark::RELEASED).is_some();
+            return if released { Self::Released } else { Self::Unmarked };
+        };
         let (known, elsewhere) = (groups.contains(uid), elsewhere(vm, cluster));
         match (known, elsewhere, is_original(vm)) {
             (false, true, _) => Self::OtherCluster,
@@ -167,7 +191,7 @@ impl Standing {
     }
 
     /// How many of these machines stand how, of those that carry marks.
-    pub fn census(vms: &[Arc<Vm>], cluster: Option<&str>, groups: &HashSet<String>) -> [(Self, usize); 6] {
+    pub fn census(vms: &[Arc<Vm>], cluster: Option<&str>, groups: &HashSet<String>) -> [(Self, usize); 7] {
         let mut counts = Self::MARKED.map(|standing| (standing, 0));
         for vm in vms {
             let standing = Self::of(vm, cluster, groups);
@@ -185,6 +209,7 @@ impl Standing {
             Self::Contested => "contested",
             Self::Copy => "copy",
             Self::OtherCluster => "other-cluster",
+            Self::Released => "released",
             Self::Unmarked => "unmarked",
         }
     }
@@ -243,6 +268,19 @@ mod tests {
         let unknown = Owner { cluster: None, ..owner() };
         assert!(unknown.owns(&vm(&[(mark::GROUP_UID, "uid-1"), (mark::MEMBER, "u"), (mark::CLUSTER, "there")])));
         assert!(unknown.marks("u", 7).iter().all(|(key, _)| key != mark::CLUSTER));
+    }
+
+    #[test]
+    fn who_is_released_is_nobodys_and_says_so() {
+        let mut marks: std::collections::BTreeMap<String, String> = owner().marks("u", 7).into_iter().collect();
+        for (key, value) in owner().release() {
+            // As vCenter does it.
+            if value.is_empty() { marks.remove(&key) } else { marks.insert(key, value) };
+        }
+        let marks: Vec<(&str, &str)> = marks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let vm = vm(&marks);
+        assert_eq!(Standing::of(&vm, Some("here"), &HashSet::from(["uid-1".to_owned()])), Standing::Released);
+        assert!(!owner().owns(&vm) && marked_group(&vm) == Some(owner().group));
     }
 
     #[test]

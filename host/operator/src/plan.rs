@@ -43,8 +43,13 @@ pub struct Demand {
     pub missing: usize,
     /// Members that the scaling policy has to choose.
     pub excess: usize,
+    /// Members too many that stay, because the group holds scale-in, or because they
+    /// are protected.
+    pub held_back: usize,
     /// Members that leave without a question: the group is going.
     pub dismiss: Vec<String>,
+    /// Members that are to be released: the group is going, and they stay.
+    pub release: Vec<String>,
 }
 
 impl Demand {
@@ -55,7 +60,7 @@ impl Demand {
 
     /// Those who leave are served first.
     fn first(&self) -> usize {
-        self.remove.len() + self.shut_down.len()
+        self.remove.len() + self.shut_down.len() + self.release.len()
     }
 
     /// How many new members to name if there are this many slots: what removing,
@@ -81,6 +86,11 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
         unborn.into_iter().partition(|member| member.birth == Birth::Absent && member.flight.is_none());
 
     let mut out = Demand::default();
+    if desired.releases() {
+        out.forget = uuids(absent);
+        out.release = uuids(leaving.into_iter().chain(born).filter(|member| member.vm.is_some()).filter(free).collect());
+        return out;
+    }
     for member in leaving.iter().copied().filter(free) {
         let Some(vm) = &member.vm else { continue };
         match stop(member, vm, desired.grace, now) {
@@ -104,7 +114,9 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     out.forget = uuids(forget.to_vec());
     if surplus > forgotten && awaited.is_empty() && awaited_adoptions == 0 {
         // Asked only when all members are there to be chosen from.
-        out.excess = (surplus - forgotten).min(LEAVING_LIMIT.saturating_sub(leaving.len()));
+        let free_to_go = born.iter().filter(|member| !desired.hold_scale_in && !desired.protects(member)).count();
+        out.held_back = (surplus - forgotten).saturating_sub(free_to_go);
+        out.excess = (surplus - forgotten).min(LEAVING_LIMIT.saturating_sub(leaving.len())).min(free_to_go);
     }
     // Those who leave still exist: their successors wait, so that there are
     // never more virtual machines than wished (S3).
@@ -217,6 +229,13 @@ pub enum Step {
         /// Its virtual machine.
         vm: VmRef,
     },
+    /// Write into a member's marks that it is nobody's.
+    Release {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+    },
     /// Nothing is left of a group that is being deleted: remove its folder, if
     /// it is empty, and let the object go.
     Finish,
@@ -234,7 +253,7 @@ impl Step {
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {
             Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
-            Self::Mark { uuid, .. } => Some((uuid, TaskKind::Mark)),
+            Self::Mark { uuid, .. } | Self::Release { uuid, .. } => Some((uuid, TaskKind::Mark)),
             Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
             Self::Shutdown { uuid, .. } | Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
@@ -335,6 +354,11 @@ fn steps(
             let (uuid, id) = (uuid.clone(), vm.id.clone());
             let off = vm.power == PowerState::Off;
             tasks.push(if off { Step::Destroy { uuid, vm: id } } else { Step::PowerOff { uuid, vm: id } });
+        }
+    }
+    for uuid in &demand.release {
+        if let Some(vm) = vm_of(uuid) {
+            tasks.push(Step::Release { uuid: uuid.clone(), vm: vm.id.clone() });
         }
     }
     for uuid in &demand.shut_down {

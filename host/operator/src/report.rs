@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
+use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
 
 use crate::apply::counted;
@@ -46,6 +47,8 @@ pub struct Facts<'a> {
     pub desired: Option<usize>,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// Members are released then, not destroyed.
+    pub releasing: bool,
     /// The members after the pass; nothing if vCenter could not be looked at, and
     /// then what the status says of them stays.
     pub members: Option<&'a Members>,
@@ -72,6 +75,8 @@ pub struct Members {
     pub folder: Option<FolderStatus>,
     /// Instance UUIDs of those who are to be adopted and are no members yet.
     pub to_be_adopted: Vec<String>,
+    /// Members too many that stay, and why.
+    pub held_back: Option<String>,
 }
 
 impl Members {
@@ -174,13 +179,17 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
     }
     if facts.deleting {
         let left = counted(members.existing, "virtual machine");
-        let message = format!("deleting: {left} left in vCenter{}", members.shutting_down());
+        let verb = if facts.releasing { "releasing" } else { "deleting" };
+        let message = format!("{verb}: {left} left in vCenter{}", members.shutting_down());
         return say(Phase::Pending, "Deleting", message);
     }
     if ready == desired && members.record.len() == desired {
         return say(Phase::Running, "AsWished", SUCCESS.to_owned());
     }
     let starting = members.count(MemberState::Starting);
+    if let Some(message) = members.held_back.as_ref().filter(|_| leaving == 0) {
+        return say(Phase::Pending, "ScaleInHeld", message.clone());
+    }
     if leaving > 0 || members.record.len() > desired {
         let message = format!(
             "scaling in to {desired}: {} to go, {leaving} leaving now{}",
@@ -197,6 +206,18 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
         );
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
+}
+
+/// Why so many members stay that are too many; nothing if none does.
+pub fn held_back(count: usize, replicas: usize, by_annotation: bool) -> Option<String> {
+    let why = match (count, by_annotation) {
+        (0, _) => return None,
+        (_, true) => format!("scale-in is held by the annotation {HOLD_SCALE_IN_ANNOTATION}; remove it to go on"),
+        (_, false) => format!(
+            "protected, by the annotation {PROTECTED_MEMBERS_ANNOTATION} or by vmgroup.attr.protected in their extraConfig"
+        ),
+    };
+    Some(format!("{} more than {replicas}, and nobody leaves: {why}", counted(count, "member")))
 }
 
 /// The failure to tell first: one that needs a hand before one that passes,
@@ -248,6 +269,7 @@ mod tests {
             generation: Some(3),
             desired: Some(desired),
             deleting: false,
+            releasing: false,
             members: Some(members),
             failures,
             obstacle: None,
@@ -268,8 +290,7 @@ mod tests {
         let two = Members {
             record: vec![member(1, MemberState::Ready), member(2, MemberState::Ready)],
             existing: 2,
-            folder: None,
-            to_be_adopted: Vec::new(),
+            ..Members::default()
         };
         let new = status(&VmGroupStatus::default(), &facts(&group, &two, &none, 2));
         assert_eq!(
@@ -290,8 +311,7 @@ mod tests {
         let members = Members {
             record: vec![member(1, MemberState::Ready), member(2, MemberState::Planned)],
             existing: 1,
-            folder: None,
-            to_be_adopted: Vec::new(),
+            ..Members::default()
         };
         let failure = Failure {
             attempts: 2,

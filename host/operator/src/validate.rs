@@ -7,8 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use vmgroup_api::{ADOPTING_ANNOTATION, POLICY_ANNOTATION_PREFIX, VmGroup};
+use vmgroup_api::{
+    ADOPTING_ANNOTATION, DeletionPolicy, HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX,
+    PROTECTED_MEMBERS_ANNOTATION, VmGroup,
+};
 
+use crate::observe::Seen;
 use crate::policy_source::Who;
 use crate::wake::GroupRef;
 
@@ -46,11 +50,39 @@ pub struct Desired {
     pub template: String,
     /// How long guests have to shut down; zero: they are not asked to.
     pub grace: Duration,
+    /// Nobody leaves for a smaller count at present.
+    pub hold_scale_in: bool,
+    /// Names and instance UUIDs, in lower case, of members that no scale-in may remove.
+    pub protected: BTreeSet<String>,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
+    /// What becomes of the members then.
+    pub farewell: Farewell,
+}
+
+/// What becomes of the members of a group that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// They are destroyed.
+    Destroy,
+    /// They are released: their marks say that they are nobody's.
+    Release,
+    /// They are released, and left as they are while vCenter cannot be reached.
+    Abandon,
 }
 
 impl Desired {
+    /// Whether no scale-in may remove a member.
+    pub fn protects(&self, member: &Seen) -> bool {
+        let marked = member.vm.as_ref().and_then(|vm| vm.attributes.get("protected")).is_some_and(|it| it == "true");
+        marked || self.protected.contains(&member.uuid) || self.protected.contains(&member.name.to_lowercase())
+    }
+
+    /// The members of a group that is being deleted stay, and are released.
+    pub fn releases(&self) -> bool {
+        self.deleting && self.farewell != Farewell::Destroy
+    }
+
     /// What decides which policies serve it.
     pub fn who(&self) -> Who<'_> {
         Who { namespace: &self.group.namespace, uid: &self.uid, labels: &self.labels }
@@ -108,6 +140,18 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             bounds: "a template's name or inventory path",
         });
     }
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    let list = |key: &str| {
+        let entries = annotation(key).into_iter().flat_map(|list| list.split(','));
+        entries.map(|entry| entry.trim().to_lowercase()).filter(|entry| !entry.is_empty()).collect()
+    };
+    let retains = spec.deletion_policy == Some(DeletionPolicy::Retain);
+    let farewell = match annotation(ORPHAN_ANNOTATION).and_then(|value| Orphan::parse(value)) {
+        Some(Orphan::Abandon) => Farewell::Abandon,
+        Some(Orphan::Release) => Farewell::Release,
+        None if retains => Farewell::Release,
+        None => Farewell::Destroy,
+    };
     Ok(Desired {
         group: GroupRef {
             namespace: meta.namespace.clone().ok_or(Invalid::Incomplete("namespace"))?,
@@ -122,21 +166,17 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             .flatten()
             .filter_map(|(key, value)| Some((key.strip_prefix(POLICY_ANNOTATION_PREFIX)?.to_owned(), value.clone())))
             .collect(),
-        adopting: meta
-            .annotations
-            .as_ref()
-            .and_then(|annotations| annotations.get(ADOPTING_ANNOTATION))
-            .into_iter()
-            .flat_map(|uuids| uuids.split(','))
-            .map(|uuid| uuid.trim().to_lowercase())
-            .filter(|uuid| !uuid.is_empty())
-            .collect(),
+        adopting: list(ADOPTING_ANNOTATION),
         cpus,
         memory_mib: u64::from(memory) * 1024,
         replicas: (replicas as usize).min(MAX_REPLICAS),
         template: spec.template.clone(),
         grace: Duration::from_secs(grace.into()),
+        // In doubt nobody leaves.
+        hold_scale_in: annotation(HOLD_SCALE_IN_ANNOTATION).is_some_and(|value| !matches!(value.trim(), "" | "false")),
+        protected: list(PROTECTED_MEMBERS_ANNOTATION),
         deleting,
+        farewell,
     })
 }
 
@@ -179,6 +219,28 @@ mod tests {
         assert_eq!((grace(None), grace(Some(0)), grace(Some(300))), (Ok(60), Ok(0), Ok(300)));
         let message = grace(Some(-1)).unwrap_err().to_string();
         assert!(message.contains("gracePeriodSeconds"), "{message}");
+    }
+
+    #[test]
+    fn what_is_meant_to_stay_stays_in_doubt_too() {
+        let desired = |annotations: serde_json::Value| {
+            let mut group = group(1, 1, 1);
+            group.metadata.annotations = Some(serde_json::from_value(annotations).unwrap());
+            validate(&group).unwrap()
+        };
+        for (value, farewell, held) in [
+            ("false", Farewell::Destroy, false),
+            ("", Farewell::Destroy, false),
+            ("true", Farewell::Release, true),
+            ("yes", Farewell::Release, true),
+            ("unreachable", Farewell::Abandon, true),
+        ] {
+            let annotations = serde_json::json!({ORPHAN_ANNOTATION: value, HOLD_SCALE_IN_ANNOTATION: value});
+            let desired = desired(annotations);
+            assert_eq!((desired.farewell, desired.hold_scale_in), (farewell, held), "{value:?}");
+        }
+        let named = desired(serde_json::json!({PROTECTED_MEMBERS_ANNOTATION: "Web-1, ,u-2"})).protected;
+        assert_eq!(named.iter().map(String::as_str).collect::<Vec<_>>(), ["u-2", "web-1"]);
     }
 
     #[test]

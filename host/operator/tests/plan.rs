@@ -15,7 +15,7 @@ use vmgroup_api::MemberState;
 use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, VmSeen};
 use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Victim, demand, plan};
 use vmgroup_operator::tasks::TaskKind;
-use vmgroup_operator::validate::Desired;
+use vmgroup_operator::validate::{Desired, Farewell};
 use vmgroup_operator::wake::GroupRef;
 use vmgroup_vsphere::{FolderRef, PowerState, VmRef};
 
@@ -35,7 +35,10 @@ fn desired(replicas: usize) -> Desired {
         replicas,
         template: "small".into(),
         grace: Duration::from_secs(60),
+        hold_scale_in: false,
+        protected: BTreeSet::new(),
         deleting: false,
+        farewell: Farewell::Destroy,
     }
 }
 
@@ -151,6 +154,33 @@ fn the_chosen_are_powered_off_and_then_destroyed() {
     let leaving = |index, power| member(index, Some(MemberState::Leaving), Some(power));
     let observed = seen(vec![on(1), leaving(2, PowerState::On), leaving(3, PowerState::Off)]);
     golden("the_chosen_are_powered_off_and_then_destroyed", &planned(&desired(1), &observed, 8));
+}
+
+/// Whoever says that members stay is heard, whatever else they were about to do.
+#[test]
+fn who_is_to_stay_is_released_and_nothing_else() {
+    let mut group = Desired { farewell: Farewell::Release, ..desired(0) };
+    group.deleting = true;
+    let observed = seen(vec![
+        on(1),
+        member(2, Some(MemberState::Planned), None),
+        member(3, Some(MemberState::Leaving), Some(PowerState::Off)),
+    ]);
+    golden("who_is_to_stay_is_released_and_nothing_else", &planned(&group, &observed, 8));
+}
+
+#[test]
+fn s5_a_scale_in_that_is_held_removes_nobody() {
+    let three = seen(vec![on(1), on(2), on(3)]);
+    let held = Desired { hold_scale_in: true, ..desired(1) };
+    let demanded = demand(&held, &three, NOW);
+    assert_eq!((demanded.excess, demanded.held_back), (0, 2));
+    let protected = Desired { protected: BTreeSet::from(["web-001".into(), "uuid-003".into()]), ..desired(0) };
+    let demanded = demand(&protected, &three, NOW);
+    assert_eq!((demanded.excess, demanded.held_back), (1, 2), "the others may go");
+    // Who was chosen before goes on: it is written down, and half gone.
+    let leaving = seen(vec![on(1), member(2, Some(MemberState::Leaving), Some(PowerState::Off))]);
+    assert_eq!(demand(&held, &leaving, NOW).remove.len(), 1);
 }
 
 #[test]
@@ -379,6 +409,7 @@ fn obey(world: &mut Observed, plan: &Plan) {
         let Some(now) = world.members.iter_mut().find(|member| member.uuid == uuid) else { continue };
         let vm = |power| member(0, None, Some(power)).vm;
         now.vm = match kind {
+            TaskKind::Mark if matches!(step, Step::Release { .. }) => None,
             TaskKind::Clone | TaskKind::Mark | TaskKind::PowerOff => vm(PowerState::Off),
             TaskKind::PowerOn => vm(PowerState::On),
             TaskKind::Destroy => None,

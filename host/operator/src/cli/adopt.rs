@@ -287,7 +287,7 @@ fn moves<'a>(
             Standing::Member if of_group && owner.outdated(&machine.vm) => Action::Mark,
             Standing::Member if of_group => Action::Nothing,
             Standing::Contested if of_group => Action::Mark,
-            Standing::Unmarked | Standing::Orphan | Standing::Copy => Action::Adopt,
+            Standing::Unmarked | Standing::Orphan | Standing::Copy | Standing::Released => Action::Adopt,
             Standing::Member | Standing::Contested => {
                 let whose = machine.group.as_ref().map_or_else(|| "another group".to_owned(), ToString::to_string);
                 return Err(refused(format!("it is a member of {whose}")));
@@ -405,7 +405,9 @@ async fn carry_out(hand: &Hand, one: &Move<'_>, owner: &Owner, folder: &FolderRe
     }
     let created = fresh.extra.get(mark::CREATED).and_then(|text| text.parse().ok());
     let created = created.or_else(|| u64::try_from(fresh.created?.as_second()).ok()).unwrap_or_default();
-    Ok(hand.mark(&fresh.id, &owner.marks(&fresh.instance_uuid, created), &one.machine.path).await?)
+    let mut marks = owner.marks(&fresh.instance_uuid, created);
+    marks.push((mark::RELEASED.to_owned(), String::new()));
+    Ok(hand.mark(&fresh.id, &marks, &one.machine.path).await?)
 }
 
 fn show(out: &mut impl Write, moves: &[Move<'_>], desired: &Desired, replicas: usize) -> Result<(), std::io::Error> {

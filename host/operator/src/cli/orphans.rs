@@ -21,6 +21,8 @@ What is listed:
   doubtful   carries the mark of a group that nobody here knows, and of no cluster
   contested  carries the uid of a group of this cluster, and the mark of another cluster
   copy       carries the marks of another machine: a clone made by hand
+  released   was a member; its group was deleted and kept it (deletionPolicy: Retain, or the
+             annotation vmgroup.codeconnect.vmworld.com/orphan)
   unmarked   lies in a folder under the root folder and carries no mark
   folder     lies under the root folder and no group of this cluster has it
 Members of groups, and what other clusters have marked, are not.
@@ -151,7 +153,11 @@ pub async fn execute(hand: &Hand, request: &Request, out: &mut impl Write) -> Re
         .filter(|machine| match machine.standing {
             Standing::Member | Standing::OtherCluster => false,
             Standing::Unmarked => machine.in_group_folder,
-            Standing::Orphan | Standing::Doubtful | Standing::Contested | Standing::Copy => true,
+            Standing::Orphan
+            | Standing::Doubtful
+            | Standing::Contested
+            | Standing::Copy
+            | Standing::Released => true,
         })
         .collect();
     let verb = match request.deed {
@@ -228,7 +234,8 @@ fn permit(deed: Deed, target: &Target<'_>) -> Result<(), OrphansError> {
         Target::Machine(machine) => machine,
     };
     let why = match (machine.standing, deed) {
-        (Standing::Orphan, _) | (Standing::Doubtful | Standing::Contested | Standing::Copy, Deed::Release) => {
+        (Standing::Orphan, _)
+        | (Standing::Doubtful | Standing::Contested | Standing::Copy | Standing::Released, Deed::Release) => {
             return Ok(());
         }
         (Standing::Doubtful, Deed::Delete { doubtful: true }) => return Ok(()),
@@ -239,6 +246,7 @@ fn permit(deed: Deed, target: &Target<'_>) -> Result<(), OrphansError> {
         (Standing::OtherCluster, _) => "ask there",
         (Standing::Contested, _) => "release it first, in the cluster that it is not to belong to",
         (Standing::Copy, _) => "a machine that somebody made by hand is deleted by hand, in vCenter",
+        (Standing::Released, _) => "it was to be kept: delete it in vCenter",
         (Standing::Unmarked, Deed::Release) => "it carries no marks",
         (Standing::Unmarked, _) => "it was not made by this operator: delete it in vCenter",
     };

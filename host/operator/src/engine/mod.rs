@@ -10,6 +10,7 @@ mod preview;
 mod record;
 mod tell;
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use kube::api::Api;
 use kube::{Client, Resource};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
-use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, VmGroup};
+use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, VmGroup};
 use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
@@ -37,9 +38,9 @@ use crate::metrics::{Metrics, Step};
 use crate::ownership::{Cluster, Owner};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
-use crate::report::{self, Facts, Obstacle};
+use crate::report::{self, Facts, Members, Obstacle};
 use crate::status::{self, StatusError};
-use crate::validate::{Desired, validate};
+use crate::validate::{Desired, Farewell, validate};
 
 use self::laps::Laps;
 
@@ -259,6 +260,7 @@ impl Engine {
             generation: object.metadata.generation,
             desired: None,
             deleting: false,
+            releasing: false,
             members: None,
             failures: &std::collections::BTreeMap::new(),
             obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
@@ -295,12 +297,20 @@ impl Pass<'_> {
         }
         let connected = match self.connection.link.up() {
             Ok(connected) => connected,
+            Err(problem) if self.desired.deleting && self.desired.farewell == Farewell::Abandon => {
+                self.abandon(&problem);
+                laps.time(Step::Tell, self.release(object)).await?;
+                return Ok(true);
+            }
             Err(problem) => {
-                let obstacle = Obstacle {
-                    reason: problem.reason.to_owned(),
-                    message: problem.message.clone(),
-                    stalled: problem.stalled,
-                };
+                let mut message = problem.message.clone();
+                if self.desired.deleting {
+                    let _ = write!(
+                        message,
+                        "; if it will never be back, the annotation {ORPHAN_ANNOTATION}=unreachable lets the group go and leaves its virtual machines as they are"
+                    );
+                }
+                let obstacle = Obstacle { reason: problem.reason.to_owned(), message, stalled: problem.stalled };
                 laps.time(Step::Tell, self.report(None, Some(obstacle))).await?;
                 return Ok(false);
             }
@@ -329,6 +339,7 @@ impl Pass<'_> {
         let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now));
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
+        self.announce_released(&seen, &plan);
         self.remember_places(&plan);
         let applier = Applier {
             vcenter: self.connection.link.vcenter(),
@@ -344,8 +355,11 @@ impl Pass<'_> {
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
         let finished = self.digest(&connected, &seen, effects);
         if finished {
-            // Before the answer, which may be lost.
-            self.connection.departed.remember(self.owner.clone());
+            // Before the answer, which may be lost. Where machines were kept, nothing that
+            // still comes with this group's mark is taken away.
+            if !self.desired.releases() {
+                self.connection.departed.remember(self.owner.clone());
+            }
             if self.folder_asked_for && seen.folder.id.is_none() {
                 self.connection.departed.await_folder(seen.folder.name.clone(), self.desired.group.clone());
             }
@@ -355,7 +369,8 @@ impl Pass<'_> {
         if !decisions.victims.is_empty() || !demand.dismiss.is_empty() || !demand.forget.is_empty() {
             self.look_again(Duration::ZERO);
         }
-        let members = self.members(&connected, &seen, &plan);
+        let held_back = report::held_back(demand.held_back, self.desired.replicas, self.desired.hold_scale_in);
+        let members = Members { held_back, ..self.members(&connected, &seen, &plan) };
         self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
         laps.time(Step::Tell, self.report(Some(&members), None)).await?;
         Ok(false)

@@ -18,7 +18,7 @@ use super::{Engine, why};
 use crate::clock;
 use crate::connection::Connection;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
-use crate::folder;
+use crate::{folder, report};
 use crate::link::{Connected, chain};
 use crate::memory::GroupMemory;
 use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, Seen, VmSeen};
@@ -187,6 +187,11 @@ impl Rehearsal<'_> {
         let left = self.seen.members.len();
         if left <= self.desired.replicas {
             return Ok(());
+        }
+        let demand = plan::demand(&self.desired, &self.seen, self.engine.clock.now());
+        let held = report::held_back(demand.held_back, self.desired.replicas, self.desired.hold_scale_in);
+        if let Some(message) = held {
+            return Err(Trouble { reason: "ScaleInHeld".to_owned(), message });
         }
         Err(Trouble {
             reason: "Adopting".to_owned(),

@@ -2,6 +2,7 @@
 //! and the status written after.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use vmgroup_api::condition::MESSAGE_LIMIT;
@@ -10,10 +11,10 @@ use vmgroup_policy::Kind;
 use vmgroup_vsphere::{Error as VcError, FaultKind};
 
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
-use crate::apply::Effect;
+use crate::apply::{Effect, counted};
 use crate::clock::k8s_time;
 use crate::events::EventType;
-use crate::link::Connected;
+use crate::link::{Connected, Problem};
 use crate::memory::{Topic, Why};
 use crate::observe::{Birth, BoundFor, Observed, VmSeen};
 use crate::plan::{Decisions, Plan};
@@ -86,6 +87,48 @@ impl Pass<'_> {
             let text = format!("{} more leave; the status names them all", decisions.victims.len() - EVENTS_LIMIT);
             self.notes.push(Note { kind: EventType::Normal, reason: "ScalingIn".into(), action: "Remove", text });
         }
+    }
+
+    /// Names those who are released now.
+    pub(super) fn announce_released(&mut self, seen: &Observed, plan: &Plan) {
+        let released = |uuid: &str| {
+            plan.steps.iter().any(|step| matches!(step, plan::Step::Release { uuid: own, .. } if own == uuid))
+        };
+        let names: Vec<&str> = seen
+            .members
+            .iter()
+            .filter(|member| released(&member.uuid))
+            .map(|member| member.name.as_str())
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        tracing::warn!(group = %self.desired.group, uid = self.desired.uid, members = names.join(", "), "released");
+        let text = format!(
+            "the group is being deleted and its members are kept: {} released, in the folder {} (`vmgroup orphans` lists them)",
+            listing(&names),
+            seen.folder.name
+        );
+        self.notes.push(Note { kind: EventType::Warning, reason: "Released".into(), action: "Delete", text });
+    }
+
+    /// Says what is left behind where, of a group that goes without vCenter.
+    pub(super) fn abandon(&mut self, problem: &Problem) {
+        let status = self.written().0;
+        let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
+        let folder = status.folder.as_ref().map_or("none", |folder| folder.name.as_str());
+        tracing::warn!(
+            group = %self.desired.group, uid = self.desired.uid, folder, members = names.join(", "),
+            "let go without vCenter; its machines are left as they are"
+        );
+        let text = format!(
+            "let go without vCenter ({}): {} left as they are in the folder {folder}, marked as this group's (vmgroup.group-uid {}); `vmgroup orphans` lists them when vCenter is back: {}",
+            problem.reason,
+            counted(usize::try_from(status.current_replicas.unwrap_or(0)).unwrap_or(0), "virtual machine"),
+            self.desired.uid,
+            listing(&names),
+        );
+        self.notes.push(Note { kind: EventType::Warning, reason: "Abandoned".into(), action: "Delete", text });
     }
 
     /// Remembers what came of the steps. True if nothing is left of the group.
@@ -254,6 +297,7 @@ impl Pass<'_> {
             record,
             folder: self.folder_to_record(seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
+            held_back: None,
         }
     }
 
@@ -289,6 +333,7 @@ impl Pass<'_> {
             generation: self.desired.generation,
             desired: Some(self.desired.replicas),
             deleting: self.desired.deleting,
+            releasing: self.desired.releases(),
             members,
             failures: &self.memory.failures,
             obstacle,
@@ -300,6 +345,20 @@ impl Pass<'_> {
         self.engine.population.note(&self.desired.uid, &new);
         self.write(new).await
     }
+}
+
+/// Names as one may read them in an event, which holds no more than 1 kB.
+fn listing(names: &[&str]) -> String {
+    const ROOM: usize = 500;
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        if text.len() + name.len() > ROOM {
+            let _ = write!(text, " and {} more", names.len() - index);
+            break;
+        }
+        let _ = write!(text, "{}{name}", if index == 0 { "" } else { ", " });
+    }
+    text
 }
 
 fn policies(serving: &Serving) -> PolicyStatus {
