@@ -170,7 +170,7 @@ async fn a_lost_answer_of_a_guest_is_no_reason_to_pull_the_plug() {
     assert_eq!(count(&world, "PowerOffVM_Task").await, 0);
 }
 
-async fn annotate(world: &SimWorld, key: &str, value: &str) {
+fn annotate(world: &SimWorld, key: &str, value: &str) {
     let patch = json!({"metadata": {"annotations": {key: value}}});
     world.kube.patch("vmgroups", Some("shop"), "web", patch).unwrap();
 }
@@ -199,7 +199,7 @@ async fn orphans(world: &SimWorld) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_scale_in_is_held_as_long_as_the_group_says_so() {
     let (world, user, _) = three().await;
-    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "true").await;
+    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "true");
     user.scale("shop", "web", 1).await;
     let message = user.told("shop", "web", "Reconciling", "scale-in is held", SOON).await;
     assert!(message.contains("2 members more than 1") && message.contains(HOLD_SCALE_IN_ANNOTATION), "{message}");
@@ -208,7 +208,7 @@ async fn a_scale_in_is_held_as_long_as_the_group_says_so() {
     user.scale("shop", "web", 4).await;
     user.ready("shop", "web", 4, SOON).await;
     user.scale("shop", "web", 1).await;
-    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "false").await;
+    annotate(&world, HOLD_SCALE_IN_ANNOTATION, "false");
     user.ready("shop", "web", 1, SOON).await;
 }
 
@@ -216,7 +216,7 @@ async fn a_scale_in_is_held_as_long_as_the_group_says_so() {
 #[tokio::test(start_paused = true)]
 async fn s5_protected_members_outlast_every_scale_in() {
     let (world, user, vms) = three().await;
-    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, &vms[1].name).await;
+    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, &vms[1].name);
     world.vcenter.set_extra(&vms[2].path, "vmgroup.attr.protected", "true").unwrap();
     tokio::time::sleep(SOON).await;
     user.scale("shop", "web", 0).await;
@@ -227,7 +227,7 @@ async fn s5_protected_members_outlast_every_scale_in() {
     protected.sort();
     assert_eq!(left, protected);
     world.vcenter.set_extra(&vms[2].path, "vmgroup.attr.protected", "").unwrap();
-    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, "").await;
+    annotate(&world, PROTECTED_MEMBERS_ANNOTATION, "");
     user.ready("shop", "web", 0, SOON).await;
 }
 
@@ -272,7 +272,7 @@ fn l4_a_release_survives_every_blow() {
                 let user = User::of(&onlooker);
                 user.group("shop", "web", 2).await;
                 user.ready("shop", "web", 2, SOON * 10).await;
-                annotate(&onlooker, ORPHAN_ANNOTATION, "true").await;
+                annotate(&onlooker, ORPHAN_ANNOTATION, "true");
                 user.delete("shop", "web").await;
                 user.gone("shop", "web", SOON * 10).await;
                 let left = onlooker.vms().await.unwrap();
@@ -312,10 +312,10 @@ async fn l9_the_way_out_is_asked_for_and_never_silent() {
     world.deed(Deed::Down).await.unwrap();
     user.delete("shop", "web").await;
     user.told("shop", "web", "Reconciling", "orphan=unreachable", SOON).await;
-    annotate(&world, ORPHAN_ANNOTATION, "true").await;
+    annotate(&world, ORPHAN_ANNOTATION, "true");
     tokio::time::sleep(SOON * 30).await;
     assert!(world.kube.get("vmgroups", Some("shop"), "web").is_some(), "it is not given up");
-    annotate(&world, ORPHAN_ANNOTATION, "unreachable").await;
+    annotate(&world, ORPHAN_ANNOTATION, "unreachable");
     user.gone("shop", "web", SOON).await;
     let events = user.events("shop", "web").await;
     let told = events.iter().find(|event| event.starts_with("Abandoned")).expect("an event");
@@ -332,7 +332,7 @@ async fn l9_the_way_out_is_asked_for_and_never_silent() {
 #[tokio::test(start_paused = true)]
 async fn l9_nobody_is_given_up_while_vcenter_is_there() {
     let (world, user, _) = three().await;
-    annotate(&world, ORPHAN_ANNOTATION, "unreachable").await;
+    annotate(&world, ORPHAN_ANNOTATION, "unreachable");
     user.delete("shop", "web").await;
     user.gone("shop", "web", SOON).await;
     let left = world.vms().await.unwrap();

@@ -162,15 +162,8 @@ pub enum Standing {
 
 impl Standing {
     /// All that carry marks.
-    pub const MARKED: [Self; 7] = [
-        Self::Member,
-        Self::Orphan,
-        Self::Doubtful,
-        Self::Contested,
-        Self::Copy,
-        Self::OtherCluster,
-        Self::Released,
-    ];
+    pub const MARKED: [Self; 7] =
+        [Self::Member, Self::Orphan, Self::Doubtful, Self::Contested, Self::Copy, Self::OtherCluster, Self::Released];
 
     /// Judges a machine by its marks, `groups` being the uids of all groups of
     /// this cluster.
@@ -275,7 +268,11 @@ mod tests {
         let mut marks: std::collections::BTreeMap<String, String> = owner().marks("u", 7).into_iter().collect();
         for (key, value) in owner().release() {
             // As vCenter does it.
-            if value.is_empty() { marks.remove(&key) } else { marks.insert(key, value) };
+            if value.is_empty() {
+                marks.remove(&key)
+            } else {
+                marks.insert(key, value)
+            };
         }
         let marks: Vec<(&str, &str)> = marks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let vm = vm(&marks);

@@ -88,7 +88,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let mut out = Demand::default();
     if desired.releases() {
         out.forget = uuids(absent);
-        out.release = uuids(leaving.into_iter().chain(born).filter(|member| member.vm.is_some()).filter(free).collect());
+        out.release =
+            uuids(leaving.into_iter().chain(born).filter(|member| member.vm.is_some()).filter(free).collect());
         return out;
     }
     for member in leaving.iter().copied().filter(free) {

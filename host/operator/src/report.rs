@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
-use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
+use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
 use crate::apply::counted;
 use crate::memory::{Failure, Topic};

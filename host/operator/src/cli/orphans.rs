@@ -153,11 +153,7 @@ pub async fn execute(hand: &Hand, request: &Request, out: &mut impl Write) -> Re
         .filter(|machine| match machine.standing {
             Standing::Member | Standing::OtherCluster => false,
             Standing::Unmarked => machine.in_group_folder,
-            Standing::Orphan
-            | Standing::Doubtful
-            | Standing::Contested
-            | Standing::Copy
-            | Standing::Released => true,
+            Standing::Orphan | Standing::Doubtful | Standing::Contested | Standing::Copy | Standing::Released => true,
         })
         .collect();
     let verb = match request.deed {

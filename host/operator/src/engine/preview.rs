@@ -18,7 +18,6 @@ use super::{Engine, why};
 use crate::clock;
 use crate::connection::Connection;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
-use crate::{folder, report};
 use crate::link::{Connected, chain};
 use crate::memory::GroupMemory;
 use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, Seen, VmSeen};
@@ -29,6 +28,7 @@ use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble};
 use crate::status::bounded;
 use crate::validate::{Desired, MAX_REPLICAS, validate};
 use crate::wake::GroupRef;
+use crate::{folder, report};
 
 /// A rehearsal under way.
 struct Rehearsal<'a> {

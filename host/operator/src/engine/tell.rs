@@ -94,12 +94,8 @@ impl Pass<'_> {
         let released = |uuid: &str| {
             plan.steps.iter().any(|step| matches!(step, plan::Step::Release { uuid: own, .. } if own == uuid))
         };
-        let names: Vec<&str> = seen
-            .members
-            .iter()
-            .filter(|member| released(&member.uuid))
-            .map(|member| member.name.as_str())
-            .collect();
+        let names: Vec<&str> =
+            seen.members.iter().filter(|member| released(&member.uuid)).map(|member| member.name.as_str()).collect();
         if names.is_empty() {
             return;
         }
