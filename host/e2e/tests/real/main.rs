@@ -15,7 +15,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
 use vmgroup_e2e::real::RealWorld;
 use vmgroup_e2e::scenarios;
-use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, User, World, eventually};
+use serde_json::Value;
+use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -278,6 +279,34 @@ async fn a_certificate_that_is_not_trusted_is_named() {
     world.kill_operator().await.unwrap();
     world.start_operator().await.unwrap();
     user.ready("shop", "web", 1, SOON).await;
+}
+
+/// `vmgroup doctor` is content with vcsim, which grants every privilege, and names what
+/// is wrong before anything else is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_sees_what_is_wrong() {
+    if !wanted("a_doctor_sees_what_is_wrong") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    world.start_lone_operator().await.unwrap();
+    let user = User::of(&world);
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    let well = world.at_the_desk(&["doctor"]).await.unwrap().success().unwrap();
+    assert!(well.contains("The operator can work") && well.contains(&format!("/DC0/vm/{TEMPLATE}")), "{well}");
+    for (wrong, check) in [
+        (["--vc-pass", "wrong"], "login"),
+        (["--vc-ca-file", "/etc/ssl/certs/ca-certificates.crt"], "certificate"),
+        (["--vc-host", "127.0.0.1:1"], "address"),
+        (["--datastore", "nowhere"], "site"),
+        (["--template", "golden"], "template"),
+    ] {
+        let said = world.at_the_desk(&["doctor", "--output", "json", wrong[0], wrong[1]]).await.unwrap();
+        let told: Value = serde_json::from_str(&said.out).unwrap();
+        let bad = told["findings"].as_array().unwrap().iter().find(|finding| finding["condition"] == "bad").unwrap();
+        assert!(!said.ok && told["well"] == false && bad["check"] == check, "{wrong:?}: {said:?}");
+    }
 }
 
 /// Machines whose group's finalizer was removed by hand: the metrics count them,
