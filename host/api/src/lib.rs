@@ -10,8 +10,8 @@ pub mod vmgroup;
 
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
-    DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup, VmGroupSpec,
-    VmGroupStatus,
+    CloneMode, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup,
+    VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

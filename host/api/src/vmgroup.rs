@@ -71,6 +71,13 @@ pub struct VmGroupSpec {
     )]
     pub template: String,
 
+    /// How members are cloned: `full` copies the template's disks; `linked` begins with
+    /// its current snapshot and stores what differs, which takes seconds and little
+    /// space, and needs a template with a snapshot that stays as long as they do.
+    /// `full` if it is not given. A change is for members that are yet to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_mode: Option<CloneMode>,
+
     /// How long a member that leaves, or is restarted, has to shut down: 0 to 86400
     /// seconds; 60 if it is not given. Its guest is asked to (where VMware Tools
     /// run), and when the time is up it is powered off the hard way. With 0 it is
@@ -145,6 +152,17 @@ pub struct VmGroupStatus {
     /// The policies that the last pass asked or would have asked.
     #[serde(default)]
     pub policies: Option<PolicyStatus>,
+}
+
+/// How a member's disks come from the template's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneMode {
+    /// As copies.
+    #[default]
+    Full,
+    /// As what differs from the template's current snapshot.
+    Linked,
 }
 
 /// The short form of a group's state.

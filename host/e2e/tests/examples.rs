@@ -25,6 +25,8 @@ fn make_template(world: &SimWorld, template: &str) {
         if template != TEMPLATE {
             let _ = world.vcenter.add_template("/DC0/vm", template);
         }
+        // Linked clones begin with one; full ones do not mind.
+        world.vcenter.take_snapshot(&format!("/DC0/vm/{template}")).unwrap();
         return;
     };
     let mut parts: Vec<&str> = path.split('/').collect();

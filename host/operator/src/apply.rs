@@ -8,7 +8,7 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, TaskRef, Template, Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Source, TaskRef, Vcenter, Vm, VmRef,
 };
 
 use crate::link::Connected;
@@ -98,8 +98,8 @@ pub struct Applier<'a> {
     pub desired: &'a Desired,
     /// The group as marks name it.
     pub owner: &'a Owner,
-    /// The template, if the plan clones.
-    pub template: Option<&'a Template>,
+    /// What is cloned, if the plan clones.
+    pub source: Option<&'a Source>,
     /// The folder, if it exists.
     pub folder: Option<FolderRef>,
     /// A folder of the group's name may be of our own making.
@@ -181,14 +181,15 @@ impl Applier<'_> {
 
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
         // Without folder or template their own failures have been noted.
-        let (folder, template) = (self.folder.as_ref()?, self.template?);
+        let (folder, source) = (self.folder.as_ref()?, self.source?);
         let site = &self.connected.site;
         let spec = CloneSpec {
-            template: template.id.clone(),
+            template: source.template.id.clone(),
             folder: folder.clone(),
             name: name.to_owned(),
             pool: self.pool_of(place).unwrap_or_else(|| site.pool.clone()),
             datastore: place.datastore.clone().or_else(|| site.datastore.clone()),
+            linked_to: source.snapshot.clone(),
             host: place.host.clone(),
             cpus: self.desired.cpus,
             memory_mib: self.desired.memory_mib,

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use vmgroup_api::{
-    ADOPTING_ANNOTATION, DeletionPolicy, HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX,
-    PROTECTED_MEMBERS_ANNOTATION, VmGroup,
+    ADOPTING_ANNOTATION, CloneMode, DeletionPolicy, HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, Orphan,
+    POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, VmGroup,
 };
 
 use crate::observe::Seen;
@@ -48,6 +48,8 @@ pub struct Desired {
     pub replicas: usize,
     /// Template name or inventory path.
     pub template: String,
+    /// Members share disks with the template's current snapshot.
+    pub linked: bool,
     /// How long guests have to shut down; zero: they are not asked to.
     pub grace: Duration,
     /// Nobody leaves for a smaller count at present.
@@ -171,6 +173,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         memory_mib: u64::from(memory) * 1024,
         replicas: (replicas as usize).min(MAX_REPLICAS),
         template: spec.template.clone(),
+        linked: spec.clone_mode == Some(CloneMode::Linked),
         grace: Duration::from_secs(grace.into()),
         // In doubt nobody leaves.
         hold_scale_in: annotation(HOLD_SCALE_IN_ANNOTATION).is_some_and(|value| !matches!(value.trim(), "" | "false")),

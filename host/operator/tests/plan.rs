@@ -34,6 +34,7 @@ fn desired(replicas: usize) -> Desired {
         memory_mib: 1024,
         replicas,
         template: "small".into(),
+        linked: false,
         grace: Duration::from_secs(60),
         hold_scale_in: false,
         protected: BTreeSet::new(),

@@ -34,9 +34,9 @@ pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
 pub use inventory::{Folder, Inventory};
-pub use model::{About, Child, ConnectionState, Extra, PowerState, Template, Vm};
+pub use model::{About, Child, ConnectionState, Extra, PowerState, Source, Template, Vm};
 pub use refs::{
-    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef,
+    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, TaskRef, VmRef,
 };
 pub use session::{Agent, MAX_SESSIONS, SessionCount};
 pub use site::{Named, Site, SiteCluster, SiteSelection};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
+use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, VmRef};
 
 /// What vCenter says of itself (`ServiceContent.about`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -162,6 +162,22 @@ pub struct Template {
     /// Disk space that it takes and a full clone will take, in MiB
     /// (`summary.storage.committed`), where vCenter knows.
     pub disk_mib: Option<u64>,
+}
+
+/// What a member is cloned from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The template.
+    pub template: Template,
+    /// Its snapshot that clones begin with; none: they are full copies.
+    pub snapshot: Option<SnapshotRef>,
+}
+
+impl Source {
+    /// Disk space that a clone takes at once, in MiB, where it is known.
+    pub fn disk_mib(&self) -> Option<u64> {
+        if self.snapshot.is_some() { Some(0) } else { self.template.disk_mib }
+    }
 }
 
 /// Unescapes an entity name as vCenter stores it: `%25`, `%2f` and `%5c` stand

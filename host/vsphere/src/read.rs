@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::inventory::Folder;
 use crate::model::{Child, ConnectionState, Extra, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
-use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, VmRef};
+use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, VmRef};
 use crate::soap::reference_of;
 use crate::xml::Element;
 
@@ -179,6 +179,15 @@ impl Vcenter {
             FOLDER => Some(Child::Folder(FolderRef::new(found.id), name.to_owned())),
             _ => Some(Child::Other(found, name.to_owned())),
         })
+    }
+
+    /// The snapshot that a machine's disks stand on now (`snapshot.currentSnapshot`).
+    pub async fn current_snapshot(&self, vm: &VmRef) -> Result<Option<SnapshotRef>, Error> {
+        let query = Query { paths: vec![Paths::new(VM, &["snapshot"])], starts: vec![Start::at(vm.managed_object())] };
+        let objects = self.retrieve(&query).await?;
+        let current =
+            objects.first().and_then(|vm| vm.get("snapshot")?.child("currentSnapshot").and_then(reference_of));
+        Ok(current.map(|snapshot| SnapshotRef::new(snapshot.id)))
     }
 
     pub(crate) async fn find_child_ref(

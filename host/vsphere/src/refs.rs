@@ -99,6 +99,8 @@ reference! {
     HostRef = "HostSystem",
     /// A `Datastore`.
     DatastoreRef = "Datastore",
+    /// A `VirtualMachineSnapshot`.
+    SnapshotRef = "VirtualMachineSnapshot",
     /// A `ResourcePool`.
     PoolRef = "ResourcePool",
     /// A `Datacenter`.

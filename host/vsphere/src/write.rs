@@ -4,7 +4,7 @@
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
 use crate::model::escape_name;
-use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, TaskRef, VmRef};
+use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, TaskRef, VmRef};
 use crate::soap::reference_of;
 use crate::xml::{Element, Writer};
 
@@ -21,6 +21,9 @@ pub struct CloneSpec {
     pub pool: PoolRef,
     /// Its datastore; the template's if none.
     pub datastore: Option<DatastoreRef>,
+    /// The source's snapshot that its disks begin with, storing what differs; a full
+    /// copy if none.
+    pub linked_to: Option<SnapshotRef>,
     /// Its host; vCenter chooses if none.
     pub host: Option<HostRef>,
     /// Virtual CPUs.
@@ -45,6 +48,9 @@ impl CloneSpec {
                 if let Some(datastore) = &self.datastore {
                     w.reference("datastore", "Datastore", datastore.as_str());
                 }
+                if self.linked_to.is_some() {
+                    w.text("diskMoveType", "createNewChildDiskBacking");
+                }
                 w.reference("pool", "ResourcePool", self.pool.as_str());
                 if let Some(host) = &self.host {
                     w.reference("host", "HostSystem", host.as_str());
@@ -58,6 +64,9 @@ impl CloneSpec {
                 write_extra(w, &self.extra);
             });
             w.value("powerOn", self.power_on);
+            if let Some(snapshot) = &self.linked_to {
+                w.reference("snapshot", "VirtualMachineSnapshot", snapshot.as_str());
+            }
         });
     }
 }
@@ -174,6 +183,7 @@ mod tests {
             name: "a/b".to_owned(),
             pool: PoolRef::new("resgroup-8"),
             datastore: Some(DatastoreRef::new("datastore-9")),
+            linked_to: Some(SnapshotRef::new("snapshot-3")),
             host: Some(HostRef::new("host-7")),
             cpus: 2,
             memory_mib: 1024,
@@ -187,11 +197,13 @@ mod tests {
             writer.into_string(),
             "<folder type=\"Folder\">group-v4</folder><name>a%2fb</name><spec>\
              <location><datastore type=\"Datastore\">datastore-9</datastore>\
+             <diskMoveType>createNewChildDiskBacking</diskMoveType>\
              <pool type=\"ResourcePool\">resgroup-8</pool><host type=\"HostSystem\">host-7</host></location>\
              <template>false</template><config><instanceUuid>u</instanceUuid><numCPUs>2</numCPUs>\
              <memoryMB>1024</memoryMB><extraConfig xsi:type=\"OptionValue\"><key>k</key>\
              <value xsi:type=\"xsd:string\">&lt;v&gt;</value></extraConfig></config>\
-             <powerOn>false</powerOn></spec>"
+             <powerOn>false</powerOn>\
+             <snapshot type=\"VirtualMachineSnapshot\">snapshot-3</snapshot></spec>"
         );
     }
 }

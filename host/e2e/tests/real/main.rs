@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::Api;
+use serde_json::Value;
 use vmgroup_e2e::real::RealWorld;
 use vmgroup_e2e::scenarios;
-use serde_json::Value;
 use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vmgroup_vsphere::Error as VcError;
-use vmgroup_vsphere::{PowerState, Template, VmRef};
+use vmgroup_vsphere::{PowerState, Source, Template, VmRef};
 
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::budget::Denied;
@@ -87,7 +87,7 @@ impl Pass<'_> {
         seen: &Observed,
         demand: &Demand,
         slots: usize,
-    ) -> (Decisions, Option<Template>) {
+    ) -> (Decisions, Option<Source>) {
         let mut decisions = Decisions::default();
         let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
         let births = if held { 0 } else { demand.births(slots) };
@@ -125,22 +125,32 @@ impl Pass<'_> {
         if leave {
             self.ask_who_leaves(seen, &capacity, demand.excess, &mut decisions).await;
         }
-        let template = if clones { self.find_template(connected).await } else { None };
-        if let Some(template) = &template {
+        let source = if clones { self.find_source(connected).await } else { None };
+        if let Some(source) = &source {
             self.ask_for_names(connected, seen, &capacity, births, &mut decisions).await;
-            self.ask_for_places(seen, &capacity, template, &resumed, &mut decisions).await;
+            self.ask_for_places(seen, &capacity, source, &resumed, &mut decisions).await;
         }
-        (decisions, template)
+        (decisions, source)
     }
 
-    async fn find_template(&mut self, connected: &Connected) -> Option<Template> {
+    async fn find_source(&mut self, connected: &Connected) -> Option<Source> {
         if self.memory.held(&Topic::Template, self.now) {
             return None;
         }
-        match connected.template(self.connection.link.vcenter(), &self.desired.template).await {
-            Ok(template) => {
+        let vcenter = self.connection.link.vcenter();
+        let found = async {
+            let template = connected.template(vcenter, &self.desired.template).await?;
+            let snapshot = if self.desired.linked { vcenter.current_snapshot(&template.id).await? } else { None };
+            Ok::<_, VcError>(Source { template, snapshot })
+        };
+        match found.await {
+            Ok(source) if self.desired.linked && source.snapshot.is_none() => {
+                self.fail(Topic::Template, without_snapshot(&source.template));
+                None
+            }
+            Ok(source) => {
                 self.memory.clear(&Topic::Template);
-                Some(template)
+                Some(source)
             }
             Err(error) => {
                 let mut why = why(error.category(), chain(&error));
@@ -236,7 +246,7 @@ impl Pass<'_> {
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
-        template: &Template,
+        source: &Source,
         resumed: &[String],
         decisions: &mut Decisions,
     ) {
@@ -256,7 +266,7 @@ impl Pass<'_> {
         }
         let usage = HashMap::new();
         let question = Question {
-            disk_mib: template.disk_mib,
+            disk_mib: source.disk_mib(),
             ..self.question(seen, capacity, &usage, self.memory.placement_attempts)
         };
         match self.engine.decider.place(&self.serving, &question, &newcomers).await {
@@ -295,4 +305,17 @@ pub(super) fn running(seen: &Observed) -> Vec<VmRef> {
         .filter(|vm| vm.power == PowerState::On)
         .map(|vm| vm.id.clone())
         .collect()
+}
+
+/// A linked clone has to begin with something.
+fn without_snapshot(template: &Template) -> Why {
+    Why {
+        reason: "TemplateWithoutSnapshot".to_owned(),
+        message: format!(
+            "cloneMode is linked, and the template {} has no snapshot: make one (as a machine, then mark it as a template again), or set spec.cloneMode to full",
+            template.path
+        ),
+        stalled: true,
+        patience: Patience::seconds(10, 300),
+    }
 }

@@ -289,7 +289,8 @@ impl Rehearsal<'_> {
             let found = self.connected.template(self.connection.link.vcenter(), &self.desired.template).await;
             self.template = Some(found.map_err(|error| trouble(&error))?);
         }
-        Ok(self.template.as_ref().and_then(|template| template.disk_mib))
+        let full = self.template.as_ref().and_then(|template| template.disk_mib);
+        Ok(if self.desired.linked { Some(0) } else { full })
     }
 
     fn question<'q>(

@@ -43,6 +43,7 @@ kinds! {
     Datastore, "datastore-", false, ["ManagedEntity", "ExtensibleManagedObject"];
     Network, "network-", false, ["ManagedEntity", "ExtensibleManagedObject"];
     VirtualMachine, "vm-", false, ["ManagedEntity", "ExtensibleManagedObject"];
+    VirtualMachineSnapshot, "snapshot-", false, ["ExtensibleManagedObject"];
     Task, "task-", false, ["ExtensibleManagedObject"];
     ContainerView, "session-view-c", false, ["ManagedObjectView", "View"];
     ListView, "session-view-l", false, ["ManagedObjectView", "View"];

@@ -62,6 +62,8 @@ pub struct VmView {
     pub instance_uuid: String,
     /// Whether it is powered on.
     pub power_on: bool,
+    /// What it takes of its datastore, in bytes.
+    pub disk_bytes: u64,
     /// The name of the host that it is registered on.
     pub host: String,
     /// The name of the datastore that holds it.
@@ -329,6 +331,15 @@ impl VcenterSim {
         self.0.state().config.missing_privileges.remove(privilege);
     }
 
+    /// Makes a snapshot of a virtual machine or template, its current one from now on.
+    pub fn take_snapshot(&self, path: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            let snapshot = state.new_ref(Kind::VirtualMachineSnapshot);
+            state.change_vm(vm, |vm| vm.snapshot = Some(snapshot));
+            Ok(())
+        })
+    }
+
     /// What a powered-on virtual machine uses of its host's CPU, in MHz.
     pub fn set_cpu_usage(&self, path: &str, mhz: u32) -> Result<(), WorldError> {
         self.on(path, Kind::VirtualMachine, |state, vm| {
@@ -461,6 +472,7 @@ fn view(state: &State, moref: Moref) -> VmView {
         folder: state.parent_of(moref).map(|folder| state.path_of(folder)).unwrap_or_default(),
         instance_uuid: vm.instance_uuid.clone(),
         power_on: vm.power_on,
+        disk_bytes: vm.disk_bytes,
         host: name_of(vm.host),
         datastore: name_of(Some(vm.datastore)),
         cpus: vm.cpus,

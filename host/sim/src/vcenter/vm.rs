@@ -34,6 +34,8 @@ pub(super) struct Vm {
     pub(super) datastore: Moref,
     pub(super) network: Option<Moref>,
     pub(super) disk_bytes: u64,
+    /// The snapshot that the disks stand on.
+    pub(super) snapshot: Option<Moref>,
     pub(super) created: Duration,
     pub(super) booted: Option<Duration>,
     /// Use of CPU while on, if somebody has set it.
@@ -179,6 +181,7 @@ impl State {
             datastore: place.datastore,
             network: place.network,
             disk_bytes: new.disk_bytes.unwrap_or(self.config.template_disk_bytes),
+            snapshot: None,
             created: self.now,
             booted: None,
             cpu_mhz: None,

@@ -129,6 +129,11 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
     if source.template && !template && pool.is_none() {
         return Err(VimFault::invalid_argument("spec.location.pool"));
     }
+    let linked = location.str("diskMoveType") == Some("createNewChildDiskBacking");
+    let snapshot = spec.moref("snapshot")?;
+    if snapshot != source.snapshot && snapshot.is_some() || linked && snapshot.is_none() {
+        return Err(VimFault::invalid_argument("spec.snapshot"));
+    }
     let mut extra = source.extra.clone();
     for (key, value) in config.extra {
         if value.is_empty() {
@@ -148,7 +153,8 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         instance_uuid: config.instance_uuid,
         cpus: config.cpus.unwrap_or(source.cpus),
         memory_mib: config.memory_mib.unwrap_or(source.memory_mib),
-        disk_bytes: Some(source.disk_bytes),
+        // What differs from the snapshot, and that is nothing yet.
+        disk_bytes: Some(if linked { 0 } else { source.disk_bytes }),
         extra,
         annotation: config.annotation.unwrap_or_else(|| source.annotation.clone()),
         managed_by: config.managed_by,

@@ -21,7 +21,14 @@ pub(super) fn property(state: &State, object: Moref, vm: &Vm, name: &str) -> Opt
         "resourcePool" => vm.pool.map_or(Val::Unset, Val::Ref),
         "datastore" => refs([vm.datastore]),
         "network" => refs(vm.network),
-        "rootSnapshot" => refs([]),
+        "rootSnapshot" => refs(vm.snapshot),
+        "snapshot" => vm.snapshot.map_or(Val::Unset, |snapshot| {
+            let fields = vec![
+                ("currentSnapshot", Val::Ref(snapshot)),
+                ("rootSnapshotList", Val::List("VirtualMachineSnapshotTree", Vec::new())),
+            ];
+            Val::Struct("VirtualMachineSnapshotInfo", fields)
+        }),
         _ => return None,
     })
 }

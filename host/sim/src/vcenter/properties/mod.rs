@@ -13,7 +13,7 @@ use super::views::Scope;
 use super::world::{Detail, State, attribute_key};
 
 /// All types, for matching a spec's type against.
-pub(super) const KINDS: [Kind; 21] = [
+pub(super) const KINDS: [Kind; 22] = [
     Kind::Folder,
     Kind::Datacenter,
     Kind::ClusterComputeResource,
@@ -22,6 +22,7 @@ pub(super) const KINDS: [Kind; 21] = [
     Kind::Datastore,
     Kind::Network,
     Kind::VirtualMachine,
+    Kind::VirtualMachineSnapshot,
     Kind::Task,
     Kind::ContainerView,
     Kind::ListView,
@@ -135,7 +136,7 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
         }
         Kind::ViewManager => &["viewList"],
         Kind::TaskManager => &["description", "maxCollector", "recentTask"],
-        Kind::SearchIndex | Kind::AuthorizationManager => &[],
+        Kind::SearchIndex | Kind::AuthorizationManager | Kind::VirtualMachineSnapshot => &[],
         Kind::CustomFieldsManager => &["field"],
         Kind::OptionManager => &["setting", "supportedOption"],
     }
@@ -177,7 +178,7 @@ pub(super) fn top(state: &State, session: Option<SessionId>, object: Moref, name
         Kind::OptionManager => {
             (name == "setting").then(|| Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))
         }
-        Kind::PropertyFilter | Kind::SearchIndex | Kind::AuthorizationManager => None,
+        Kind::PropertyFilter | Kind::SearchIndex | Kind::AuthorizationManager | Kind::VirtualMachineSnapshot => None,
         _ => entity_property(state, object, name),
     };
     Some(own.unwrap_or(Val::Unset))
