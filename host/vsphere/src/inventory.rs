@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::model::Vm;
 use crate::refs::{FolderRef, VmRef};
+use crate::texts::Texts;
 
 /// A folder under the watched root, or the root itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,7 @@ struct Tables {
     by_folder: HashMap<FolderRef, Vec<VmRef>>,
     folders: BTreeMap<FolderRef, Arc<Folder>>,
     by_name: HashMap<(FolderRef, String), FolderRef>,
+    texts: Texts,
     synced: bool,
     good: Option<Instant>,
 }
@@ -147,12 +149,14 @@ impl Inventory {
         self.write().synced = true;
     }
 
-    /// Puts a machine in; gives back what was there. Equal ones are left alone.
-    pub(crate) fn put_vm(&self, vm: Arc<Vm>) -> Option<Arc<Vm>> {
+    /// Puts a machine in; gives back it and what was there.
+    pub(crate) fn put_vm(&self, mut vm: Vm) -> (Arc<Vm>, Option<Arc<Vm>>) {
         let mut tables = self.write();
+        vm.share(&mut tables.texts);
+        let vm = Arc::new(vm);
         let was = tables.take_vm(&vm.id, &self.index_key);
-        tables.index_vm(vm, &self.index_key);
-        was
+        tables.index_vm(vm.clone(), &self.index_key);
+        (vm, was)
     }
 
     pub(crate) fn remove_vm(&self, vm: &VmRef) -> Option<Arc<Vm>> {
@@ -251,13 +255,13 @@ where
 mod tests {
     use super::*;
 
-    fn vm(id: &str, folder: &str, uuid: &str, mark: &str) -> Arc<Vm> {
+    fn vm(id: &str, folder: &str, uuid: &str, mark: &str) -> Vm {
         let mut vm = Vm::blank(VmRef::new(id));
         vm.name = format!("name-{id}");
         vm.parent = Some(FolderRef::new(folder));
         vm.instance_uuid = uuid.to_owned();
         vm.extra = [("mark", mark)].into_iter().collect();
-        Arc::new(vm)
+        vm
     }
 
     #[test]
@@ -266,7 +270,7 @@ mod tests {
         inventory.put_vm(vm("vm-1", "f-1", "u-1", "a"));
         inventory.put_vm(vm("vm-2", "f-1", "u-1", "a"));
         assert_eq!(inventory.vms_by_uuid("U-1").len(), 2);
-        let was = inventory.put_vm(vm("vm-1", "f-2", "u-2", "b")).unwrap();
+        let was = inventory.put_vm(vm("vm-1", "f-2", "u-2", "b")).1.unwrap();
         assert_eq!(was.instance_uuid, "u-1");
         assert_eq!(inventory.vm_by_uuid("u-1").unwrap().id.as_str(), "vm-2");
         assert_eq!(inventory.indexed("a").len(), 1);

@@ -25,6 +25,7 @@ mod session;
 mod site;
 mod soap;
 mod task;
+mod texts;
 mod watch;
 mod write;
 mod xml;

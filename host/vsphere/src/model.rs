@@ -2,8 +2,10 @@
 //! each is read out of a property set.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, VmRef};
+use crate::texts::Texts;
 
 /// What vCenter says of itself (`ServiceContent.about`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,10 +112,35 @@ pub struct Vm {
     pub created: Option<jiff::Timestamp>,
 }
 
+impl Vm {
+    /// Keeps once what other machines have, too.
+    pub(crate) fn share(&mut self, texts: &mut Texts) {
+        if let Some(parent) = &mut self.parent {
+            texts.share(parent);
+        }
+        if let Some(host) = &mut self.host {
+            texts.share(host);
+        }
+        if let Some(pool) = &mut self.pool {
+            texts.share(pool);
+        }
+        for datastore in &mut self.datastores {
+            texts.share(datastore);
+        }
+        for (key, value) in &mut self.extra.0 {
+            texts.share(key);
+            // The one that is nobody else's.
+            if **value != *self.instance_uuid {
+                texts.share(value);
+            }
+        }
+    }
+}
+
 /// Entries of an `extraConfig`, each key once. There is one of these for each
 /// machine in the inventory, so it takes no more room than it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Extra(Box<[(Box<str>, Box<str>)]>);
+pub struct Extra(Box<[(Arc<str>, Arc<str>)]>);
 
 impl Extra {
     /// The value of a key.
@@ -133,7 +160,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Extra {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let by_key: BTreeMap<String, String> =
             entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        Self(by_key.into_iter().map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str())).collect())
+        Self(by_key.into_iter().map(|(key, value)| (Arc::from(key), Arc::from(value))).collect())
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::texts::Text;
+
 /// A reference of any type: the vSphere type name and the identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ManagedObjectRef {
@@ -49,6 +51,12 @@ macro_rules! reference {
             /// The same reference with its vSphere type.
             pub fn managed_object(&self) -> ManagedObjectRef {
                 ManagedObjectRef::new($kind, &self.0)
+            }
+        }
+
+        impl Text for $name {
+            fn text(&mut self) -> &mut Arc<str> {
+                &mut self.0
             }
         }
 

@@ -467,8 +467,7 @@ impl Watcher {
     }
 
     fn put_vm(&self, vm: Vm) -> Option<Event> {
-        let vm = Arc::new(vm);
-        let was = self.inventory.put_vm(Arc::clone(&vm));
+        let (vm, was) = self.inventory.put_vm(vm);
         (was.as_ref() != Some(&vm)).then_some(Event::VmChanged { vm, was })
     }
 
