@@ -4,14 +4,16 @@
 //! Plain data with serde and schemars. Must not do I/O, and must not know
 //! vSphere, WebAssembly or how a group is reconciled.
 
+pub mod change;
 pub mod condition;
 pub mod policy_file;
 pub mod vmgroup;
 
+pub use change::{RollingUpdate, UpdateStrategy, UpdateType};
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
-    CloneMode, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, VmGroup,
-    VmGroupSpec, VmGroupStatus,
+    CloneMode, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus,
+    RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.
@@ -58,6 +60,10 @@ impl Orphan {
         }
     }
 }
+
+/// A text, such as a time, that `vmgroup restart` writes: each member that has not
+/// been started since it was written is restarted. Another text is another restart.
+pub const RESTARTED_AT_ANNOTATION: &str = "vm.codeconnect.vmworld.com/restartedAt";
 
 /// Annotations under this prefix reach the policies as attributes of the group.
 pub const POLICY_ANNOTATION_PREFIX: &str = "policy.vmgroup.codeconnect.vmworld.com/";

@@ -9,6 +9,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::change::UpdateStrategy;
+
 /// A group of virtual machines of the same kind.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -44,17 +46,17 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VmGroupSpec {
-    /// Virtual CPUs of each member: 1 to 768.
+    /// Virtual CPUs of each member: 1 to 768. A member that stands gets more while it
+    /// runs where it is set up for that (hot-add), and is powered off for a moment
+    /// where not, see `updateStrategy`.
     #[x_kube(
-        validation = Rule::new("self >= 1 && self <= 768").message("cpu must be 1 to 768 virtual CPUs: change spec.cpu"),
-        validation = Rule::new("self == oldSelf").message("cpu of a standing group cannot be changed: create a new VmGroup with the new value, then delete this one")
+        validation = Rule::new("self >= 1 && self <= 768").message("cpu must be 1 to 768 virtual CPUs: change spec.cpu")
     )]
     pub cpu: i32,
 
-    /// Memory of each member in GB: 1 to 24576.
+    /// Memory of each member in GB: 1 to 24576. It is changed as `cpu` is.
     #[x_kube(
-        validation = Rule::new("self >= 1 && self <= 24576").message("memory must be 1 to 24576 GB: change spec.memory (the unit is GB)"),
-        validation = Rule::new("self == oldSelf").message("memory of a standing group cannot be changed: create a new VmGroup with the new value, then delete this one")
+        validation = Rule::new("self >= 1 && self <= 24576").message("memory must be 1 to 24576 GB: change spec.memory (the unit is GB)")
     )]
     pub memory: i32,
 
@@ -63,11 +65,11 @@ pub struct VmGroupSpec {
     pub replicas: i32,
 
     /// The template that members are cloned from: its name, unique in the
-    /// datacenter, or its inventory path (`/DC0/vm/templates/small`).
+    /// datacenter, or its inventory path (`/DC0/vm/templates/small`). Members that
+    /// were made from another one are replaced, see `updateStrategy`.
     #[schemars(length(max = 400))]
     #[x_kube(
-        validation = Rule::new("size(self) >= 1").message("template must not be empty: give the name or the inventory path of a VM template in vCenter"),
-        validation = Rule::new("self == oldSelf").message("template of a standing group cannot be changed: create a new VmGroup with the new template, then delete this one")
+        validation = Rule::new("size(self) >= 1").message("template must not be empty: give the name or the inventory path of a VM template in vCenter")
     )]
     pub template: String,
 
@@ -91,6 +93,18 @@ pub struct VmGroupSpec {
     /// are, and are nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+
+    /// How a change of cpu, memory or template reaches the members that stand. If
+    /// it is not given, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_strategy: Option<UpdateStrategy>,
+
+    /// How long a change may take to get one more member ready: 1 to 604800 seconds;
+    /// 600 if it is not given. After that `Stalled` says `RolloutStalled`, and nobody
+    /// else is taken down until the missing ones are ready, or the spec is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 604800").message("progressDeadlineSeconds must be 1 to 604800 (a week): change spec.progressDeadlineSeconds"))]
+    pub progress_deadline_seconds: Option<i32>,
 }
 
 /// What becomes of the members when their group is deleted.
@@ -123,6 +137,10 @@ pub struct VmGroupStatus {
     #[serde(default)]
     pub ready_replicas: Option<i32>,
 
+    /// Members that exist, stay, and are as the spec says.
+    #[serde(default)]
+    pub updated_replicas: Option<i32>,
+
     /// One sentence for people.
     #[serde(default)]
     pub last_message: Option<String>,
@@ -152,6 +170,28 @@ pub struct VmGroupStatus {
     /// The policies that the last pass asked or would have asked.
     #[serde(default)]
     pub policies: Option<PolicyStatus>,
+
+    /// What members were made as that do not say so themselves (`REVISION.CPUS.MIB`):
+    /// those of an operator that knew no revisions. What the spec said when it was
+    /// seen first.
+    #[serde(default)]
+    pub baseline: Option<String>,
+
+    /// The change that is being rolled out.
+    #[serde(default)]
+    pub rollout: Option<RolloutStatus>,
+}
+
+/// A change on its way through the members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// What it leads to (`REVISION.CPUS.MIB`, and the restart).
+    pub target: String,
+    /// Members that are as the spec says and ready.
+    pub updated: i32,
+    /// When one of them got ready last, or one that was not was taken down for it.
+    pub progressed_at: Time,
 }
 
 /// How a member's disks come from the template's.
@@ -228,6 +268,10 @@ pub struct MemberStatus {
     /// over and it has not, it is powered off the hard way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_since: Option<Time>,
+    /// Stands for what only a replacement can change, the template first of all.
+    /// Those of one revision were made from the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 impl MemberStatus {
@@ -242,6 +286,7 @@ impl MemberStatus {
             task: None,
             reason: None,
             stopping_since: None,
+            revision: None,
         }
     }
 }
@@ -257,13 +302,17 @@ pub enum MemberState {
     Starting,
     /// Exists and is powered on.
     Ready,
+    /// Chosen to be changed: its guest is shut down, it is powered off, changed, and
+    /// powered on again.
+    Changing,
     /// Chosen to leave: its guest is shut down, it is powered off and destroyed.
     Leaving,
 }
 
 impl MemberState {
     /// All of them, in the order of a life.
-    pub const ALL: [Self; 5] = [Self::Planned, Self::Cloning, Self::Starting, Self::Ready, Self::Leaving];
+    pub const ALL: [Self; 6] =
+        [Self::Planned, Self::Cloning, Self::Starting, Self::Ready, Self::Changing, Self::Leaving];
 
     /// As in the status and in metrics.
     pub fn as_str(self) -> &'static str {
@@ -272,6 +321,7 @@ impl MemberState {
             Self::Cloning => "Cloning",
             Self::Starting => "Starting",
             Self::Ready => "Ready",
+            Self::Changing => "Changing",
             Self::Leaving => "Leaving",
         }
     }

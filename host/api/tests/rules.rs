@@ -41,14 +41,39 @@ fn each_bound_is_kept_and_says_what_to_do() {
     }
 }
 
+/// What members are to be may be changed while they stand, within the bounds.
 #[test]
-fn replicas_alone_may_be_changed() {
+fn a_standing_group_may_be_changed() {
     let old = group(2, 4, 3, "small");
-    assert!(validate_cel_update(&group(2, 4, 7, "small"), &old).is_ok());
-    for changed in [group(3, 4, 3, "small"), group(2, 5, 3, "small"), group(2, 4, 3, "large")] {
-        let message = validate_cel_update(&changed, &old).unwrap_err().to_string();
-        assert!(message.contains("create a new VmGroup"), "{message}");
+    for changed in [group(2, 4, 7, "small"), group(3, 4, 3, "small"), group(2, 5, 3, "small"), group(2, 4, 3, "large")]
+    {
+        assert!(validate_cel_update(&changed, &old).is_ok(), "{changed:?}");
     }
+    assert!(validate_cel_update(&group(0, 4, 3, "small"), &old).is_err());
+}
+
+fn with(field: &str, value: serde_json::Value) -> VmGroup {
+    let mut group = serde_json::to_value(group(1, 1, 1, "t")).unwrap();
+    group["spec"][field] = value;
+    serde_json::from_value(group).unwrap()
+}
+
+#[test]
+fn a_strategy_that_never_changes_anybody_is_refused() {
+    let rolling = |bounds: serde_json::Value| refusal(&with("updateStrategy", json!({"rollingUpdate": bounds})));
+    for fine in [
+        json!({}),
+        json!({"maxUnavailable": 2}),
+        json!({"maxUnavailable": 0, "maxSurge": 1}),
+        json!({"maxUnavailable": "25%", "maxSurge": "0%"}),
+        json!({"maxUnavailable": "0%", "maxSurge": "10%"}),
+    ] {
+        assert_eq!(rolling(fine.clone()), "", "{fine}");
+    }
+    for bad in [json!({"maxUnavailable": 0}), json!({"maxUnavailable": "0%", "maxSurge": 0})] {
+        assert!(rolling(bad.clone()).contains("cannot both be 0"), "{bad}");
+    }
+    assert!(refusal(&with("progressDeadlineSeconds", json!(0))).contains("progressDeadlineSeconds"));
 }
 
 /// The sample of the original, to the letter.

@@ -1,11 +1,15 @@
 //! The scenarios. Each is a story that a user could tell, ends with a look at
 //! the world, and is run in both worlds.
 
+mod changes;
+
 use std::time::Duration;
 
 use kube::api::DeleteParams;
 
 use crate::world::{Deed, Options, ROOT, TEMPLATE, User, VmView, World, eventually};
+
+pub use changes::{a_template_is_rolled_out_and_back, cpu_and_memory_of_a_standing_group};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -492,6 +496,8 @@ macro_rules! every_scenario {
             l6_a_change_of_mind,
             spread_is_even_however_it_is_made,
             guests_are_shut_down_before_they_go,
+            a_template_is_rolled_out_and_back,
+            cpu_and_memory_of_a_standing_group,
         }
     };
 }

@@ -13,7 +13,7 @@ pub mod script;
 pub mod table;
 pub mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use vmgroup_api::RESTARTED_AT_ANNOTATION;
 use vmgroup_policy::{Host, Kind, Limits};
 use vmgroup_sim::vcenter::VmView;
 use vmgroup_vsphere::MAX_SESSIONS;
@@ -31,7 +32,7 @@ use crate::sabotage::{Call, Listener, Sabotage};
 use crate::sim::{EPOCH, SimWorld, everything};
 use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
-use script::{Act, BROKEN_PLUGIN, Broken, Deed, Failing, Fault, LAST_POLICY, Script, Workload};
+use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, LAST_POLICY, Script, Workload};
 use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
@@ -54,6 +55,8 @@ const CALLS: u64 = 20_000;
 
 const NAMESPACE: &str = "shop";
 const GROUPS: [&str; 4] = ["web", "db", "cache", "queue"];
+/// A template that groups are changed to.
+const OTHER_TEMPLATE: &str = "another-template";
 const PASSWORD: &str = "a password that must never be seen";
 
 /// Where the policies of all runs are asked: with enough for the self-test, and little
@@ -163,6 +166,9 @@ impl Stage {
         let options = Options { max_tasks: script.max_tasks, ..Options::default() };
         let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
         world.sandbox = SANDBOX.clone();
+        if script.changes.is_some() {
+            world.vcenter.add_template("/DC0/vm", OTHER_TEMPLATE).expect("a template");
+        }
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
         if let Some(mut oracle) = script.watches() {
@@ -350,6 +356,9 @@ impl Stage {
                 "spec": {
                     "cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE,
                     "gracePeriodSeconds": self.script.grace,
+                    "updateStrategy": self.script.changes.map(|(max_unavailable, max_surge)| json!({
+                        "rollingUpdate": {"maxUnavailable": max_unavailable, "maxSurge": max_surge},
+                    })),
                 },
             }));
             let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
@@ -394,7 +403,8 @@ impl Stage {
                 &json!({"metadata": {"annotations": {"shop/note": value.to_string()}, "labels": {"tier": "front"}}}),
                 true,
             ),
-            Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 2}}), false),
+            Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 0}}), false),
+            Act::Change(group, change) => self.change(*group, *change),
             Act::Policy(file) => self.policy(file, None),
             Act::Broken(Broken { kind, how, file }) => self.policy(file, Some((*kind, *how))),
             Act::Deed(deed, pick) => self.deed(*deed, *pick),
@@ -411,6 +421,20 @@ impl Stage {
         self.journal.tell(|| format!("user edits {name}: {patch}"));
         let edited = self.world.kube.patch("vmgroups", Some(NAMESPACE), name, patch.clone());
         assert_eq!(edited.is_ok(), fine, "{edited:?}");
+    }
+
+    /// A user changes what the members of a group are to be.
+    fn change(&mut self, group: usize, change: Change) {
+        let Some(wish) = self.wishes.get_mut(&group) else { return };
+        let (Some(uid), Some(bounds)) = (&wish.uid, self.script.changes) else { return };
+        self.judge.changes(uid, bounds);
+        let patch = match change {
+            Change::Template(other) => json!({"spec": {"template": if other { OTHER_TEMPLATE } else { TEMPLATE }}}),
+            Change::NoTemplate => json!({"spec": {"template": "no-such-template"}}),
+            Change::Cpu(cpus) => json!({"spec": {"cpu": cpus}}),
+            Change::Restart(at) => json!({"metadata": {"annotations": {RESTARTED_AT_ANNOTATION: at.to_string()}}}),
+        };
+        self.edit(group, &patch, true);
     }
 
     fn policy(&self, file: &str, broken: Option<(Kind, Failing)>) {
@@ -550,7 +574,20 @@ impl Stage {
         }
     }
 
+    /// Templates that do not exist were a slip.
+    fn correct_templates(&mut self) {
+        for (index, wish) in &self.wishes {
+            if wish.uid.is_some() {
+                let object = self.world.kube.get("vmgroups", Some(NAMESPACE), GROUPS[*index]);
+                if object.is_some_and(|object| object["spec"]["template"] == "no-such-template") {
+                    self.edit(*index, &json!({"spec": {"template": TEMPLATE}}), true);
+                }
+            }
+        }
+    }
+
     fn end_faults(&mut self) {
+        self.correct_templates();
         self.journal.tell(|| "the faults end".to_owned());
         self.world.sabotage.end();
         self.world.kube.calm_watches();
@@ -596,6 +633,9 @@ impl Stage {
             uids.push(uid.as_str());
             let status = &object["status"];
             let says = format!("{name} says {}: {}", status["phase"], text(&status["lastMessage"]));
+            if status["updatedReplicas"] != replicas {
+                return Err(says);
+            }
             if status["phase"] != "RUNNING"
                 || status["currentReplicas"] != replicas
                 || status["observedGeneration"] != object["metadata"]["generation"]
@@ -604,6 +644,12 @@ impl Stage {
             }
             let members: Vec<&VmView> =
                 vms.iter().filter(|vm| member_of(vm).is_some_and(|(owner, _)| owner == uid)).collect();
+            let made: BTreeSet<&str> =
+                members.iter().filter_map(|vm| vm.extra.get("vmgroup.made")).map(String::as_str).collect();
+            let other = members.iter().find(|vm| object["spec"]["cpu"] != vm.cpus);
+            if made.len() > 1 || other.is_some() {
+                return Err(format!("{says}; they were made as {made:?}, and {other:?} has other CPUs"));
+            }
             let off = members.iter().find(|vm| !vm.power_on && !self.judge.away.contains(&vm.moref));
             if members.len() != replicas || off.is_some() {
                 return Err(format!("{says}; there are {} of {replicas}, and {off:?} is off", members.len()));

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
 use vmgroup_e2e::sabotage::{Blow, Sabotage};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Options, User, World};
@@ -30,11 +31,33 @@ async fn story(world: &SimWorld) {
     assert!(world.folders().await.unwrap().is_empty(), "{:?}", world.folders().await.unwrap());
 }
 
+/// Two members: another size, another template, and gone.
+async fn story_of_changes(world: &SimWorld) {
+    let user = User::of(world);
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    for (spec, stay) in [(json!({"cpu": 4}), true), (json!({"template": "another-template"}), false)] {
+        let before: BTreeSet<String> = uuids(world);
+        world.kube.patch_spec("vmgroups", Some("shop"), "web", spec).unwrap();
+        user.ready("shop", "web", 2, SOON).await;
+        let after = uuids(world);
+        assert!(if stay { after == before } else { after.is_disjoint(&before) }, "{before:?}, {after:?}");
+    }
+    assert!(world.vcenter.vms().iter().all(|vm| vm.template || vm.power_on && vm.cpus == 4));
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    assert!(world.vms().await.unwrap().is_empty(), "S1: {:?}", world.vms().await.unwrap());
+}
+
+fn uuids(world: &SimWorld) -> BTreeSet<String> {
+    world.vcenter.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.instance_uuid).collect()
+}
+
 /// Never more machines than the larger of the old and the new count (S3).
-async fn never_more_than_three(world: &SimWorld) {
+async fn never_more_than(most: usize, world: &SimWorld) {
     loop {
         let count = world.vcenter.vms().iter().filter(|vm| !vm.template).count();
-        assert!(count <= 3, "S3: {count} machines");
+        assert!(count <= most, "S3: {count} machines");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -48,17 +71,32 @@ async fn killer(world: &mut SimWorld) {
     std::future::pending::<()>().await;
 }
 
-fn run(sabotage: Sabotage, seed: u64) -> Sabotage {
+/// What is told, and struck at each of its calls.
+#[derive(Clone, Copy)]
+enum Story {
+    Life,
+    Changes,
+}
+
+fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = SimWorld::seeded(Options::default(), seed).unwrap();
         world.sabotage = sabotage.clone();
+        world.vcenter.add_template("/DC0/vm", "another-template").unwrap();
         world.start_operator().await.unwrap();
         let watcher = world.onlooker();
         let teller = world.onlooker();
+        let told = async {
+            match which {
+                Story::Life => story(&teller).await,
+                Story::Changes => story_of_changes(&teller).await,
+            }
+        };
+        let most = if matches!(which, Story::Life) { 3 } else { 2 };
         tokio::select! {
-            () = story(&teller) => {}
-            () = never_more_than_three(&watcher) => {}
+            () = told => {}
+            () = never_more_than(most, &watcher) => {}
             () = killer(&mut world) => {}
         }
         world.kill_operator().await.unwrap();
@@ -66,14 +104,14 @@ fn run(sabotage: Sabotage, seed: u64) -> Sabotage {
     sabotage
 }
 
-fn every_call(blow: Blow) {
-    let calls = run(Sabotage::default(), 1).calls();
+fn every_call(which: Story, blow: Blow) {
+    let calls = run(which, Sabotage::default(), 1).calls();
     assert!(calls > 60, "the story makes only {calls} calls");
     let mut struck = 0;
     for call in 0..calls {
         let sabotage = Sabotage::at(call, blow);
         let copy = sabotage.clone();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || run(copy, 1)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || run(which, copy, 1)));
         let what = sabotage.struck();
         assert!(result.is_ok(), "{blow:?} at call {call} ({what:?}): see above");
         struck += usize::from(what.is_some());
@@ -84,23 +122,38 @@ fn every_call(blow: Blow) {
 
 #[test]
 fn l4_crash_before_every_call() {
-    every_call(Blow::CrashBefore);
+    every_call(Story::Life, Blow::CrashBefore);
 }
 
 #[test]
 fn l4_crash_after_every_call() {
-    every_call(Blow::CrashAfter);
+    every_call(Story::Life, Blow::CrashAfter);
 }
 
 #[test]
 fn l4_reply_lost_at_every_call() {
-    every_call(Blow::ReplyLost);
+    every_call(Story::Life, Blow::ReplyLost);
+}
+
+#[test]
+fn l4_crash_before_every_call_of_a_change() {
+    every_call(Story::Changes, Blow::CrashBefore);
+}
+
+#[test]
+fn l4_crash_after_every_call_of_a_change() {
+    every_call(Story::Changes, Blow::CrashAfter);
+}
+
+#[test]
+fn l4_reply_lost_at_every_call_of_a_change() {
+    every_call(Story::Changes, Blow::ReplyLost);
 }
 
 /// The same seed gives the same run, call for call.
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    assert_eq!(run(Sabotage::default(), 5).calls(), run(Sabotage::default(), 5).calls());
+    assert_eq!(run(Story::Life, Sabotage::default(), 5).calls(), run(Story::Life, Sabotage::default(), 5).calls());
 }
 
 /// The story itself, as a check of this file: it can fail.

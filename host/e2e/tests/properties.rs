@@ -110,7 +110,10 @@ async fn s10_an_edit_that_cannot_be_changes_nothing() {
     user.ready("shop", "web", 2, SOON).await;
     let before = object(&world, "web").unwrap();
     for (spec, word) in [
-        (json!({"replicas": 5, "cpu": 9}), "cpu"),
+        (json!({"replicas": 5, "cpu": 0}), "cpu"),
+        (json!({"replicas": 5, "template": ""}), "template"),
+        (json!({"replicas": 5, "updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}}), "maxUnavailable"),
+        (json!({"replicas": 5, "updateStrategy": {"rollingUpdate": {"maxSurge": "200%"}}}), "maxSurge"),
         (json!({"replicas": 5, "memory": 0}), "memory"),
         (json!({"replicas": -1}), "replicas"),
         (json!({"replicas": 1001}), "replicas"),

@@ -8,13 +8,13 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Source, TaskRef, Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Reconfiguration, Source, TaskRef, Vcenter,
+    Vm, VmRef,
 };
 
 use crate::link::Connected;
-use crate::observe::VmSeen;
-use crate::ownership::Owner;
-use crate::plan::{Place, Plan, Step};
+use crate::ownership::{Owner, mark};
+use crate::plan::{Change, Place, Plan, Step};
 use crate::tasks::{TaskBook, TaskKind};
 use crate::validate::Desired;
 
@@ -135,9 +135,10 @@ impl Applier<'_> {
             Step::CreateFolder { .. } => return None,
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
-            Step::Mark { uuid, vm } => self.mark(uuid, vm).await,
+            Step::Reconfigure { uuid, vm, change } => self.reconfigure(uuid, vm, change).await,
             Step::Release { uuid, vm } => self.let_go(uuid, vm).await,
-            Step::Shutdown { uuid, vm } => self.shut_down(uuid, vm).await,
+            Step::Shutdown { uuid, vm, stays } => self.shut_down(uuid, vm, *stays).await,
+            Step::Stop { uuid, vm } => self.stop(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         })
@@ -183,6 +184,7 @@ impl Applier<'_> {
         // Without folder or template their own failures have been noted.
         let (folder, source) = (self.folder.as_ref()?, self.source?);
         let site = &self.connected.site;
+        let marks = self.owner.marks(uuid, self.now, &self.desired.made(), self.desired.restarted_at.as_deref());
         let spec = CloneSpec {
             template: source.template.id.clone(),
             folder: folder.clone(),
@@ -194,7 +196,7 @@ impl Applier<'_> {
             cpus: self.desired.cpus,
             memory_mib: self.desired.memory_mib,
             instance_uuid: uuid.to_owned(),
-            extra: self.owner.marks(uuid, self.now),
+            extra: marks,
             // A task of its own, so that no task of vCenter's own making is at
             // work that nobody watches.
             power_on: false,
@@ -212,15 +214,16 @@ impl Applier<'_> {
         self.submitted(uuid, TaskKind::PowerOn, Some(goal), self.vcenter.power_on(vm).await)
     }
 
-    /// Brings the marks of a member up to date.
-    async fn mark(&self, uuid: &str, vm: &VmRef) -> Effect {
+    /// Changes the size of a member, and brings its marks up to date.
+    async fn reconfigure(&self, uuid: &str, vm: &VmRef, change: &Change) -> Effect {
         let fresh = match self.fresh(uuid, vm).await {
             Ok(fresh) => fresh,
             Err(effect) => return effect,
         };
-        let seen = VmSeen::of(&fresh, self.owner);
-        let marks = self.owner.marks(uuid, seen.created_at.unwrap_or(self.now));
-        self.submitted(uuid, TaskKind::Mark, None, self.vcenter.set_extra(vm, &marks).await)
+        let created = fresh.extra.get(mark::CREATED).and_then(|text| text.parse().ok()).unwrap_or(self.now);
+        let extra = self.owner.marks(uuid, created, &change.made, change.restarted.as_deref());
+        let wanted = Reconfiguration { cpus: change.cpus, memory_mib: change.memory_mib, extra };
+        self.submitted(uuid, TaskKind::Reconfigure, None, self.vcenter.reconfigure(vm, &wanted).await)
     }
 
     /// Releases a member: from now on it is nobody's.
@@ -228,7 +231,7 @@ impl Applier<'_> {
         match self.fresh(uuid, vm).await {
             Ok(fresh) => {
                 let result = self.vcenter.set_extra(&fresh.id, &self.owner.release()).await;
-                self.submitted(uuid, TaskKind::Mark, None, result)
+                self.submitted(uuid, TaskKind::Reconfigure, None, result)
             }
             // It is so already, and the watch has not told yet.
             Err(Effect::NotOurs { uuid }) => Effect::Gone { uuid },
@@ -254,7 +257,7 @@ impl Applier<'_> {
 
     /// Asks a member's guest to shut down. Where nobody is there to hear it, the plug
     /// is pulled at once.
-    async fn shut_down(&self, uuid: &str, vm: &VmRef) -> Effect {
+    async fn shut_down(&self, uuid: &str, vm: &VmRef, stays: bool) -> Effect {
         let read = self.vcenter.read_vm_and_tools(vm).await;
         let tools = matches!(read, Ok(Some((_, true))));
         let fresh = match self.checked(uuid, read.map(|read| read.map(|(fresh, _)| fresh))) {
@@ -269,19 +272,33 @@ impl Applier<'_> {
                 Err(error) => return refused(uuid, TaskKind::PowerOff, error),
             }
         }
-        let (kind, result) = take_down_seen(self.vcenter, &fresh).await;
-        self.submitted(uuid, kind, None, result)
+        self.take_down(uuid, &fresh, stays).await
+    }
+
+    /// Powers a member off that stays.
+    async fn stop(&self, uuid: &str, vm: &VmRef) -> Effect {
+        match self.fresh(uuid, vm).await {
+            Ok(fresh) => self.take_down(uuid, &fresh, true).await,
+            Err(effect) => effect,
+        }
     }
 
     /// Powers a leaving member off, or destroys it if it is off.
     async fn remove(&self, uuid: &str, vm: &VmRef) -> Effect {
-        let fresh = match self.fresh(uuid, vm).await {
-            Ok(fresh) => fresh,
-            Err(effect) => return effect,
-        };
+        match self.fresh(uuid, vm).await {
+            Ok(fresh) => self.take_down(uuid, &fresh, false).await,
+            Err(effect) => effect,
+        }
+    }
+
+    /// Powers a member off; if it is off, and does not stay, destroys it.
+    async fn take_down(&self, uuid: &str, fresh: &Vm, stays: bool) -> Effect {
+        if stays && fresh.power == PowerState::Off {
+            return Effect::Already { uuid: uuid.to_owned() };
+        }
         // No goal: what leaves the inventory need not be destroyed, and a machine that
         // is off need not be free. Both are so when the task has ended.
-        let (kind, result) = take_down_seen(self.vcenter, &fresh).await;
+        let (kind, result) = take_down_seen(self.vcenter, fresh).await;
         self.submitted(uuid, kind, None, result)
     }
 

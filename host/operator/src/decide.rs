@@ -48,13 +48,15 @@ pub struct Question<'a> {
     pub disk_mib: Option<u64>,
     /// How often it was asked without success.
     pub attempt: u32,
+    /// Why it is asked.
+    pub purpose: wit::types::Purpose,
 }
 
 impl Question<'_> {
     /// As it is put to a naming policy: so many names.
     pub fn for_names(&self, count: usize, taken: Taken) -> Asked {
         Asked::Naming(wit::naming::Request {
-            context: context(self, wit::types::Purpose::ScaleOut),
+            context: context(self),
             count: u32::try_from(count).unwrap_or(u32::MAX),
             members: members(self).0,
             taken_in_group: taken.in_group,
@@ -66,7 +68,7 @@ impl Question<'_> {
     /// As it is put to a placement policy: places for these, by UUID and name.
     pub fn for_places(&self, newcomers: &[(String, String)]) -> Asked {
         Asked::Placement(wit::placement::Request {
-            context: context(self, wit::types::Purpose::ScaleOut),
+            context: context(self),
             inventory: inventory(self.capacity),
             members: members(self).0,
             newcomers: newcomers
@@ -87,7 +89,7 @@ impl Question<'_> {
     pub fn for_victims(&self, count: usize) -> (Asked, Vec<String>) {
         let (table, uuids) = members(self);
         let request = wit::scaling::Request {
-            context: context(self, wit::types::Purpose::ScaleIn),
+            context: context(self),
             count: u32::try_from(count).unwrap_or(u32::MAX),
             members: table,
             inventory: inventory(self.capacity),
@@ -324,14 +326,14 @@ fn attributes(map: &BTreeMap<String, String>) -> Vec<wit::types::Attribute> {
     map.iter().map(|(key, value)| wit::types::Attribute { key: key.clone(), value: value.clone() }).collect()
 }
 
-fn context(question: &Question<'_>, purpose: wit::types::Purpose) -> wit::types::Context {
+fn context(question: &Question<'_>) -> wit::types::Context {
     let desired = question.desired;
     wit::types::Context {
         now: question.now,
         utc_offset_minutes: question.utc_offset_minutes,
         seed: question.seed,
         attempt: question.attempt,
-        purpose,
+        purpose: question.purpose,
         // The policy fills in its own.
         config: String::new(),
         group: wit::types::Group {

@@ -13,6 +13,7 @@ use vmgroup_api::{MemberState, Phase, VmGroupStatus};
 use vmgroup_vsphere::{FolderRef, VmRef};
 
 use crate::observe::{Birth, BoundFor};
+use crate::tasks::TaskKind;
 
 /// What something that went wrong was about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +22,10 @@ pub enum Topic {
     Naming,
     /// Asking the placement policy.
     Placement,
-    /// Asking the scaling policy.
+    /// Asking the scaling policy who leaves.
     Scaling,
+    /// Asking the scaling policy whose turn it is to be changed.
+    Rollout,
     /// Finding the template.
     Template,
     /// Making or removing the folder.
@@ -97,11 +100,13 @@ pub struct GroupMemory {
     pub taken: BTreeSet<String>,
     /// Where clones that are being made were sent.
     pub bound_for: HashMap<String, BoundFor>,
-    /// Members that were powered on a moment ago and that the inventory may still
-    /// show as off: not tried again before this.
-    pub settling: HashMap<String, Timestamp>,
+    /// Members that were powered on or changed a moment ago, and that the inventory
+    /// may still show as they were: not tried again before this.
+    pub settling: HashMap<String, (TaskKind, Timestamp)>,
     /// Members whose guests were asked to shut down.
     pub asked_to_stop: HashSet<String>,
+    /// Members that have turned out to take neither CPUs nor memory while they run.
+    pub no_hot_add: HashSet<String>,
     /// The folder's name, if the preferred one turned out to be somebody else's.
     pub folder_name: Option<String>,
     /// Machines that a fresh read did not find, and that the inventory may still show.
@@ -275,7 +280,7 @@ impl Population {
     }
 
     /// Over all groups, every state with its count.
-    pub fn members(&self) -> [(MemberState, usize); 5] {
+    pub fn members(&self) -> [(MemberState, usize); 6] {
         let census = self.census();
         MemberState::ALL.map(|state| (state, census.members.get(&state).copied().unwrap_or_default()))
     }

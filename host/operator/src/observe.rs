@@ -12,6 +12,7 @@ use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{DatastoreRef, FolderRef, HostRef, PowerState, Vm, VmRef};
 
 use crate::ownership::{Owner, mark};
+use crate::revision::Made;
 use crate::tasks::TaskKind;
 use crate::validate::Desired;
 
@@ -28,6 +29,18 @@ pub struct VmSeen {
     pub datastore: Option<DatastoreRef>,
     /// When it was made, in seconds since 1970.
     pub created_at: Option<u64>,
+    /// What it was made as, or changed to since.
+    pub made: Made,
+    /// The restart that was asked for last when it was started last.
+    pub restarted: Option<String>,
+    /// Virtual CPUs that it has.
+    pub cpus: u32,
+    /// Memory that it has, in MiB.
+    pub memory_mib: u64,
+    /// CPUs can be added while it runs.
+    pub cpu_hot_add: bool,
+    /// Memory can be added while it runs.
+    pub memory_hot_add: bool,
     /// Facts for the policies.
     pub attributes: BTreeMap<String, String>,
     /// Its marks are of the first version, and are mended with the next write.
@@ -35,14 +48,22 @@ pub struct VmSeen {
 }
 
 impl VmSeen {
-    /// From what vCenter says.
-    pub fn of(vm: &Vm, owner: &Owner) -> Self {
+    /// From what vCenter says. `baseline` is what those were made as whose marks do
+    /// not tell.
+    pub fn of(vm: &Vm, owner: &Owner, baseline: &Made) -> Self {
+        let made = vm.extra.get(mark::MADE).and_then(|text| text.parse().ok());
         Self {
             id: vm.id.clone(),
             power: vm.power,
             host: vm.host.clone(),
             datastore: vm.datastores.first().cloned(),
             created_at: vm.extra.get(mark::CREATED).and_then(|text| text.parse().ok()),
+            made: made.unwrap_or_else(|| baseline.clone()),
+            restarted: vm.extra.get(mark::RESTARTED).map(str::to_owned),
+            cpus: vm.cpus,
+            memory_mib: vm.memory_mib,
+            cpu_hot_add: vm.cpu_hot_add,
+            memory_hot_add: vm.memory_hot_add,
             attributes: vm
                 .extra
                 .iter()
@@ -91,6 +112,8 @@ pub struct Seen {
     pub recorded: Option<MemberState>,
     /// The recorded reason.
     pub reason: Option<String>,
+    /// The recorded revision; it counts for who does not exist yet.
+    pub revision: Option<String>,
     /// Its virtual machine, if it exists.
     pub vm: Option<VmSeen>,
     /// Where its clone was sent, while it is being made.
@@ -117,6 +140,11 @@ impl Seen {
     pub fn leaving(&self) -> bool {
         self.recorded == Some(MemberState::Leaving)
     }
+
+    /// Chosen to be powered off, changed, and powered on again.
+    pub fn changing(&self) -> bool {
+        self.recorded == Some(MemberState::Changing)
+    }
 }
 
 /// The group's folder.
@@ -136,6 +164,8 @@ pub struct Observed {
     /// Its members, those being made and those leaving included, ordered by
     /// name and UUID.
     pub members: Vec<Seen>,
+    /// When the change that is being rolled out came further last.
+    pub progressed_at: Option<Timestamp>,
 }
 
 impl Observed {
@@ -159,6 +189,12 @@ pub struct Knowledge {
     pub held: HashMap<String, Timestamp>,
     /// Members whose guests have been asked to shut down.
     pub asked_to_stop: HashSet<String>,
+    /// What members were made as whose marks do not tell.
+    pub baseline: Made,
+    /// Members that have turned out to take nothing while they run.
+    pub no_hot_add: HashSet<String>,
+    /// When the change that is being rolled out came further last.
+    pub progressed_at: Option<Timestamp>,
 }
 
 /// Lays record and virtual machines over each other. `vms` are the group's own
@@ -166,6 +202,11 @@ pub struct Knowledge {
 /// left (no machine, no task, and known to be absent) is not in the result.
 pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms: &[Vm], know: &Knowledge) -> Observed {
     let by_uuid: HashMap<String, &Vm> = vms.iter().map(|vm| (vm.instance_uuid.to_lowercase(), vm)).collect();
+    let see = |vm: &Vm| {
+        let seen = VmSeen::of(vm, owner, &know.baseline);
+        let refuses = know.no_hot_add.contains(&vm.instance_uuid.to_lowercase());
+        VmSeen { cpu_hot_add: seen.cpu_hot_add && !refuses, memory_hot_add: seen.memory_hot_add && !refuses, ..seen }
+    };
     let mut done = HashSet::new();
     let mut members = Vec::new();
     for entry in record {
@@ -184,7 +225,8 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             name: vm.map_or_else(|| entry.name.clone(), |vm| vm.name.clone()),
             recorded: Some(entry.state),
             reason: entry.reason.clone(),
-            vm: vm.map(|vm| VmSeen::of(vm, owner)),
+            revision: entry.revision.clone(),
+            vm: vm.map(|vm| see(vm)),
             bound_for: know.bound_for.get(&uuid).cloned(),
             flight,
             birth: if flight == Some(TaskKind::Clone) { Birth::Awaited } else { birth },
@@ -202,7 +244,8 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             name: vm.name.clone(),
             recorded: None,
             reason: None,
-            vm: Some(VmSeen::of(vm, owner)),
+            revision: None,
+            vm: Some(see(vm)),
             bound_for: None,
             flight: know.flights.get(&uuid).copied(),
             birth: Birth::Awaited,
@@ -213,5 +256,5 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
         });
     }
     members.sort_by(|a, b| (&a.name, &a.uuid).cmp(&(&b.name, &b.uuid)));
-    Observed { folder, members }
+    Observed { folder, members, progressed_at: know.progressed_at }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use vmgroup_vsphere::{Vm, VmRef};
 
+use crate::revision::Made;
 use crate::validate::Desired;
 use crate::wake::GroupRef;
 
@@ -32,6 +33,12 @@ pub mod mark {
     /// The uid of the group that a machine was released from: it is nobody's now, and
     /// has no [`GROUP_UID`] any more.
     pub const RELEASED: &str = "vmgroup.released";
+    /// What the member was made as, or changed to since, as
+    /// [`Made`](crate::revision::Made) writes it. Machines made before there were
+    /// revisions have none.
+    pub const MADE: &str = "vmgroup.made";
+    /// The restart that was asked for last when the member was started last.
+    pub const RESTARTED: &str = "vmgroup.restarted";
     /// Facts for the policies, written by whoever runs the site.
     pub const ATTRIBUTE_PREFIX: &str = "vmgroup.attr.";
 }
@@ -107,14 +114,17 @@ impl Owner {
             .to_vec()
     }
 
-    /// The marks of a member with this instance UUID.
-    pub fn marks(&self, uuid: &str, created: u64) -> Vec<(String, String)> {
+    /// The marks of a member with this instance UUID: what it is made as, and which
+    /// restart it has seen, if that is news.
+    pub fn marks(&self, uuid: &str, created: u64, made: &Made, restarted: Option<&str>) -> Vec<(String, String)> {
         let mut marks = vec![
             (mark::GROUP_UID.to_owned(), self.uid.clone()),
             (mark::GROUP.to_owned(), self.group.to_string()),
             (mark::MEMBER.to_owned(), uuid.to_owned()),
             (mark::CREATED.to_owned(), created.to_string()),
+            (mark::MADE.to_owned(), made.to_string()),
         ];
+        marks.extend(restarted.map(|at| (mark::RESTARTED.to_owned(), at.to_owned())));
         marks.extend(self.cluster.clone().map(|cluster| (mark::CLUSTER.to_owned(), cluster)));
         marks
     }
@@ -260,12 +270,13 @@ mod tests {
         assert_eq!(Standing::of(&marked, None, &nobody), Standing::Doubtful);
         let unknown = Owner { cluster: None, ..owner() };
         assert!(unknown.owns(&vm(&[(mark::GROUP_UID, "uid-1"), (mark::MEMBER, "u"), (mark::CLUSTER, "there")])));
-        assert!(unknown.marks("u", 7).iter().all(|(key, _)| key != mark::CLUSTER));
+        assert!(unknown.marks("u", 7, &Made::default(), None).iter().all(|(key, _)| key != mark::CLUSTER));
     }
 
     #[test]
     fn who_is_released_is_nobodys_and_says_so() {
-        let mut marks: std::collections::BTreeMap<String, String> = owner().marks("u", 7).into_iter().collect();
+        let mut marks: std::collections::BTreeMap<String, String> =
+            owner().marks("u", 7, &Made::default(), None).into_iter().collect();
         for (key, value) in owner().release() {
             // As vCenter does it.
             if value.is_empty() {
@@ -282,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_made_is_owned() {
-        let marks = owner().marks("u", 7);
+        let marks = owner().marks("u", 7, &Made::default(), None);
         let marks: Vec<(&str, &str)> = marks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert!(owner().owns(&vm(&marks)) && !owner().outdated(&vm(&marks)));
     }

@@ -6,6 +6,8 @@
 //! answers and slots into a record of intents and a list of steps that leave
 //! nothing to choose.
 
+pub mod rollout;
+
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
@@ -13,8 +15,10 @@ use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, VmRef};
 
+use self::rollout::{Need, Turn};
 use crate::clock::k8s_time;
 use crate::observe::{Birth, Observed, Seen, VmSeen};
+use crate::revision::Made;
 use crate::stop::{Stop, stop};
 use crate::tasks::TaskKind;
 use crate::validate::Desired;
@@ -29,12 +33,16 @@ pub struct Demand {
     /// Leaving members with a virtual machine to be powered off the hard way, or
     /// destroyed.
     pub remove: Vec<String>,
-    /// Leaving members whose guest is to be asked to shut down.
+    /// Members, leaving or to be changed, whose guest is to be asked to shut down.
     pub shut_down: Vec<String>,
     /// When the first of the guests that were asked has had its time.
     pub grace_ends: Option<Timestamp>,
-    /// Staying members to be powered on.
+    /// Members that are being changed, to be powered off the hard way for it.
+    pub stop: Vec<String>,
+    /// Staying members to be powered on, after they were changed if need be.
     pub start: Vec<String>,
+    /// Members that get more CPUs or memory while they run.
+    pub resize: Vec<String>,
     /// Recorded members that do not exist and whose clone may begin.
     pub resume: Vec<String>,
     /// Recorded members that do not exist and are no longer wanted.
@@ -50,28 +58,34 @@ pub struct Demand {
     pub dismiss: Vec<String>,
     /// Members that are to be released: the group is going, and they stay.
     pub release: Vec<String>,
+    /// Members of whom the scaling policy has to choose some to be changed or
+    /// replaced.
+    pub turn: Option<Turn>,
+    /// New members are made in others' places.
+    pub replacing: bool,
 }
 
 impl Demand {
     /// Task slots that would be of use now.
     pub fn slots(&self) -> usize {
-        self.first() + self.start.len() + self.resume.len() + self.missing
+        self.before_births() + self.resume.len() + self.missing
     }
 
-    /// Those who leave are served first.
-    fn first(&self) -> usize {
-        self.remove.len() + self.shut_down.len() + self.release.len()
+    /// Those who exist are served before others are made, and those who leave first.
+    fn before_births(&self) -> usize {
+        let leaving = self.remove.len() + self.shut_down.len() + self.release.len();
+        leaving + self.stop.len() + self.start.len() + self.resize.len()
     }
 
     /// How many new members to name if there are this many slots: what removing,
-    /// starting and resuming leave over.
+    /// changing, starting and resuming leave over.
     pub fn births(&self, slots: usize) -> usize {
-        self.missing.min(slots.saturating_sub(self.first() + self.start.len() + self.resume.len()))
+        self.missing.min(slots.saturating_sub(self.before_births() + self.resume.len()))
     }
 
     /// The recorded members whose clone begins with this many slots.
     pub fn resumed(&self, slots: usize) -> &[String] {
-        let left = slots.saturating_sub(self.first() + self.start.len());
+        let left = slots.saturating_sub(self.before_births());
         &self.resume[..self.resume.len().min(left)]
     }
 }
@@ -108,7 +122,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     }
 
     let awaited_adoptions = seen.to_be_adopted(desired).count();
-    let surplus = staying.len().saturating_sub(desired.replicas);
+    let wished = desired.replicas + rollout::surge(desired, &staying);
+    let surplus = staying.len().saturating_sub(wished);
     // Who does not exist yet goes first, and nobody has to be asked about it.
     let forgotten = surplus.min(absent.len());
     let (resume, forget) = absent.split_at(absent.len() - forgotten);
@@ -121,14 +136,34 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     }
     // Those who leave still exist: their successors wait, so that there are
     // never more virtual machines than wished (S3).
-    let mut room = desired.replicas.saturating_sub(born.len() + awaited.len() + leaving.len() + awaited_adoptions);
+    let mut room = wished.saturating_sub(born.len() + awaited.len() + leaving.len() + awaited_adoptions);
     let resume: Vec<&Seen> = resume.iter().copied().take(room).collect();
     room -= resume.len();
     let unfinished = absent.len() - forgotten - resume.len();
     out.resume = uuids(resume.into_iter().filter(free).collect());
     out.missing = room.saturating_sub(unfinished);
-    out.start =
-        uuids(born.into_iter().filter(free).filter(|member| member.vm.as_ref().is_some_and(|vm| !vm.on())).collect());
+    let on = |member: &&Seen| member.vm.as_ref().is_some_and(VmSeen::on);
+    let in_change = |member: &&Seen| rollout::in_change(desired, member);
+    let (running, idle): (Vec<&Seen>, Vec<&Seen>) = born.into_iter().filter(free).partition(on);
+    out.start = uuids(idle);
+    for member in running.iter().copied().filter(in_change) {
+        let Some(vm) = &member.vm else { continue };
+        match stop(member, vm, desired.grace, now) {
+            Stop::Ask => out.shut_down.push(member.uuid.clone()),
+            Stop::Wait(until) => out.grace_ends = Some(out.grace_ends.map_or(until, |other| other.min(until))),
+            Stop::Force => out.stop.push(member.uuid.clone()),
+            Stop::Off => {}
+        }
+    }
+    let resized = running.into_iter().filter(|member| rollout::due(desired, member) == Need::Resize);
+    out.resize = uuids(resized.collect());
+    out.replacing = staying.iter().any(|member| matches!(rollout::due(desired, member), Need::Successor(_)));
+    if surplus == 0 {
+        out.turn = rollout::turn(desired, seen, &staying, now).and_then(|turn| {
+            let count = turn.count.min(LEAVING_LIMIT.saturating_sub(leaving.len()));
+            (count > 0).then_some(Turn { count, ..turn })
+        });
+    }
     out
 }
 
@@ -175,6 +210,37 @@ pub struct Decisions {
     pub places: BTreeMap<String, Place>,
     /// Who leaves.
     pub victims: Vec<Victim>,
+    /// Whose turn it is to be changed or replaced.
+    pub turns: Vec<Victim>,
+}
+
+/// What of a member is changed; what is `None` stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Virtual CPUs.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// What it is marked as having been made as.
+    pub made: Made,
+    /// The restart that it has seen.
+    pub restarted: Option<String>,
+}
+
+impl Change {
+    /// What brings a machine to the wished size.
+    fn of(desired: &Desired, vm: &VmSeen) -> Self {
+        let resized = !vm.made.same_size(&desired.made());
+        let made =
+            if resized { Made { revision: vm.made.revision.clone(), ..desired.made() } } else { vm.made.clone() };
+        Self {
+            cpus: Some(desired.cpus).filter(|cpus| resized && *cpus != vm.cpus),
+            memory_mib: Some(desired.memory_mib).filter(|memory| resized && *memory != vm.memory_mib),
+            made,
+            // While it runs it has seen no restart.
+            restarted: desired.restarted_at.clone().filter(|_| !vm.on()),
+        }
+    }
 }
 
 /// One thing to do. Steps of different members are independent of each other.
@@ -194,15 +260,24 @@ pub enum Step {
         /// Where to.
         place: Place,
     },
-    /// Bring the marks of a member up to date.
-    Mark {
+    /// Change a member's size, or bring its marks up to date, or both.
+    Reconfigure {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+        /// What of it.
+        change: Change,
+    },
+    /// Power a member on.
+    PowerOn {
         /// Its instance UUID.
         uuid: String,
         /// Its virtual machine.
         vm: VmRef,
     },
-    /// Power a member on.
-    PowerOn {
+    /// Power a member off that is to be changed and powered on again.
+    Stop {
         /// Its instance UUID.
         uuid: String,
         /// Its virtual machine.
@@ -215,6 +290,8 @@ pub enum Step {
         uuid: String,
         /// Its virtual machine.
         vm: VmRef,
+        /// It is powered on again when it has been changed, and does not leave.
+        stays: bool,
     },
     /// Power a leaving member off.
     PowerOff {
@@ -254,9 +331,11 @@ impl Step {
     pub fn task(&self) -> Option<(&str, TaskKind)> {
         match self {
             Self::Clone { uuid, .. } => Some((uuid, TaskKind::Clone)),
-            Self::Mark { uuid, .. } | Self::Release { uuid, .. } => Some((uuid, TaskKind::Mark)),
+            Self::Reconfigure { uuid, .. } | Self::Release { uuid, .. } => Some((uuid, TaskKind::Reconfigure)),
             Self::PowerOn { uuid, .. } => Some((uuid, TaskKind::PowerOn)),
-            Self::Shutdown { uuid, .. } | Self::PowerOff { uuid, .. } => Some((uuid, TaskKind::PowerOff)),
+            Self::Shutdown { uuid, .. } | Self::Stop { uuid, .. } | Self::PowerOff { uuid, .. } => {
+                Some((uuid, TaskKind::PowerOff))
+            }
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
             Self::CreateFolder { .. } | Self::Finish => None,
         }
@@ -283,8 +362,10 @@ pub fn plan(
 ) -> Plan {
     let forget: HashSet<&str> = demand.forget.iter().map(String::as_str).collect();
     let dismissed: HashSet<&str> = demand.dismiss.iter().map(String::as_str).collect();
-    let chosen: BTreeMap<&str, &str> =
-        decisions.victims.iter().map(|victim| (victim.uuid.as_str(), victim.reason.as_str())).collect();
+    let by_uuid = |chosen: &'_ [Victim]| {
+        chosen.iter().map(|victim| (victim.uuid.clone(), victim.reason.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let (chosen, turns) = (by_uuid(&decisions.victims), by_uuid(&decisions.turns));
 
     let mut record = Vec::new();
     for member in &seen.members {
@@ -292,10 +373,15 @@ pub fn plan(
         if forget.contains(uuid) {
             continue;
         }
-        let mut entry = record_of(member);
+        let mut entry = record_of(desired, member);
         if let Some(reason) = chosen.get(uuid) {
             entry.state = MemberState::Leaving;
-            entry.reason = Some((*reason).to_owned());
+            entry.reason = Some(reason.clone());
+        } else if let Some(reason) = turns.get(uuid)
+            && let Some((state, why)) = rollout::taken_down(desired, member)
+        {
+            entry.state = state;
+            entry.reason = Some(format!("{}; {reason}", why.as_str()));
         } else if dismissed.contains(uuid) {
             entry.state = MemberState::Leaving;
             entry.reason = Some("the group is being deleted".to_owned());
@@ -310,31 +396,36 @@ pub fn plan(
     }
 
     let steps = steps(desired, seen, demand, decisions, slots, &record);
-    // The time of a guest runs from when it is asked, not from when that is due.
     for step in &steps {
-        if let Step::Shutdown { uuid, .. } = step
-            && let Some(entry) = record.iter_mut().find(|entry| entry.uuid == *uuid)
-        {
-            entry.stopping_since.get_or_insert_with(|| k8s_time(now));
+        let (Step::Shutdown { uuid, .. } | Step::Clone { uuid, .. }) = step else { continue };
+        let Some(entry) = record.iter_mut().find(|entry| entry.uuid == *uuid) else { continue };
+        match step {
+            // What a clone is made from stands in the record before it begins.
+            Step::Clone { .. } => entry.revision = Some(desired.revision.clone()),
+            // The time of a guest runs from when it is asked, not from when that is due.
+            _ => drop(entry.stopping_since.get_or_insert_with(|| k8s_time(now))),
         }
     }
     Plan { record, steps }
 }
 
 /// How a member stands in the record when nothing is decided about it.
-fn record_of(member: &Seen) -> MemberStatus {
+fn record_of(desired: &Desired, member: &Seen) -> MemberStatus {
     let state = match (&member.vm, member.leaving()) {
         (_, true) => MemberState::Leaving,
+        _ if rollout::in_change(desired, member) => MemberState::Changing,
         (Some(vm), false) if vm.on() => MemberState::Ready,
         (Some(_), false) => MemberState::Starting,
         (None, false) if member.birth == Birth::Absent => MemberState::Planned,
         (None, false) => MemberState::Cloning,
     };
     let may_run = member.vm.as_ref().is_none_or(VmSeen::on);
-    let keep_reason = matches!(state, MemberState::Leaving | MemberState::Planned | MemberState::Cloning);
+    let stops = may_run && matches!(state, MemberState::Leaving | MemberState::Changing);
+    let keep_reason = !matches!(state, MemberState::Starting | MemberState::Ready);
     MemberStatus {
         reason: member.reason.clone().filter(|_| keep_reason),
-        stopping_since: member.stopping_since.filter(|_| may_run && state == MemberState::Leaving).map(k8s_time),
+        revision: member.vm.as_ref().map_or_else(|| member.revision.clone(), |vm| Some(vm.made.revision.clone())),
+        stopping_since: member.stopping_since.filter(|_| stops).map(k8s_time),
         ..MemberStatus::new(&member.name, &member.uuid, state)
     }
 }
@@ -363,15 +454,34 @@ fn steps(
         }
     }
     for uuid in &demand.shut_down {
-        if let Some(vm) = vm_of(uuid) {
-            tasks.push(Step::Shutdown { uuid: uuid.clone(), vm: vm.id.clone() });
+        if let Some(member) = by_uuid.get(uuid.as_str())
+            && let Some(vm) = &member.vm
+        {
+            tasks.push(Step::Shutdown { uuid: uuid.clone(), vm: vm.id.clone(), stays: !member.leaving() });
         }
     }
-    for uuid in &demand.start {
-        let chosen = decisions.victims.iter().any(|victim| victim.uuid == *uuid);
-        if let (Some(vm), false) = (vm_of(uuid), chosen) {
-            let (uuid, id) = (uuid.clone(), vm.id.clone());
-            tasks.push(if vm.outdated { Step::Mark { uuid, vm: id } } else { Step::PowerOn { uuid, vm: id } });
+    let is_chosen = |uuid: &str| decisions.victims.iter().chain(&decisions.turns).any(|victim| victim.uuid == uuid);
+    let reconfigure = |uuid: &str, vm: &VmSeen| Step::Reconfigure {
+        uuid: uuid.to_owned(),
+        vm: vm.id.clone(),
+        change: Change::of(desired, vm),
+    };
+    for uuid in demand.stop.iter().filter(|uuid| !is_chosen(uuid)) {
+        if let Some(vm) = vm_of(uuid) {
+            tasks.push(Step::Stop { uuid: uuid.clone(), vm: vm.id.clone() });
+        }
+    }
+    for uuid in demand.start.iter().filter(|uuid| !is_chosen(uuid)) {
+        if let Some(vm) = vm_of(uuid) {
+            // What is suspended has to wake up before it can be changed.
+            let change = vm.power == PowerState::Off && rollout::wants_change_when_off(desired, vm);
+            let power_on = || Step::PowerOn { uuid: uuid.clone(), vm: vm.id.clone() };
+            tasks.push(if change { reconfigure(uuid, vm) } else { power_on() });
+        }
+    }
+    for uuid in demand.resize.iter().filter(|uuid| !is_chosen(uuid)) {
+        if let Some(vm) = vm_of(uuid) {
+            tasks.push(reconfigure(uuid, vm));
         }
     }
     let to_clone = demand

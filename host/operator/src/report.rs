@@ -12,6 +12,7 @@ use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
 use crate::apply::counted;
 use crate::memory::{Failure, Topic};
+use crate::plan::rollout::Progress;
 use crate::status::listed;
 use crate::wake::GroupRef;
 
@@ -22,6 +23,9 @@ pub const POLICY_REFUSED: &str = "PolicyRefused";
 /// The abnormal-true condition: machines are being adopted and are not members
 /// yet. `vmgroup adopt` waits for it, and for its end.
 pub const ADOPTING: &str = "Adopting";
+
+/// The reason of a rollout that is held, because its members do not get ready.
+pub const ROLLOUT_STALLED: &str = "RolloutStalled";
 
 /// What `lastMessage` says when all is well, as in the original.
 pub const SUCCESS: &str = "successfully reconciled VmGroup";
@@ -60,6 +64,10 @@ pub struct Facts<'a> {
     pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
     pub policies: Option<PolicyStatus>,
+    /// What members were made as whose marks do not tell; nothing if the spec is invalid.
+    pub baseline: Option<String>,
+    /// What a change of the spec leads to.
+    pub target: String,
     /// Now.
     pub now: Time,
 }
@@ -77,9 +85,16 @@ pub struct Members {
     pub to_be_adopted: Vec<String>,
     /// Members too many that stay, and why.
     pub held_back: Option<String>,
+    /// How far the change that the spec asks for has come.
+    pub progress: Progress,
 }
 
 impl Members {
+    /// All are there, ready, and as far as may be as the spec says.
+    fn as_wished(&self, desired: usize) -> bool {
+        self.count(MemberState::Ready) == desired && self.record.len() == desired && self.progress.pending == 0
+    }
+
     fn count(&self, state: MemberState) -> usize {
         self.record.iter().filter(|member| member.state == state).count()
     }
@@ -95,7 +110,14 @@ impl Members {
 
 /// The status after a pass.
 pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
-    let verdict = verdict(old, facts);
+    let rollout = facts.members.map_or_else(
+        || old.rollout.clone(),
+        |members| {
+            let complete = facts.deleting || facts.desired.is_some_and(|desired| members.as_wished(desired));
+            members.progress.record(old.rollout.as_ref(), &facts.target, complete, &facts.now)
+        },
+    );
+    let verdict = verdict(old, facts, rollout.is_some());
     let number = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let (current, ready, members, folder) = match facts.members {
         Some(members) => (
@@ -143,6 +165,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         current_replicas: current,
         desired_replicas: facts.desired.map_or(old.desired_replicas, number),
         ready_replicas: ready,
+        updated_replicas: facts.members.map_or(old.updated_replicas, |members| number(members.progress.updated)),
         last_message: Some(verdict.message),
         observed_generation: facts.generation,
         selector: Some(format!("vmgroup={}", facts.group.name)),
@@ -150,6 +173,8 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         folder,
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
+        baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
+        rollout,
     }
 }
 
@@ -159,7 +184,7 @@ struct Verdict {
     message: String,
 }
 
-fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
+fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
     let say = |phase, reason: &str, message: String| Verdict { phase, reason: reason.to_owned(), message };
     if let Some(obstacle) = &facts.obstacle {
         let phase = if obstacle.stalled { Phase::Error } else { Phase::Pending };
@@ -173,6 +198,16 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
     let desired = facts.desired.unwrap_or_default();
     let (ready, leaving) = (members.count(MemberState::Ready), members.count(MemberState::Leaving));
     let making = members.count(MemberState::Planned) + members.count(MemberState::Cloning);
+    let progress = &members.progress;
+    if updating && progress.stuck && !facts.deleting {
+        let why = worst(facts.failures).map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+        let message = format!(
+            "the rollout has come no further for too long and is held: {ready} of {desired} members are ready, {} as the spec says; not ready: {}{why}. It goes on when they are; changing the spec back rolls back",
+            progress.updated,
+            some(&progress.late),
+        );
+        return say(Phase::Error, ROLLOUT_STALLED, message);
+    }
     if let Some(failure) = worst(facts.failures) {
         let phase = if failure.stalled { Phase::Error } else { Phase::Pending };
         return say(phase, &failure.reason, failures(members, desired, facts, failure));
@@ -183,13 +218,31 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>) -> Verdict {
         let message = format!("{verb}: {left} left in vCenter{}", members.shutting_down());
         return say(Phase::Pending, "Deleting", message);
     }
-    if ready == desired && members.record.len() == desired {
-        return say(Phase::Running, "AsWished", SUCCESS.to_owned());
+    if members.as_wished(desired) {
+        let message = if progress.left.is_empty() {
+            SUCCESS.to_owned()
+        } else {
+            format!(
+                "{SUCCESS}; {} not as the spec says and left so (updateStrategy OnDelete, or protected): {}",
+                counted_are(progress.left.len()),
+                some(&progress.left),
+            )
+        };
+        return say(Phase::Running, "AsWished", message);
     }
-    let starting = members.count(MemberState::Starting);
     if let Some(message) = members.held_back.as_ref().filter(|_| leaving == 0) {
         return say(Phase::Pending, "ScaleInHeld", message.clone());
     }
+    if updating {
+        let message = format!(
+            "updating: {} of {desired} members are as the spec says, {ready} are ready, {leaving} leaving, {} being changed, {making} being made{}",
+            progress.updated,
+            members.count(MemberState::Changing),
+            members.shutting_down(),
+        );
+        return say(Phase::Pending, "Updating", message);
+    }
+    let starting = members.count(MemberState::Starting);
     if leaving > 0 || members.record.len() > desired {
         let message = format!(
             "scaling in to {desired}: {} to go, {leaving} leaving now{}",
@@ -241,13 +294,22 @@ fn failures(members: &Members, desired: usize, facts: &Facts<'_>, worst: &Failur
         return worst.message.clone();
     }
     let ready = members.count(MemberState::Ready);
-    let shown = failed.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-    let more = if failed.len() > 5 { format!(" and {} more", failed.len() - 5) } else { String::new() };
     format!(
-        "{ready} of {desired} members are ready; {} tried again later ({shown}{more}): {}",
+        "{ready} of {desired} members are ready; {} tried again later ({}): {}",
         counted(failed.len(), "member"),
+        some(&failed),
         worst.message
     )
+}
+
+/// The first of them, and how many more there are.
+fn some(names: &[impl AsRef<str>]) -> String {
+    let shown = names.iter().take(5).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}
+
+fn counted_are(count: usize) -> String {
+    format!("{} {}", counted(count, "member"), if count == 1 { "is" } else { "are" })
 }
 
 #[cfg(test)]
@@ -275,6 +337,8 @@ mod tests {
             obstacle: None,
             refusal: None,
             policies: None,
+            baseline: Some("r.1.1024".into()),
+            target: "r.1.1024".into(),
             now: serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap(),
         }
     }

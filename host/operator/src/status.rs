@@ -118,20 +118,20 @@ pub fn listed(record: Vec<MemberStatus>) -> Vec<MemberStatus> {
     record.into_iter().filter(|member| member.state != MemberState::Ready || member.stopping_since.is_some()).collect()
 }
 
-/// Whether two records hold the same intents: who is to be, who is to leave, and
-/// since when whose guest is to shut down. Only a change of these has to be written down before anything is done.
+/// Whether two records hold the same intents: who is to be, and from what he is made,
+/// who is to leave, who is to be changed, and since when whose guest is to shut down.
+/// Only a change of these has to be written down before anything is done.
 pub fn same_intents(a: &[MemberStatus], b: &[MemberStatus]) -> bool {
-    let is_one = |member: &&MemberStatus| {
-        matches!(member.state, MemberState::Planned | MemberState::Cloning | MemberState::Leaving)
-            || member.stopping_since.is_some()
+    let intent = |member: &MemberStatus| match member.state {
+        MemberState::Planned | MemberState::Cloning => Some((None, member.revision.clone())),
+        MemberState::Changing | MemberState::Leaving => Some((Some(member.state), None)),
+        MemberState::Starting | MemberState::Ready => member.stopping_since.as_ref().map(|_| (None, None)),
     };
     // A name is part of the intent, but it never changes under its UUID.
-    let before: HashMap<&str, &MemberStatus> =
-        a.iter().filter(is_one).map(|member| (member.uuid.as_str(), member)).collect();
-    let leaves = |member: &MemberStatus| member.state == MemberState::Leaving;
-    b.iter().filter(is_one).all(|member| {
+    let before: HashMap<&str, &MemberStatus> = a.iter().map(|member| (member.uuid.as_str(), member)).collect();
+    b.iter().filter(|member| intent(member).is_some()).all(|member| {
         before.get(member.uuid.as_str()).is_some_and(|before| {
-            leaves(before) == leaves(member)
+            intent(before) == intent(member)
                 && (member.stopping_since.is_none() || before.stopping_since == member.stopping_since)
         })
     })
@@ -152,6 +152,7 @@ mod tests {
             task: Some(format!("task-{index:06}")),
             reason: Some("a reason as long as reasons are that people read in an event".into()),
             stopping_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
+            revision: Some("0123456789".into()),
         }
     }
 
@@ -181,5 +182,9 @@ mod tests {
         let leaving = [member(3, MemberState::Leaving)];
         assert!(!same_intents(&leaving, std::slice::from_ref(&stopping)), "since when is written before it is asked");
         assert!(same_intents(std::slice::from_ref(&stopping), std::slice::from_ref(&stopping)));
+        assert!(!same_intents(&before, &[member(1, MemberState::Changing)]));
+        assert!(!same_intents(&[member(1, MemberState::Changing)], &[member(1, MemberState::Leaving)]));
+        let of = |revision: &str| MemberStatus { revision: Some(revision.into()), ..member(2, MemberState::Planned) };
+        assert!(!same_intents(&[of("a")], &[of("b")]), "it is made from something else now");
     }
 }

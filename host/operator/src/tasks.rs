@@ -31,8 +31,8 @@ const REMEMBERED: usize = 4096;
 pub enum TaskKind {
     /// Makes it.
     Clone,
-    /// Brings its marks up to date.
-    Mark,
+    /// Changes its size, or brings its marks up to date.
+    Reconfigure,
     /// Powers it on.
     PowerOn,
     /// Powers it off.
@@ -43,13 +43,13 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Clone, Self::Mark, Self::PowerOn, Self::PowerOff, Self::Destroy];
+    pub const ALL: [Self; 5] = [Self::Clone, Self::Reconfigure, Self::PowerOn, Self::PowerOff, Self::Destroy];
 
     /// As in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Clone => "clone",
-            Self::Mark => "mark",
+            Self::Reconfigure => "reconfigure",
             Self::PowerOn => "power-on",
             Self::PowerOff => "power-off",
             Self::Destroy => "destroy",
@@ -57,9 +57,9 @@ impl TaskKind {
     }
 
     /// Whether another task follows on the same member: the one that powers on or
-    /// destroys it.
+    /// destroys it. Not after what was changed while it runs.
     fn has_sequel(self) -> bool {
-        matches!(self, Self::Clone | Self::PowerOff)
+        matches!(self, Self::Clone | Self::Reconfigure | Self::PowerOff)
     }
 }
 

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use vmgroup_api::{
     ADOPTING_ANNOTATION, CloneMode, DeletionPolicy, HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, Orphan,
-    POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, VmGroup,
+    POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION, VmGroup,
 };
 
 use crate::observe::Seen;
 use crate::policy_source::Who;
+use crate::revision::{Made, MadeFrom};
+use crate::strategy::Strategy;
 use crate::wake::GroupRef;
 
 /// The most members a group may have.
@@ -24,6 +26,12 @@ const LONGEST_GRACE: i32 = 86_400;
 
 /// How long a guest has to shut down if the group does not say, in seconds.
 const GRACE: i32 = 60;
+
+/// As much as is kept of the annotation that asks for a restart, in characters.
+const RESTART_LIMIT: usize = 64;
+
+/// How long a change may take to come further if the group does not say, in seconds.
+const PROGRESS_DEADLINE: i32 = 600;
 
 /// A group as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,14 @@ pub struct Desired {
     pub hold_scale_in: bool,
     /// Names and instance UUIDs, in lower case, of members that no scale-in may remove.
     pub protected: BTreeSet<String>,
+    /// Stands for what only a replacement can change of a member.
+    pub revision: String,
+    /// Members that have not been started since this was written are restarted.
+    pub restarted_at: Option<String>,
+    /// How changes reach the members that stand.
+    pub strategy: Strategy,
+    /// How long a change may take to come further, before it is said to be stuck.
+    pub progress_deadline: Duration,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// What becomes of the members then.
@@ -88,6 +104,23 @@ impl Desired {
     /// What decides which policies serve it.
     pub fn who(&self) -> Who<'_> {
         Who { namespace: &self.group.namespace, uid: &self.uid, labels: &self.labels }
+    }
+
+    /// What members were made as whose marks do not tell, by what the record says of
+    /// that: what the spec said when it was seen first.
+    pub fn baseline(&self, recorded: Option<&str>) -> Made {
+        recorded.and_then(|text| text.parse().ok()).unwrap_or_else(|| self.made())
+    }
+
+    /// What a change leads to, by which one is told from another.
+    pub fn target(&self) -> String {
+        let restart = self.restarted_at.as_ref().map(|at| format!("@{at}")).unwrap_or_default();
+        format!("{}{restart}", self.made())
+    }
+
+    /// What a member that is made now is made as.
+    pub fn made(&self) -> Made {
+        Made { revision: self.revision.clone(), cpus: self.cpus, memory_mib: self.memory_mib }
     }
 }
 
@@ -142,6 +175,17 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             bounds: "a template's name or inventory path",
         });
     }
+    let progress_deadline = spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
+    let progress_deadline = if deleting {
+        0
+    } else {
+        within("progressDeadlineSeconds", progress_deadline, 1, 604_800, "1 to 604800 (a week)")?
+    };
+    let strategy = match Strategy::of(spec.update_strategy.as_ref()) {
+        Err(_) if deleting => Strategy::default(),
+        Err((field, value, bounds)) => return Err(Invalid::Bounds { field, value, bounds }),
+        Ok(strategy) => strategy,
+    };
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let list = |key: &str| {
         let entries = annotation(key).into_iter().flat_map(|list| list.split(','));
@@ -178,6 +222,12 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         // In doubt nobody leaves.
         hold_scale_in: annotation(HOLD_SCALE_IN_ANNOTATION).is_some_and(|value| !matches!(value.trim(), "" | "false")),
         protected: list(PROTECTED_MEMBERS_ANNOTATION),
+        revision: MadeFrom { template: &spec.template }.revision(),
+        restarted_at: annotation(RESTARTED_AT_ANNOTATION)
+            .filter(|text| !text.is_empty())
+            .map(|text| text.chars().take(RESTART_LIMIT).collect()),
+        strategy,
+        progress_deadline: Duration::from_secs(progress_deadline.into()),
         deleting,
         farewell,
     })

@@ -239,6 +239,8 @@ pub enum FaultKind {
     InvalidState(String),
     /// No VMware Tools run in the guest: it cannot be asked for anything.
     ToolsUnavailable,
+    /// CPUs or memory cannot be changed while the machine runs; holds the type name.
+    HotPlugNotSupported(String),
     /// Any other; holds the type name.
     Other(String),
 }
@@ -266,6 +268,7 @@ impl FaultKind {
             | Self::FileFault(name)
             | Self::HostNotConnected(name)
             | Self::InvalidState(name)
+            | Self::HotPlugNotSupported(name)
             | Self::Other(name) => name,
         }
     }
@@ -282,7 +285,9 @@ impl FaultKind {
             | Self::ToolsUnavailable
             | Self::InvalidState(_) => Category::Conflict,
             Self::ManagedObjectNotFound { .. } => Category::Gone,
-            Self::InvalidName { .. } | Self::InvalidArgument { .. } => Category::Configuration,
+            Self::InvalidName { .. } | Self::InvalidArgument { .. } | Self::HotPlugNotSupported(_) => {
+                Category::Configuration
+            }
             Self::InsufficientResources(_) | Self::NoDiskSpace { .. } => Category::Capacity,
             Self::NotAuthenticated
             | Self::FileFault(_)

@@ -44,4 +44,4 @@ pub use site::{Named, Site, SiteCluster, SiteSelection};
 pub use task::{TaskInfo, TaskState};
 pub use vmgroup_wire::{Credentials, HttpTransport, Password, Tls, Transport, TransportError, TransportKind};
 pub use watch::{Event, Goal, Observer, Watch};
-pub use write::CloneSpec;
+pub use write::{CloneSpec, Reconfiguration};

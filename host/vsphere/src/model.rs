@@ -101,6 +101,10 @@ pub struct Vm {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// CPUs can be added while it runs (`config.cpuHotAddEnabled`).
+    pub cpu_hot_add: bool,
+    /// Memory can be added while it runs (`config.memoryHotAddEnabled`).
+    pub memory_hot_add: bool,
     /// True if it is marked as a template.
     pub template: bool,
     /// Whether vCenter can manage it.

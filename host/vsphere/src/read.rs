@@ -15,12 +15,14 @@ pub(crate) const FOLDER: &str = "Folder";
 const VAPP: &str = "VirtualApp";
 
 /// What [`Vm`] is made of, and nothing that changes by itself.
-const VM_PATHS: [&str; 12] = [
+const VM_PATHS: [&str; 14] = [
     "name",
     "parent",
     "config.instanceUuid",
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
+    "config.cpuHotAddEnabled",
+    "config.memoryHotAddEnabled",
     "config.template",
     "config.extraConfig",
     "runtime.powerState",
@@ -59,6 +61,8 @@ impl Vm {
             pool: None,
             cpus: 0,
             memory_mib: 0,
+            cpu_hot_add: false,
+            memory_hot_add: false,
             template: false,
             connection: ConnectionState::Unknown,
             extra: Extra::default(),
@@ -90,6 +94,8 @@ impl Vm {
             "config.instanceUuid" => self.instance_uuid = text.to_ascii_lowercase(),
             "config.hardware.numCPU" => self.cpus = text.parse().unwrap_or(0),
             "config.hardware.memoryMB" => self.memory_mib = text.parse().unwrap_or(0),
+            "config.cpuHotAddEnabled" => self.cpu_hot_add = value.is_some_and(Element::is_true),
+            "config.memoryHotAddEnabled" => self.memory_hot_add = value.is_some_and(Element::is_true),
             "config.template" => self.template = value.is_some_and(Element::is_true),
             "config.extraConfig" => {
                 self.extra = value.map_or_else(Extra::default, |all| extra_of(all, extra_prefix));

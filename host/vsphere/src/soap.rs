@@ -105,6 +105,7 @@ fn kind_of(element: &Element) -> FaultKind {
             FaultKind::HostNotConnected(name.to_owned())
         }
         "InvalidState" | "InvalidHostState" | "InvalidHostConnectionState" => FaultKind::InvalidState(name.to_owned()),
+        "CpuHotPlugNotSupported" | "MemoryHotPlugNotSupported" => FaultKind::HotPlugNotSupported(name.to_owned()),
         "NoCompatibleHost"
         | "NoCompatibleDatastore"
         | "NotEnoughCpus"

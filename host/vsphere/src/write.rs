@@ -8,6 +8,33 @@ use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, S
 use crate::soap::reference_of;
 use crate::xml::{Element, Writer};
 
+/// What `ReconfigVM_Task` shall change; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconfiguration {
+    /// Virtual CPUs.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// `extraConfig` entries, key and value: these are set, those with an empty value
+    /// removed, and the others stay.
+    pub extra: Vec<(String, String)>,
+}
+
+impl Reconfiguration {
+    /// Children follow the XSD's sequence.
+    fn write(&self, writer: &mut Writer) {
+        writer.node("spec", |w| {
+            if let Some(cpus) = self.cpus {
+                w.value("numCPUs", cpus);
+            }
+            if let Some(memory_mib) = self.memory_mib {
+                w.value("memoryMB", memory_mib);
+            }
+            write_extra(w, &self.extra);
+        });
+    }
+}
+
 /// What `CloneVM_Task` shall make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloneSpec {
@@ -124,10 +151,14 @@ impl Vcenter {
     /// `VirtualMachine.ReconfigVM_Task` for `extraConfig` alone: sets these
     /// entries, and removes those with an empty value. The others stay.
     pub async fn set_extra(&self, vm: &VmRef, extra: &[(String, String)]) -> Result<TaskRef, Error> {
-        self.start("ReconfigVM_Task", vm.managed_object(), |w| {
-            w.node("spec", |w| write_extra(w, extra));
-        })
-        .await
+        self.reconfigure(vm, &Reconfiguration { extra: extra.to_vec(), ..Reconfiguration::default() }).await
+    }
+
+    /// `VirtualMachine.ReconfigVM_Task`. A running machine takes more CPUs or memory
+    /// only where it is set up for hot-add, and fails the task with
+    /// [`FaultKind::HotPlugNotSupported`](crate::FaultKind::HotPlugNotSupported) where not.
+    pub async fn reconfigure(&self, vm: &VmRef, change: &Reconfiguration) -> Result<TaskRef, Error> {
+        self.start("ReconfigVM_Task", vm.managed_object(), |w| change.write(w)).await
     }
 
     /// `Folder.MoveIntoFolder_Task`: moves machines into a folder. A name that is
@@ -174,6 +205,25 @@ fn returned(method: &'static str, answer: &Element) -> Result<ManagedObjectRef, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_written_in_the_schemas_order_and_says_nothing_of_what_stays() {
+        let written = |change: Reconfiguration| {
+            let mut writer = Writer::default();
+            change.write(&mut writer);
+            writer.into_string()
+        };
+        let extra = vec![("k".to_owned(), "v".to_owned())];
+        assert_eq!(
+            written(Reconfiguration { cpus: Some(4), memory_mib: Some(2048), extra }),
+            "<spec><numCPUs>4</numCPUs><memoryMB>2048</memoryMB><extraConfig xsi:type=\"OptionValue\"><key>k</key>\
+             <value xsi:type=\"xsd:string\">v</value></extraConfig></spec>"
+        );
+        assert_eq!(
+            written(Reconfiguration { memory_mib: Some(2048), ..Reconfiguration::default() }),
+            "<spec><memoryMB>2048</memoryMB></spec>"
+        );
+    }
 
     #[test]
     fn a_clone_is_written_in_the_schemas_order() {

@@ -72,6 +72,11 @@ struct Group {
     ever: BTreeSet<String>,
     /// Members that were ever recorded as leaving.
     left: BTreeSet<String>,
+    /// Members that were ever recorded as being changed.
+    changed: BTreeSet<String>,
+    /// While the group is changed, how many of its members may be out of service, and
+    /// how many there may be besides those that are wished.
+    bounds: (usize, usize),
     /// The members that there were at the last look.
     members: BTreeSet<String>,
     /// Members that somebody else did something to, and when.
@@ -101,6 +106,8 @@ impl Group {
             .iter()
             .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
             .collect();
+        let changing = members.iter().filter(|member| member["state"] == "Changing");
+        self.changed.extend(changing.map(|member| member["uuid"].as_str().unwrap_or_default().to_owned()));
         self.ever.extend(self.record.keys().cloned());
         let told = object["status"]["currentReplicas"].as_u64().unwrap_or(0);
         self.news |= std::mem::replace(&mut self.told, told) != told;
@@ -117,12 +124,15 @@ impl Group {
         // Who was taken away in the same moment could still be counted on.
         staying.extend(self.struck.iter().filter(|(at, _)| *at + NEWS >= now).map(|(_, uuid)| uuid));
         staying.retain(|uuid| !leaves(uuid));
-        let least = self.wishes.least(now, lag);
+        let least = self.wishes.least(now, lag).saturating_sub(self.bounds.0);
         if staying.len() < least {
             let text = format!("{}: {} stay, and never less than {least} were wished", self.name, staying.len());
             return Err(Violation { property: "S5", text });
         }
-        if let Some(uuid) = made.iter().find(|uuid| !leaves(uuid)) {
+        // Whoever is replaced may go while another one's successor is being made.
+        if self.bounds == (0, 0)
+            && let Some(uuid) = made.iter().find(|uuid| !leaves(uuid))
+        {
             let text = format!("{}: somebody is chosen while {uuid} is being made and cannot be", self.name);
             return Err(Violation { property: "S5", text });
         }
@@ -192,6 +202,8 @@ impl Judge {
             record: BTreeMap::new(),
             ever: BTreeSet::new(),
             left: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            bounds: (0, 0),
             members: BTreeSet::new(),
             struck: Vec::new(),
             counts: Wishes::default(),
@@ -207,6 +219,14 @@ impl Judge {
         if let Some(group) = self.groups.get_mut(uid) {
             group.wishes.push(now, replicas);
             self.calls.wished(uid, replicas);
+        }
+    }
+
+    /// A user is about to change one that stands, for the first time.
+    pub fn changes(&mut self, uid: &str, bounds: (usize, usize)) {
+        if let Some(group) = self.groups.get_mut(uid) {
+            group.bounds = bounds;
+            self.calls.may_surge(uid, bounds.1);
         }
     }
 
@@ -303,14 +323,16 @@ impl Judge {
             let off = members.get(moref).is_none_or(|(_, _, now_on)| *on && !now_on);
             let Some(group) = self.groups.get(owner) else { continue };
             let late = group.gone && self.calls.is_late(uuid);
-            if off && !late && !self.touched.contains(moref) && !group.left.contains(uuid) {
+            let gone = !members.contains_key(moref);
+            let chosen = group.left.contains(uuid) || !gone && group.changed.contains(uuid);
+            if off && !late && !self.touched.contains(moref) && !chosen {
                 let text = format!("{moref} of {} went or was powered off and was never chosen", group.name);
                 return Err(Violation { property: "S5", text });
             }
         }
         for (uid, group) in &mut self.groups {
             let there = of_groups.remove(uid.as_str()).unwrap_or_default();
-            let most = group.wishes.most(now, self.lag + CLONE);
+            let most = group.wishes.most(now, self.lag + CLONE) + group.bounds.1;
             let expected = || there.iter().filter(|uuid| !self.calls.is_late(uuid)).count();
             if there.len() > most && there.len() > group.members.len() && expected() > most {
                 let text =

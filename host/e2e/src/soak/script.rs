@@ -222,6 +222,19 @@ pub enum Deed {
     Harden,
 }
 
+/// What a user changes of a group that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The template: this one, or the one that all groups begin with.
+    Template(bool),
+    /// To one that does not exist.
+    NoTemplate,
+    /// Virtual CPUs.
+    Cpu(usize),
+    /// All are to be restarted.
+    Restart(u64),
+}
+
 /// What happens at some time of a run.
 #[derive(Clone, Debug)]
 pub enum Act {
@@ -233,8 +246,10 @@ pub enum Act {
     Delete(usize),
     /// A user writes something into its metadata that concerns nobody.
     Annotate(usize, u64),
-    /// A user tries to change what cannot be changed, together with the count.
+    /// A user writes what cannot be, together with the count.
     Mistake(usize),
+    /// A user changes what its members are to be.
+    Change(usize, Change),
     /// A user writes the policy file.
     Policy(&'static str),
     /// A user writes one whose policy fails.
@@ -279,6 +294,9 @@ pub struct Script {
     pub max_tasks: usize,
     /// `spec.gracePeriodSeconds` of the groups.
     pub grace: Option<u32>,
+    /// How many members of a group may be out of service while it is changed, and how
+    /// many there may be besides, if groups are changed.
+    pub changes: Option<(usize, usize)>,
     /// How often calls are struck, in ten thousand.
     rate: u32,
     /// What strikes calls.
@@ -305,6 +323,10 @@ const GUESTS_FAIL: u64 = 3;
 
 /// How long guests have to, seed by seed.
 const GRACES: [Option<u32>; 4] = [None, Some(0), Some(7), Some(40)];
+
+/// Groups are changed in runs of seeds that leave one of these remainders. None of
+/// those that are pinned does, so they go on meaning what they meant.
+const CHANGED: (u64, [u64; 2]) = (7, [3, 5]);
 
 /// The policy file that every run ends with in which policies are swapped.
 pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
@@ -356,13 +378,19 @@ impl Script {
             acts.sort_by_key(|(at, _)| *at);
         }
         let grace = GRACES[usize::try_from(seed / 2).unwrap_or(0) % GRACES.len()];
-        Self { workload, faults, acts, ends, operators, durations, max_tasks, grace, rate, dice: strikes }
+        let changes = CHANGED.1.contains(&(seed % CHANGED.0)).then(|| {
+            changed(&mut dice, &mut acts);
+            acts.sort_by_key(|(at, _)| *at);
+            *dice.pick(&[(1, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 2)])
+        });
+        Self { workload, faults, acts, ends, operators, durations, max_tasks, grace, changes, rate, dice: strikes }
     }
 
     /// What it is about, in a line.
     pub fn title(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
-        format!("{}; {}", self.workload, faults.join(", "))
+        let changes = self.changes.map(|bounds| format!("; changes {bounds:?}")).unwrap_or_default();
+        format!("{}; {}{changes}", self.workload, faults.join(", "))
     }
 
     /// How old what operators know may be, and how long they may be at work on what
@@ -585,6 +613,28 @@ fn policies_fail(dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration, Act)
         if dice.chance(6000) {
             acts.push((at + dice.time(500, 60_000), Act::Policy(dice.pick::<&str>(POLICIES))));
         }
+    }
+}
+
+/// Users change what members are to be, mostly while something else is going on.
+fn changed(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) {
+    let busy: Vec<(Duration, usize)> = acts
+        .iter()
+        .filter_map(|(at, act)| match act {
+            Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
+            _ => None,
+        })
+        .collect();
+    for _ in 0..dice.between(1, 4) {
+        let (at, group) = *dice.pick(&busy);
+        let change = match dice.below(8) {
+            0 | 1 => Change::Template(true),
+            2 => Change::Template(false),
+            3 => Change::NoTemplate,
+            4..=6 => Change::Cpu(dice.between(1, 3)),
+            _ => Change::Restart(dice.any()),
+        };
+        acts.push((at + dice.time(200, 60_000), Act::Change(group, change)));
     }
 }
 

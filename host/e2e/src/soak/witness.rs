@@ -49,6 +49,8 @@ struct Group {
     begun: bool,
     /// The last listing that an operator was served showed no member of it.
     empty: bool,
+    /// Members that there may be besides those that are wished, while it is changed.
+    surge: usize,
 }
 
 /// What an operator was told by a fresh read of one machine.
@@ -182,6 +184,11 @@ impl Calls {
     /// A user wishes so many members of a group from now on.
     pub fn wished(&self, uid: &str, replicas: usize) {
         self.state().groups.entry(uid.to_owned()).or_default().wishes.push(self.clock.since_epoch(), replicas);
+    }
+
+    /// A group may have so many members more than it wishes while it is changed.
+    pub fn may_surge(&self, uid: &str, surge: usize) {
+        self.state().groups.entry(uid.to_owned()).or_default().surge = surge;
     }
 
     /// A task stands in the record.
@@ -350,7 +357,8 @@ impl Calls {
         }
         group.on_the_way.insert(uuid.to_owned(), operator);
         let all: BTreeSet<&String> = there.iter().chain(&making).filter(|uuid| !late.contains_key(*uuid)).collect();
-        let (count, most) = (all.len() + usize::from(!late.contains_key(uuid)), group.wishes.most(now, self.terms.lag));
+        let most = group.wishes.most(now, self.terms.lag) + group.surge;
+        let count = all.len() + usize::from(!late.contains_key(uuid));
         if count > most && !all.iter().any(|uuid| self.has_failed(uuid)) {
             let text = format!(
                 "{uuid} of {name} is cloned as number {count} ({} there, {} being made), and never more than {most} were wished",
@@ -377,7 +385,8 @@ impl Calls {
             return Ok(());
         }
         let state = object.and_then(|object| Self::recorded(&object, uuid));
-        if state.as_deref() != Some("Leaving") {
+        let changing = state.as_deref() == Some("Changing") && method != "Destroy_Task";
+        if state.as_deref() != Some("Leaving") && !changing {
             let text = format!("{method} of {vm} ({uuid}), which stands in the record as {state:?}");
             return Err(wrong("S5", text));
         }

@@ -102,9 +102,8 @@ async fn kubectl_as_a_person_uses_it() {
     let refused = [
         (manifest.replace("vmgroup-sample", "none").replace("cpu: 2", "cpu: 0"), "cpu must be 1 to 768 virtual CPUs"),
         (manifest.replace("vmgroup-sample", "none").replace("replicas: 3", "replicas: 1001"), "split a larger group"),
-        (manifest.replace("cpu: 2", "cpu: 3"), "cpu of a standing group cannot be changed: create a new VmGroup"),
-        (manifest.replace("memory: 1", "memory: 2"), "memory of a standing group cannot be changed"),
-        (manifest.replace("my-operator-template", "other"), "template of a standing group cannot be changed"),
+        (manifest.replace("cpu: 2", "cpu: 769"), "cpu must be 1 to 768 virtual CPUs"),
+        (manifest.clone() + "  updateStrategy: {rollingUpdate: {maxUnavailable: 0}}\n", "cannot both be 0"),
         (manifest.replace("memory: 1", "memmory: 1"), "memmory"),
     ];
     for (text, message) in refused {

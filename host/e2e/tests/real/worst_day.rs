@@ -21,7 +21,8 @@ const LONG: Duration = Duration::from_secs(600);
 const NO_LEASE: &str = "lease: will try again";
 
 /// The calls that change something in vCenter.
-const WRITES: [&str; 5] = ["CreateFolder", "CloneVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task"];
+const WRITES: [&str; 6] =
+    ["CreateFolder", "CloneVM_Task", "ReconfigVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task"];
 
 fn web(members: usize) -> Expected {
     Expected { namespace: "shop", name: "web", members }

@@ -18,6 +18,7 @@ use super::{Output, by_hand_session, table};
 use crate::by_hand::{Hand, HandError, Machine, Survey};
 use crate::ownership::{Owner, Standing, mark};
 use crate::report::ADOPTING;
+use crate::revision::Made;
 use crate::status::{StatusError, bounded};
 use crate::validate::{Desired, Invalid, validate};
 use crate::wake::GroupRef;
@@ -204,6 +205,8 @@ pub async fn execute(hand: &Hand, request: &Request, out: &mut impl Write) -> Re
         .and_then(|status| status.folder.as_ref()?.id.clone())
         .map(FolderRef::new)
         .ok_or_else(|| AdoptError::NoFolder(request.group.clone()))?;
+    let baseline = desired.baseline(object.status.as_ref().and_then(|status| status.baseline.as_deref()));
+    let marks = Marks { desired: &desired, baseline };
     let survey = hand.survey().await?;
     let moves = moves(&survey, request, &owner, &folder)?;
     let newcomers: BTreeSet<String> = moves
@@ -223,7 +226,7 @@ pub async fn execute(hand: &Hand, request: &Request, out: &mut impl Write) -> Re
             }
         }
         for one in moves.iter().filter(|one| one.action != Action::Nothing) {
-            carry_out(hand, one, &owner, &folder).await?;
+            carry_out(hand, one, &owner, &marks, &folder).await?;
         }
         if !newcomers.is_empty() {
             // Only when the operator counts them may their place be taken back.
@@ -396,7 +399,32 @@ async fn told(
     Ok(false)
 }
 
-async fn carry_out(hand: &Hand, one: &Move<'_>, owner: &Owner, folder: &FolderRef) -> Result<(), AdoptError> {
+/// What machines are marked as having been made as.
+struct Marks<'a> {
+    desired: &'a Desired,
+    /// Members whose marks do not tell.
+    baseline: Made,
+}
+
+impl Marks<'_> {
+    /// Who is adopted is as he is to be, whatever he was before: he is neither
+    /// replaced nor restarted for having come.
+    fn of(&self, one: &Move<'_>) -> (Made, Option<&str>) {
+        if one.action == Action::Adopt {
+            return (self.desired.made(), self.desired.restarted_at.as_deref());
+        }
+        let made = one.machine.vm.extra.get(mark::MADE).and_then(|text| text.parse().ok());
+        (made.unwrap_or_else(|| self.baseline.clone()), None)
+    }
+}
+
+async fn carry_out(
+    hand: &Hand,
+    one: &Move<'_>,
+    owner: &Owner,
+    marks: &Marks<'_>,
+    folder: &FolderRef,
+) -> Result<(), AdoptError> {
     let fresh = hand.unchanged(one.machine).await?;
     if one.action == Action::Adopt {
         // Unmarked in the folder it is nobody's; marked outside of it the
@@ -405,7 +433,8 @@ async fn carry_out(hand: &Hand, one: &Move<'_>, owner: &Owner, folder: &FolderRe
     }
     let created = fresh.extra.get(mark::CREATED).and_then(|text| text.parse().ok());
     let created = created.or_else(|| u64::try_from(fresh.created?.as_second()).ok()).unwrap_or_default();
-    let mut marks = owner.marks(&fresh.instance_uuid, created);
+    let (made, restarted) = marks.of(one);
+    let mut marks = owner.marks(&fresh.instance_uuid, created, &made, restarted);
     marks.push((mark::RELEASED.to_owned(), String::new()));
     Ok(hand.mark(&fresh.id, &marks, &one.machine.path).await?)
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Source, Template, VmRef};
 
@@ -13,9 +14,9 @@ use crate::budget::Denied;
 use crate::decide::{NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
-use crate::observe;
 use crate::observe::Observed;
-use crate::plan::{Decisions, Demand};
+use crate::plan::rollout::{self, Need};
+use crate::plan::{Decisions, Demand, Victim};
 
 /// The reason of a group whose namespace has used up its time.
 const OVER_BUDGET: &str = "PolicyOverBudget";
@@ -56,19 +57,23 @@ impl Pass<'_> {
     /// Drops failures of questions that no longer arise.
     pub(super) fn retire(&mut self, seen: &Observed, demand: &Demand) {
         let unborn = seen.members.iter().any(|member| member.vm.is_none() && !member.leaving());
+        let desired = &self.desired;
         let settled = |uuid: &String| {
             seen.members.iter().any(|member| {
                 member.uuid == *uuid
-                    && !member.leaving()
                     && member.flight.is_none()
-                    && member.vm.as_ref().is_some_and(observe::VmSeen::on)
+                    && rollout::available(desired, member)
+                    && rollout::due(desired, member) != Need::Resize
             })
         };
-        let deleting = self.desired.deleting;
+        let deleting = desired.deleting;
+        let successors = demand.turn.as_ref().is_some_and(|turn| turn.successors);
         self.memory.failures.retain(|topic, _| match topic {
             Topic::Scaling => demand.excess > 0,
+            Topic::Rollout => demand.turn.is_some(),
             Topic::Naming => demand.missing > 0,
-            Topic::Placement | Topic::Template => !deleting && (unborn || demand.missing > 0),
+            Topic::Placement => !deleting && (unborn || demand.missing > 0),
+            Topic::Template => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Folder => deleting || seen.folder.id.is_none(),
             Topic::Reading => true,
             Topic::Member(uuid) => !settled(uuid),
@@ -94,7 +99,8 @@ impl Pass<'_> {
         let resumed: Vec<String> = demand.resumed(slots).to_vec();
         let clones = births + resumed.len() > 0;
         let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
-        if !clones && !leave {
+        let turn = demand.turn.as_ref().filter(|_| !self.memory.held(&Topic::Rollout, self.now));
+        if !clones && !leave && turn.is_none() {
             return (decisions, None);
         }
         let (budget, allowance) = (&self.engine.decider.budget, self.serving.budget);
@@ -106,8 +112,12 @@ impl Pass<'_> {
                 return (decisions, None);
             }
             Err(Denied::Spent(wait)) => {
-                let asked =
-                    [(leave, Topic::Scaling), (births > 0, Topic::Naming), (!resumed.is_empty(), Topic::Placement)];
+                let asked = [
+                    (leave, Topic::Scaling),
+                    (turn.is_some(), Topic::Rollout),
+                    (births > 0, Topic::Naming),
+                    (!resumed.is_empty(), Topic::Placement),
+                ];
                 for (_, topic) in asked.into_iter().filter(|(asked, _)| *asked) {
                     self.over_budget(topic, wait);
                 }
@@ -123,12 +133,24 @@ impl Pass<'_> {
         };
         self.memory.clear(&Topic::Reading);
         if leave {
-            self.ask_who_leaves(seen, &capacity, demand.excess, &mut decisions).await;
+            let about = (Topic::Scaling, Purpose::ScaleIn, demand.excess);
+            decisions.victims = self.ask_who((seen, &capacity), about, "nobody leaves").await;
         }
-        let source = if clones { self.find_source(connected).await } else { None };
-        if let Some(source) = &source {
-            self.ask_for_names(connected, seen, &capacity, births, &mut decisions).await;
-            self.ask_for_places(seen, &capacity, source, &resumed, &mut decisions).await;
+        // Nobody goes whose successor cannot be made.
+        let successors = turn.is_some_and(|turn| turn.successors);
+        let source = if clones || successors { self.find_source(connected).await } else { None };
+        if let Some(turn) = turn.filter(|_| !successors || source.is_some()) {
+            let candidates = Observed {
+                members: seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect(),
+                ..seen.clone()
+            };
+            let about = (Topic::Rollout, Purpose::Replacement, turn.count);
+            decisions.turns = self.ask_who((&candidates, &capacity), about, "nobody is changed or replaced").await;
+        }
+        if let Some(source) = source.as_ref().filter(|_| clones) {
+            let purpose = if demand.replacing { Purpose::Replacement } else { Purpose::ScaleOut };
+            self.ask_for_names(connected, seen, &capacity, (purpose, births), &mut decisions).await;
+            self.ask_for_places(seen, &capacity, (purpose, source, &resumed), &mut decisions).await;
         }
         (decisions, source)
     }
@@ -158,9 +180,7 @@ impl Pass<'_> {
                     VcError::NotFound { .. } => why.reason = "TemplateNotFound".into(),
                     VcError::Ambiguous { .. } => {
                         why.reason = "TemplateAmbiguous".into();
-                        why.message.push_str(
-                            "; give the inventory path of the one you mean as spec.template of a new VmGroup",
-                        );
+                        why.message.push_str("; give the inventory path of the one you mean as spec.template");
                     }
                     _ => {}
                 }
@@ -175,7 +195,7 @@ impl Pass<'_> {
         seen: &'q Observed,
         capacity: &'q vmgroup_vsphere::Capacity,
         usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
-        attempt: u32,
+        (purpose, attempt): (Purpose, u32),
     ) -> Question<'q> {
         Question {
             desired: &self.desired,
@@ -187,27 +207,35 @@ impl Pass<'_> {
             seed: self.engine.random(),
             disk_mib: None,
             attempt,
+            purpose,
         }
     }
 
-    async fn ask_who_leaves(
+    /// Asks who of these members leaves, or is changed. Nobody, if there is no legal
+    /// answer.
+    async fn ask_who(
         &mut self,
-        seen: &Observed,
-        capacity: &vmgroup_vsphere::Capacity,
-        count: usize,
-        decisions: &mut Decisions,
-    ) {
+        (seen, capacity): (&Observed, &vmgroup_vsphere::Capacity),
+        (topic, purpose, count): (Topic, Purpose, usize),
+        without: &str,
+    ) -> Vec<Victim> {
         let usage = match self.connection.link.vcenter().usage(&running(seen)).await {
             Ok(usage) => usage,
-            Err(error) => return self.fail_vc(Topic::Reading, &error),
-        };
-        let question = self.question(seen, capacity, &usage, 0);
-        match self.engine.decider.choose(&self.serving, &question, count).await {
-            Ok(victims) => {
-                decisions.victims = victims;
-                self.memory.clear(&Topic::Scaling);
+            Err(error) => {
+                self.fail_vc(Topic::Reading, &error);
+                return Vec::new();
             }
-            Err(failed) => self.no_answer(Topic::Scaling, "nobody leaves", &failed),
+        };
+        let question = self.question(seen, capacity, &usage, (purpose, 0));
+        match self.engine.decider.choose(&self.serving, &question, count).await {
+            Ok(chosen) => {
+                self.memory.clear(&topic);
+                chosen
+            }
+            Err(failed) => {
+                self.no_answer(topic, without, &failed);
+                Vec::new()
+            }
         }
     }
 
@@ -216,7 +244,7 @@ impl Pass<'_> {
         connected: &Connected,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
-        births: usize,
+        (purpose, births): (Purpose, usize),
         decisions: &mut Decisions,
     ) {
         if births == 0 {
@@ -225,7 +253,7 @@ impl Pass<'_> {
         let uuids: Vec<String> = (0..births).map(|_| self.engine.new_uuid()).collect();
         let taken = self.engine.taken(connected, seen, &self.desired.uid, &self.memory);
         let usage = HashMap::new();
-        let question = self.question(seen, capacity, &usage, self.memory.naming_attempts);
+        let question = self.question(seen, capacity, &usage, (purpose, self.memory.naming_attempts));
         match self.engine.decider.name(&self.serving, &question, uuids, taken).await {
             Ok((newcomers, everywhere)) => {
                 let names: Vec<String> = newcomers.iter().map(|newcomer| newcomer.name.clone()).collect();
@@ -246,8 +274,7 @@ impl Pass<'_> {
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
-        source: &Source,
-        resumed: &[String],
+        (purpose, source, resumed): (Purpose, &Source, &[String]),
         decisions: &mut Decisions,
     ) {
         if self.memory.held(&Topic::Placement, self.now) {
@@ -267,7 +294,7 @@ impl Pass<'_> {
         let usage = HashMap::new();
         let question = Question {
             disk_mib: source.disk_mib(),
-            ..self.question(seen, capacity, &usage, self.memory.placement_attempts)
+            ..self.question(seen, capacity, &usage, (purpose, self.memory.placement_attempts))
         };
         match self.engine.decider.place(&self.serving, &question, &newcomers).await {
             Ok(places) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use vmgroup_api::{MemberState, MemberStatus};
+use vmgroup_api::{MemberState, MemberStatus, RolloutStatus};
 use vmgroup_vsphere::{Error as VcError, FaultKind, FolderRef, PowerState, Vm};
 
 use super::{NAMING_ATTEMPTS, Note, POLICY_PATIENCE, Pass, SETTLING, SOON, why};
@@ -14,8 +14,10 @@ use crate::events::EventType;
 use crate::folder;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen};
+use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen, VmSeen};
+use crate::plan::rollout::{self, Need};
 use crate::report::Obstacle;
+use crate::revision::Made;
 use crate::status::StatusError;
 use crate::tasks::{Ending, TaskKind};
 
@@ -31,7 +33,7 @@ impl Pass<'_> {
             let kind = match member.state {
                 MemberState::Planned | MemberState::Cloning => TaskKind::Clone,
                 MemberState::Starting | MemberState::Ready => TaskKind::PowerOn,
-                MemberState::Leaving => TaskKind::PowerOff,
+                MemberState::Changing | MemberState::Leaving => TaskKind::PowerOff,
             };
             adopted.push((member.uuid.clone(), kind, vmgroup_vsphere::TaskRef::new(task)));
         }
@@ -95,8 +97,8 @@ impl Pass<'_> {
                 }
                 Ending::Success => {
                     self.memory.clear(&topic);
-                    if ended.kind == TaskKind::PowerOn {
-                        self.memory.settling.insert(ended.member.clone(), self.now + SETTLING);
+                    if matches!(ended.kind, TaskKind::PowerOn | TaskKind::Reconfigure) {
+                        self.memory.settling.insert(ended.member.clone(), (ended.kind, self.now + SETTLING));
                     }
                     if ended.kind == TaskKind::Clone {
                         self.memory.naming_attempts = 0;
@@ -109,6 +111,10 @@ impl Pass<'_> {
                         if ended.kind != TaskKind::Clone => {}
                     // Who has the name is found out when it is resolved.
                     FaultKind::DuplicateName { .. } => {}
+                    // It has to be powered off for that, then.
+                    FaultKind::HotPlugNotSupported(_) => {
+                        self.memory.no_hot_add.insert(ended.member.clone());
+                    }
                     _ => {
                         if ended.kind == TaskKind::Clone {
                             self.memory.placement_attempts += 1;
@@ -232,30 +238,55 @@ impl Pass<'_> {
                 _ => None,
             })
             .collect();
-        let held = self.unsettled(&vms, held);
+        let baseline = self.desired.baseline(self.written().0.baseline.as_deref());
+        let held = self.unsettled(&vms, &baseline, held);
         let know = Knowledge {
             flights,
             births: self.memory.births.clone(),
             bound_for: self.memory.bound_for.clone(),
             held,
             asked_to_stop: self.memory.asked_to_stop.clone(),
+            baseline,
+            no_hot_add: self.memory.no_hot_add.clone(),
+            progressed_at: self.rollout_under_way().map(|rollout| rollout.progressed_at.0),
         };
         let seen = observe::lay_over(&self.owner, folder, &record, &vms, &know);
         self.tidy(&seen);
         Ok(seen)
     }
 
-    /// Adds the members that were just powered on, and are not seen to be on, to
-    /// those that are left alone: the task's end can be told before its effect.
-    fn unsettled(&mut self, vms: &[Vm], mut held: HashMap<String, Timestamp>) -> HashMap<String, Timestamp> {
+    /// The record of the change that the spec asks for, if it is on its way.
+    pub(super) fn rollout_under_way(&self) -> Option<&RolloutStatus> {
+        let target = self.desired.target();
+        self.written().0.rollout.as_ref().filter(|rollout| rollout.target == target)
+    }
+
+    /// Adds the members that were just powered on or changed, and are not seen to be,
+    /// to those that are left alone: the task's end can be told before its effect.
+    fn unsettled(
+        &mut self,
+        vms: &[Vm],
+        baseline: &Made,
+        mut held: HashMap<String, Timestamp>,
+    ) -> HashMap<String, Timestamp> {
         let (now, mut again) = (self.now, None);
-        self.memory.settling.retain(|uuid, until| {
-            let off = vms.iter().any(|vm| vm.instance_uuid.eq_ignore_ascii_case(uuid) && vm.power != PowerState::On);
-            if off && *until > now {
+        let (owner, desired) = (&self.owner, &self.desired);
+        self.memory.settling.retain(|uuid, (kind, until)| {
+            let as_before = |vm: &&Vm| match kind {
+                TaskKind::Reconfigure => {
+                    let seen = VmSeen::of(vm, owner, baseline);
+                    rollout::need(desired, &seen) == Need::Resize
+                        || !seen.on() && rollout::wants_change_when_off(desired, &seen)
+                }
+                _ => vm.power != PowerState::On,
+            };
+            let unsettled = *until > now
+                && vms.iter().filter(|vm| vm.instance_uuid.eq_ignore_ascii_case(uuid)).any(|vm| as_before(&vm));
+            if unsettled {
                 held.entry(uuid.clone()).or_insert(*until);
                 again = Some(SETTLING);
             }
-            off && *until > now
+            unsettled
         });
         if let Some(after) = again {
             self.look_again(after);
@@ -269,6 +300,8 @@ impl Pass<'_> {
         self.memory.known = born.into_iter().map(|member| member.uuid.clone()).collect();
         let unborn: HashSet<&str> = unborn.into_iter().map(|member| member.uuid.as_str()).collect();
         self.memory.births.retain(|uuid, _| unborn.contains(uuid.as_str()));
+        let there = &self.memory.known;
+        self.memory.no_hot_add.retain(|uuid| there.contains(uuid));
         self.memory.bound_for.retain(|uuid, _| unborn.contains(uuid.as_str()));
         let stopping =
             |uuid: &String| seen.members.iter().any(|member| member.uuid == *uuid && member.stopping_since.is_some());
@@ -325,8 +358,10 @@ impl Pass<'_> {
                 None => {}
             }
         }
-        // A clone whose answer was lost may still be running.
-        let template = connected.template(vcenter, &self.desired.template).await.ok();
+        // A clone whose answer was lost may still be running, maybe of the template
+        // that the spec named when it began.
+        let same = recorded.is_none_or(|member| member.revision.as_ref() == Some(&self.desired.revision));
+        let template = if same { connected.template(vcenter, &self.desired.template).await.ok() } else { None };
         let strangers = vcenter.recent_tasks().await?.into_iter().any(|task| {
             !task.state.is_ended()
                 && task.description_id == "VirtualMachine.clone"

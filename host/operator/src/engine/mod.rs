@@ -266,6 +266,8 @@ impl Engine {
             obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
             refusal: None,
             policies: None,
+            baseline: None,
+            target: String::new(),
             now: k8s_time(self.clock.now()),
         };
         let new = report::status(&old, &facts);
@@ -366,11 +368,13 @@ impl Pass<'_> {
             laps.time(Step::Tell, self.release(object)).await?;
             return Ok(true);
         }
-        if !decisions.victims.is_empty() || !demand.dismiss.is_empty() || !demand.forget.is_empty() {
+        let chosen = !decisions.victims.is_empty() || !decisions.turns.is_empty();
+        if chosen || !demand.dismiss.is_empty() || !demand.forget.is_empty() {
             self.look_again(Duration::ZERO);
         }
         let held_back = report::held_back(demand.held_back, self.desired.replicas, self.desired.hold_scale_in);
-        let members = Members { held_back, ..self.members(&connected, &seen, &plan) };
+        let members = self.members(&connected, &seen, &plan, !decisions.turns.is_empty());
+        let members = Members { held_back, ..members };
         self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
         laps.time(Step::Tell, self.report(Some(&members), None)).await?;
         Ok(false)

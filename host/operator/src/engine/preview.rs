@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kube::api::Api;
 use tokio::time::Instant;
 use vmgroup_api::{MemberState, VmGroup};
+use vmgroup_policy::wit::types::Purpose;
 use vmgroup_policy::{Answer, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
 use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
@@ -25,6 +26,7 @@ use crate::ownership::Owner;
 use crate::plan::{self, Demand};
 use crate::policy_source::Serving;
 use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble};
+use crate::revision::Made;
 use crate::status::bounded;
 use crate::validate::{Desired, MAX_REPLICAS, validate};
 use crate::wake::GroupRef;
@@ -66,6 +68,9 @@ impl Engine {
         }
         let wished_now = desired.replicas;
         desired.replicas = replicas.unwrap_or(wished_now);
+        // Only who comes and who goes is rehearsed, not who is changed or replaced.
+        desired.strategy.rolling = false;
+        desired.restarted_at = None;
         if desired.replicas > MAX_REPLICAS {
             return Err(PreviewError::TooMany { wanted: desired.replicas, limit: MAX_REPLICAS });
         }
@@ -73,7 +78,7 @@ impl Engine {
         let connected = connection.link.up().map_err(PreviewError::NoLink)?;
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
         let seen = self.look_only(&connection, &connected, &object, &desired, &memory);
-        let (seen, under_way) = settled(seen, clock::seconds(self.clock.now()));
+        let (seen, under_way) = settled(seen, &desired.made(), clock::seconds(self.clock.now()));
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
         let serving = candidates.iter().fold(Serving::clone(&self.policies.serving(desired.who())), Serving::trying);
         let preview = Preview {
@@ -131,14 +136,15 @@ impl Engine {
         let vms = owner.members(&inventory.indexed(&desired.uid), &memory.vanished);
         let flights = connection.tasks.kinds_in_flight(&desired.uid);
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
-        let know = Knowledge { flights, births, bound_for, ..Knowledge::default() };
+        let baseline = desired.baseline(status.baseline.as_deref());
+        let know = Knowledge { flights, births, bound_for, baseline, ..Knowledge::default() };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
     }
 }
 
 /// The group when all that is under way has ended well, and what that is: those
 /// who leave are gone, and those who are being made are there.
-fn settled(seen: Observed, now: u64) -> (Observed, Vec<Said>) {
+fn settled(seen: Observed, made: &Made, now: u64) -> (Observed, Vec<Said>) {
     let mut under_way = Vec::new();
     let mut members = Vec::new();
     for mut member in seen.members {
@@ -157,6 +163,12 @@ fn settled(seen: Observed, now: u64) -> (Observed, Vec<Said>) {
                 host: bound_for.host,
                 datastore: bound_for.datastore,
                 created_at: Some(now),
+                made: made.clone(),
+                restarted: None,
+                cpus: made.cpus,
+                memory_mib: made.memory_mib,
+                cpu_hot_add: false,
+                memory_hot_add: false,
                 attributes: std::collections::BTreeMap::default(),
                 outdated: false,
             });
@@ -205,7 +217,7 @@ impl Rehearsal<'_> {
     async fn who_goes(&mut self, count: usize) -> Result<(), Trouble> {
         let vcenter = self.connection.link.vcenter();
         let usage = vcenter.usage(&super::ask::running(&self.seen)).await.map_err(|error| trouble(&error))?;
-        let (asked, uuids) = self.question(&usage, None).for_victims(count);
+        let (asked, uuids) = self.question(&usage, None, Purpose::ScaleIn).for_victims(count);
         let answer = self.ask(&Arc::new(asked)).await?;
         let Answer::Scaling(chosen) = answer else { return Err(beside_the_point()) };
         let mut progress = false;
@@ -241,7 +253,7 @@ impl Rehearsal<'_> {
         let births = demand.births(slots);
         if births > 0 {
             let taken = self.engine.taken(&self.connected, &self.seen, &self.desired.uid, &self.memory);
-            let asked = self.question(&usage, None).for_names(births, taken);
+            let asked = self.question(&usage, None, Purpose::ScaleOut).for_names(births, taken);
             let answer = self.ask(&Arc::new(asked)).await?;
             let Answer::Naming(answer) = answer else { return Err(beside_the_point()) };
             let uuids = (0..births).map(|_| self.engine.new_uuid()).collect();
@@ -250,7 +262,7 @@ impl Rehearsal<'_> {
                 batch.push((newcomer.uuid, newcomer.name));
             }
         }
-        let asked = Arc::new(self.question(&usage, disk_mib).for_places(&batch));
+        let asked = Arc::new(self.question(&usage, disk_mib, Purpose::ScaleOut).for_places(&batch));
         let answer = self.ask(&asked).await?;
         let lines = answer.lines(&asked);
         let Answer::Placement(chosen) = answer else { return Err(beside_the_point()) };
@@ -269,6 +281,7 @@ impl Rehearsal<'_> {
                 name,
                 recorded: Some(MemberState::Cloning),
                 reason: None,
+                revision: Some(self.desired.revision.clone()),
                 vm: None,
                 bound_for: Some(BoundFor { host: place.host, datastore: place.datastore }),
                 flight: None,
@@ -297,6 +310,7 @@ impl Rehearsal<'_> {
         &'q self,
         usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
         disk_mib: Option<u64>,
+        purpose: Purpose,
     ) -> Question<'q> {
         let now = self.engine.clock.now();
         Question {
@@ -309,6 +323,7 @@ impl Rehearsal<'_> {
             seed: self.engine.random(),
             disk_mib,
             attempt: 0,
+            purpose,
         }
     }
 

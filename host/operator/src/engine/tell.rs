@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vmgroup_api::condition::MESSAGE_LIMIT;
-use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus};
+use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus, VmGroupStatus};
 use vmgroup_policy::Kind;
 use vmgroup_vsphere::{Error as VcError, FaultKind};
 
@@ -17,9 +18,10 @@ use crate::events::EventType;
 use crate::link::{Connected, Problem};
 use crate::memory::{Topic, Why};
 use crate::observe::{Birth, BoundFor, Observed, VmSeen};
+use crate::plan::rollout::{self, Progress};
 use crate::plan::{Decisions, Plan};
 use crate::policy_source::{Chosen, Serving};
-use crate::report::{Facts, Members, Obstacle};
+use crate::report::{Facts, Members, Obstacle, ROLLOUT_STALLED};
 use crate::status::StatusError;
 use crate::tasks::TaskKind;
 use crate::{folder, plan, report, status, stop};
@@ -45,6 +47,7 @@ impl Pass<'_> {
         let mut new = old.clone();
         new.members = status::listed(self.with_tasks(plan.record.clone()));
         new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
+        new.baseline.get_or_insert_with(|| self.desired.made().to_string());
         self.write_intents(new).await?;
         for member in &plan.record {
             if member.state == MemberState::Planned {
@@ -78,6 +81,21 @@ impl Pass<'_> {
         let name_of = |uuid: &str| {
             seen.members.iter().find(|member| member.uuid == uuid).map_or("?", |member| member.name.as_str())
         };
+        for turn in decisions.turns.iter().take(EVENTS_LIMIT) {
+            let member = seen.members.iter().find(|member| member.uuid == turn.uuid);
+            let Some((member, (state, why))) =
+                member.and_then(|member| Some((member, rollout::taken_down(&self.desired, member)?)))
+            else {
+                continue;
+            };
+            let (reason, action, what) = match state {
+                MemberState::Leaving => ("Replacing", "Replace", "is replaced"),
+                _ => ("Changing", "Change", "is powered off to be changed"),
+            };
+            let text = format!("{} {what}: {}; {}", member.name, why.as_str(), turn.reason);
+            tracing::info!(group = %self.desired.group, member = %member.name, reason = %turn.reason, "{what}");
+            self.notes.push(Note { kind: EventType::Normal, reason: reason.into(), action, text });
+        }
         for victim in decisions.victims.iter().take(EVENTS_LIMIT) {
             let text = format!("{} leaves: {}", name_of(&victim.uuid), victim.reason);
             tracing::info!(group = %self.desired.group, member = name_of(&victim.uuid), reason = %victim.reason, "chosen to leave");
@@ -268,7 +286,8 @@ impl Pass<'_> {
     }
 
     /// The members after the pass, from what was applied and observed.
-    pub(super) fn members(&self, connected: &Connected, seen: &Observed, plan: &Plan) -> Members {
+    /// `moved`: somebody was taken down for a change.
+    pub(super) fn members(&self, connected: &Connected, seen: &Observed, plan: &Plan, moved: bool) -> Members {
         let vms: HashMap<&str, &VmSeen> =
             seen.members.iter().filter_map(|member| Some((member.uuid.as_str(), member.vm.as_ref()?))).collect();
         let old: HashMap<&str, &MemberStatus> =
@@ -294,6 +313,7 @@ impl Pass<'_> {
             folder: self.folder_to_record(seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
+            progress: Progress { moved, ..Progress::of(&self.desired, seen, self.now) },
         }
     }
 
@@ -308,6 +328,25 @@ impl Pass<'_> {
         let asked_for = self.written().0.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
         let known = id.is_some() || asked_for;
         known.then(|| FolderStatus { name: seen.folder.name.clone(), id: id.map(ToString::to_string) })
+    }
+
+    /// Sees to it that a rollout that comes no further is heard of.
+    fn watch_rollout(&mut self, members: Option<&Members>, new: &VmGroupStatus) {
+        let (Some(members), Some(rollout)) = (members, &new.rollout) else { return };
+        if members.progress.late.is_empty() {
+            return;
+        }
+        if members.progress.stuck {
+            let is_told = |condition: &Condition| condition.reason == ROLLOUT_STALLED;
+            if !self.written().0.conditions.iter().any(is_told) {
+                let text = new.last_message.clone().unwrap_or_default();
+                let reason = ROLLOUT_STALLED.to_owned();
+                self.notes.push(Note { kind: EventType::Warning, reason, action: "Update", text });
+            }
+            return;
+        }
+        let waited = Duration::try_from(self.now.duration_since(rollout.progressed_at.0)).unwrap_or_default();
+        self.look_again(self.desired.progress_deadline.saturating_sub(waited).max(Duration::from_secs(1)));
     }
 
     pub(super) async fn report(
@@ -335,9 +374,12 @@ impl Pass<'_> {
             obstacle,
             refusal,
             policies: Some(policies(&self.serving)),
+            baseline: Some(self.desired.made().to_string()),
+            target: self.desired.target(),
             now: k8s_time(self.now),
         };
         let new = report::status(self.written().0, &facts);
+        self.watch_rollout(members, &new);
         self.engine.population.note(&self.desired.uid, &new);
         self.write(new).await
     }

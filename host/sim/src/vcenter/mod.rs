@@ -356,6 +356,15 @@ impl VcenterSim {
         })
     }
 
+    /// Whether CPUs, and memory, can be added to a virtual machine while it runs;
+    /// clones of a template are as it is.
+    pub fn set_hot_add(&self, path: &str, cpu: bool, memory: bool) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.change_vm(vm, |vm| vm.hot_add = (cpu, memory));
+            Ok(())
+        })
+    }
+
     /// Whether VMware Tools run in the guest (without them `ShutdownGuest` is
     /// refused), and whether the guest obeys when asked to shut down.
     pub fn set_guest(&self, path: &str, tools: bool, obeys: bool) -> Result<(), WorldError> {

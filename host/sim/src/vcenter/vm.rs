@@ -23,6 +23,8 @@ pub(super) struct Vm {
     pub(super) instance_uuid: String,
     pub(super) cpus: u32,
     pub(super) memory_mib: u64,
+    /// CPUs, and memory, can be added while it runs.
+    pub(super) hot_add: (bool, bool),
     pub(super) extra: BTreeMap<String, String>,
     pub(super) annotation: String,
     /// Extension key and type.
@@ -172,6 +174,7 @@ impl State {
             instance_uuid,
             cpus: new.cpus,
             memory_mib: new.memory_mib,
+            hot_add: new.hot_add,
             extra: new.extra,
             annotation: new.annotation,
             managed_by: new.managed_by,

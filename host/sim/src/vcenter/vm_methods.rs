@@ -153,6 +153,7 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         instance_uuid: config.instance_uuid,
         cpus: config.cpus.unwrap_or(source.cpus),
         memory_mib: config.memory_mib.unwrap_or(source.memory_mib),
+        hot_add: source.hot_add,
         // What differs from the snapshot, and that is nothing yet.
         disk_bytes: Some(if linked { 0 } else { source.disk_bytes }),
         extra,
@@ -211,14 +212,17 @@ impl State {
         if change.change_version.as_ref().is_some_and(|known| *known != vm.revision.to_string()) {
             return Err(VimFault::new("ConcurrentAccess", "The virtual machine was changed by another client."));
         }
-        // Neither CPU nor memory can be plugged into a running machine here.
-        if vm.power_on && change.cpus.is_some_and(|cpus| cpus != vm.cpus) {
+        // What runs takes more where it is set up for that, and never less.
+        let takes = |less: bool, more: bool, hot_add: bool| !less && (!more || hot_add);
+        let cpus = change.cpus.unwrap_or(vm.cpus);
+        if vm.power_on && !takes(cpus < vm.cpus, cpus > vm.cpus, vm.hot_add.0) {
             return Err(VimFault::new(
                 "CpuHotPlugNotSupported",
                 "CPU hot plug is not supported for this virtual machine.",
             ));
         }
-        if vm.power_on && change.memory_mib.is_some_and(|memory| memory != vm.memory_mib) {
+        let memory = change.memory_mib.unwrap_or(vm.memory_mib);
+        if vm.power_on && !takes(memory < vm.memory_mib, memory > vm.memory_mib, vm.hot_add.1) {
             return Err(VimFault::new(
                 "MemoryHotPlugNotSupported",
                 "Memory hot plug is not supported for this virtual machine.",

@@ -5,6 +5,8 @@
 //! at it and run with `UPDATE_GOLDEN=1`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
+mod rollout;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use proptest::prelude::*;
 use vmgroup_api::MemberState;
 use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, VmSeen};
 use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Victim, demand, plan};
+use vmgroup_operator::revision::Made;
+use vmgroup_operator::strategy::{Share, Strategy as Bounds};
 use vmgroup_operator::tasks::TaskKind;
 use vmgroup_operator::validate::{Desired, Farewell};
 use vmgroup_operator::wake::GroupRef;
@@ -38,6 +42,10 @@ fn desired(replicas: usize) -> Desired {
         grace: Duration::from_secs(60),
         hold_scale_in: false,
         protected: BTreeSet::new(),
+        revision: "new".into(),
+        restarted_at: None,
+        strategy: Bounds::default(),
+        progress_deadline: Duration::from_mins(10),
         deleting: false,
         farewell: Farewell::Destroy,
     }
@@ -49,12 +57,19 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
         name: format!("web-{index:03}"),
         recorded,
         reason: None,
+        revision: None,
         vm: power.map(|power| VmSeen {
             id: VmRef::new(format!("vm-{index:03}")),
             power,
             host: None,
             datastore: None,
             created_at: None,
+            made: desired(0).made(),
+            restarted: None,
+            cpus: 2,
+            memory_mib: 1024,
+            cpu_hot_add: false,
+            memory_hot_add: false,
             attributes: BTreeMap::new(),
             outdated: false,
         }),
@@ -72,7 +87,11 @@ fn on(index: usize) -> Seen {
 }
 
 fn seen(members: Vec<Seen>) -> Observed {
-    Observed { folder: FolderSeen { name: "shop-web".into(), id: Some(FolderRef::new("group-v1")) }, members }
+    Observed {
+        folder: FolderSeen { name: "shop-web".into(), id: Some(FolderRef::new("group-v1")) },
+        members,
+        progressed_at: None,
+    }
 }
 
 /// Policies that answer every question: fresh names, no place in particular,
@@ -94,6 +113,10 @@ fn answer(observed: &Observed, demand: &Demand, slots: usize, fresh: &mut usize)
         .take(demand.excess)
         .map(|member| Victim { uuid: member.uuid.clone(), reason: "last".into() })
         .collect();
+    if let Some(turn) = &demand.turn {
+        let last = turn.from.iter().rev().take(turn.count);
+        decisions.turns = last.map(|uuid| Victim { uuid: uuid.clone(), reason: "its turn".into() }).collect();
+    }
     decisions
 }
 
@@ -251,6 +274,7 @@ fn any_member(index: usize) -> impl Strategy<Value = Seen> {
         Just(Some(MemberState::Cloning)),
         Just(Some(MemberState::Starting)),
         Just(Some(MemberState::Ready)),
+        Just(Some(MemberState::Changing)),
         Just(Some(MemberState::Leaving)),
     ];
     let power = prop_oneof![
@@ -263,9 +287,22 @@ fn any_member(index: usize) -> impl Strategy<Value = Seen> {
     let birth = prop_oneof![Just(Birth::Absent), Just(Birth::Awaited), Just(Birth::Unresolved)];
     // Since when its guest is to shut down, and whether it was asked by this process.
     let stopping = prop_oneof![2 => Just(None), 1 => (any::<bool>(), any::<bool>()).prop_map(Some)];
-    (recorded, power, flight, birth, any::<bool>(), stopping).prop_map(move |it| {
-        let (recorded, power, flight, birth, held, stopping) = it;
+    let as_made = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1));
+    (recorded, power, flight, birth, any::<bool>(), stopping, as_made).prop_map(move |it| {
+        let (recorded, power, flight, birth, held, stopping, (revision, size, hot_add, protected)) = it;
         let mut seen = member(index, recorded, power);
+        if let Some(vm) = &mut seen.vm {
+            if revision {
+                vm.made.revision = "old".into();
+            }
+            if size {
+                (vm.cpus, vm.made.cpus) = (1, 1);
+            }
+            vm.cpu_hot_add = hot_add;
+            if protected {
+                vm.attributes.insert("protected".into(), "true".into());
+            }
+        }
         // Who is not recorded is known because it exists.
         if seen.recorded.is_none() && seen.vm.is_none() {
             seen.recorded = Some(MemberState::Planned);
@@ -287,6 +324,24 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         .prop_map(seen)
 }
 
+fn any_bounds() -> impl Strategy<Value = Bounds> {
+    let share = || prop_oneof![(0usize..4).prop_map(Share::Count), (0usize..=100).prop_map(Share::Percent)];
+    (any::<bool>(), share(), share()).prop_map(|(rolling, max_unavailable, max_surge)| Bounds {
+        rolling,
+        max_unavailable,
+        max_surge,
+    })
+}
+
+/// A group that asks for whatever can be asked of one that stands.
+fn any_desired() -> impl Strategy<Value = Desired> {
+    (0usize..30, any_bounds(), any::<bool>()).prop_map(|(replicas, strategy, restart)| Desired {
+        strategy,
+        restarted_at: restart.then(|| "now".to_owned()),
+        ..desired(replicas)
+    })
+}
+
 /// What may exist or come to exist: machines, tasks that make some, and what is
 /// not known to be absent.
 fn live(observed: &Observed) -> usize {
@@ -301,18 +356,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn s3_never_more_than_wished_or_there_already(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40) {
-        let plan = planned(&desired(replicas), &observed, slots);
+    fn s3_never_more_than_wished_or_there_already(observed in any_observed(), desired in any_desired(), slots in 0usize..40) {
+        let plan = planned(&desired, &observed, slots);
         let clones = plan.steps.iter().filter(|step| matches!(step, Step::Clone { .. })).count();
-        prop_assert!(clones == 0 || live(&observed) + clones <= replicas, "{} + {clones} > {replicas}", live(&observed));
+        let most = desired.replicas + desired.strategy.bounds(desired.replicas).1;
+        prop_assert!(clones == 0 || live(&observed) + clones <= most, "{} + {clones} > {most}", live(&observed));
     }
 
     #[test]
-    fn s5_only_the_written_down_are_removed(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40) {
-        let plan = planned(&desired(replicas), &observed, slots);
+    fn s5_only_the_written_down_are_removed(observed in any_observed(), desired in any_desired(), slots in 0usize..40) {
+        let plan = planned(&desired, &observed, slots);
         let leaving: HashSet<&str> = observed.members.iter().filter(|member| member.leaving()).map(|member| member.uuid.as_str()).collect();
         for step in &plan.steps {
-            if let Step::Shutdown { uuid, .. } | Step::PowerOff { uuid, .. } | Step::Destroy { uuid, .. } = step {
+            if let Step::Stop { uuid, .. } | Step::Shutdown { uuid, stays: true, .. } = step {
+                let chosen = observed.members.iter().any(|member| member.uuid == *uuid && member.changing());
+                prop_assert!(chosen, "{uuid} is not written down as changing");
+            }
+            if let Step::Shutdown { uuid, stays: false, .. } | Step::PowerOff { uuid, .. } | Step::Destroy { uuid, .. } = step {
                 prop_assert!(leaving.contains(uuid.as_str()), "{uuid} is not written down as leaving");
             }
         }
@@ -329,17 +389,20 @@ proptest! {
     }
 
     #[test]
-    fn s5_no_more_leave_than_there_are_too_many(observed in any_observed(), replicas in 0usize..30) {
-        let plan = planned(&desired(replicas), &observed, 40);
+    fn s5_no_more_leave_than_there_are_too_many(observed in any_observed(), desired in any_desired()) {
+        let plan = planned(&desired, &observed, 40);
         let staying = observed.members.iter().filter(|member| !member.leaving()).count();
         let stay_now = plan.record.iter().filter(|entry| entry.state != MemberState::Leaving).count();
-        prop_assert!(stay_now >= staying.min(replicas), "{stay_now} of {staying} stay, {replicas} are wished");
+        // And those whose successors may be made now.
+        let least = desired.replicas.saturating_sub(desired.strategy.bounds(desired.replicas).0);
+        prop_assert!(stay_now >= staying.min(least), "{stay_now} of {staying} stay, {least} are wished");
     }
 
     #[test]
-    fn steps_keep_to_the_slots_and_to_one_a_member(observed in any_observed(), replicas in 0usize..30, slots in 0usize..40, deleting: bool) {
-        let mut desired = desired(if deleting { 0 } else { replicas });
-        desired.deleting = deleting;
+    fn steps_keep_to_the_slots_and_to_one_a_member(observed in any_observed(), mut desired in any_desired(), slots in 0usize..40, deleting: bool) {
+        if deleting {
+            (desired.replicas, desired.deleting) = (0, true);
+        }
         let plan = planned(&desired, &observed, slots);
         let about: Vec<&str> = plan.steps.iter().filter_map(|step| step.task().map(|(uuid, _)| uuid)).collect();
         prop_assert!(about.len() <= slots);
@@ -353,9 +416,10 @@ proptest! {
     /// L1, L3, L6: whatever is there, a world that does what it is told reaches
     /// the wish within a bounded number of passes, and then there is nothing to do.
     #[test]
-    fn l1_the_wish_is_reached_and_kept(observed in any_observed(), replicas in 0usize..30, slots in 1usize..10, deleting: bool) {
-        let mut desired = desired(if deleting { 0 } else { replicas });
-        desired.deleting = deleting;
+    fn l1_the_wish_is_reached_and_kept(observed in any_observed(), mut desired in any_desired(), slots in 1usize..10, deleting: bool) {
+        if deleting {
+            (desired.replicas, desired.deleting) = (0, true);
+        }
         let mut world = observed;
         let mut fresh = 0;
         for pass in 0.. {
@@ -365,15 +429,27 @@ proptest! {
             let decisions = answer(&world, &demand, slots, &mut fresh);
             let plan = plan(&desired, &world, &demand, &decisions, slots, NOW);
             let idle = plan.steps.iter().all(|step| matches!(step, Step::Finish)) && plan.record.iter().all(|entry| {
-                world.members.iter().any(|member| member.uuid == entry.uuid && member.leaving() == (entry.state == MemberState::Leaving))
+                world.members.iter().any(|member| {
+                    let chosen = |state| matches!(state, MemberState::Leaving | MemberState::Changing).then_some(state);
+                    member.uuid == entry.uuid && member.recorded.and_then(chosen) == chosen(entry.state)
+                })
             }) && plan.record.len() == world.members.len();
             if idle {
                 let ready = world.members.iter().filter(|member| member.vm.as_ref().is_some_and(VmSeen::on)).count();
-                prop_assert_eq!(ready, desired.replicas);
-                prop_assert_eq!(world.members.len(), desired.replicas);
+                // Whoever is protected outlasts every scale-in.
+                let protected = world.members.iter().filter(|member| desired.protects(member)).count();
+                let most = if desired.deleting { 0 } else { desired.replicas.max(protected) };
+                prop_assert_eq!(ready, most);
+                prop_assert_eq!(world.members.len(), most);
+                for member in &world.members {
+                    let vm = member.vm.as_ref();
+                    let left = !desired.strategy.rolling || desired.protects(member);
+                    let is = vm.is_some_and(|vm| vm.made == desired.made() && vm.restarted == desired.restarted_at);
+                    prop_assert!(left || is, "{member:?} is not as the spec says");
+                }
                 break;
             }
-            obey(&mut world, &plan);
+            obey(&desired, &mut world, &plan);
         }
     }
 }
@@ -393,7 +469,7 @@ fn obey_time(world: &mut Observed) {
     });
 }
 
-fn obey(world: &mut Observed, plan: &Plan) {
+fn obey(desired: &Desired, world: &mut Observed, plan: &Plan) {
     let old = std::mem::take(&mut world.members);
     for entry in &plan.record {
         let mut now = old.iter().find(|member| member.uuid == entry.uuid).cloned().unwrap_or_else(|| Seen {
@@ -406,14 +482,28 @@ fn obey(world: &mut Observed, plan: &Plan) {
         world.members.push(now);
     }
     for step in &plan.steps {
-        let Some((uuid, kind)) = step.task() else { continue };
+        let Some((uuid, _)) = step.task() else { continue };
         let Some(now) = world.members.iter_mut().find(|member| member.uuid == uuid) else { continue };
-        let vm = |power| member(0, None, Some(power)).vm;
-        now.vm = match kind {
-            TaskKind::Mark if matches!(step, Step::Release { .. }) => None,
-            TaskKind::Clone | TaskKind::Mark | TaskKind::PowerOff => vm(PowerState::Off),
-            TaskKind::PowerOn => vm(PowerState::On),
-            TaskKind::Destroy => None,
-        };
+        match step {
+            Step::Clone { .. } => {
+                now.vm = member(0, None, Some(PowerState::Off)).vm;
+                let vm = now.vm.as_mut().unwrap();
+                (vm.made, vm.restarted) = (desired.made(), desired.restarted_at.clone());
+            }
+            Step::Reconfigure { change, .. } => {
+                let vm = now.vm.as_mut().unwrap();
+                let Made { cpus, memory_mib, .. } = change.made;
+                let grows = vm.cpu_hot_add && cpus > vm.cpus;
+                assert!(!vm.on() || cpus == vm.cpus || grows, "{vm:?} does not take {change:?} while it runs");
+                (vm.cpus, vm.memory_mib, vm.made) = (cpus, memory_mib, change.made.clone());
+                vm.restarted = change.restarted.clone().or(vm.restarted.take());
+            }
+            Step::PowerOn { .. } => now.vm.as_mut().unwrap().power = PowerState::On,
+            Step::Shutdown { .. } | Step::Stop { .. } | Step::PowerOff { .. } => {
+                now.vm.as_mut().unwrap().power = PowerState::Off;
+            }
+            Step::Destroy { .. } | Step::Release { .. } => now.vm = None,
+            Step::CreateFolder { .. } | Step::Finish => {}
+        }
     }
 }

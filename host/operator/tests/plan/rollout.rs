@@ -1,0 +1,176 @@
+//! Changes of groups that stand: in what order members are taken down, and when not.
+
+use proptest::prelude::*;
+use vmgroup_operator::plan::rollout::{Need, Turn, Why, need};
+
+use super::*;
+
+fn old(index: usize) -> Seen {
+    let mut seen = on(index);
+    seen.vm.as_mut().unwrap().made.revision = "old".into();
+    seen
+}
+
+fn small(index: usize, hot_add: bool) -> Seen {
+    let mut seen = on(index);
+    let vm = seen.vm.as_mut().unwrap();
+    (vm.cpus, vm.made.cpus, vm.cpu_hot_add) = (1, 1, hot_add);
+    seen
+}
+
+fn off(mut seen: Seen) -> Seen {
+    seen.vm.as_mut().unwrap().power = PowerState::Off;
+    seen
+}
+
+fn protected(mut seen: Seen) -> Seen {
+    seen.vm.as_mut().unwrap().attributes.insert("protected".into(), "true".into());
+    seen
+}
+
+fn with(replicas: usize, max_unavailable: usize, max_surge: usize) -> Desired {
+    let strategy =
+        Bounds { rolling: true, max_unavailable: Share::Count(max_unavailable), max_surge: Share::Count(max_surge) };
+    Desired { strategy, ..desired(replicas) }
+}
+
+fn turn(desired: &Desired, members: Vec<Seen>) -> Option<Turn> {
+    demand(desired, &seen(members), NOW).turn
+}
+
+fn from(turn: Option<&Turn>) -> (usize, Vec<&str>) {
+    turn.map_or((0, Vec::new()), |turn| (turn.count, turn.from.iter().map(String::as_str).collect()))
+}
+
+#[test]
+fn a_replacement_goes_before_its_successor_comes() {
+    let observed = seen(vec![old(1), old(2), on(3)]);
+    golden("a_replacement_goes_before_its_successor_comes", &planned(&desired(3), &observed, 8));
+}
+
+#[test]
+fn with_surge_the_successor_comes_first() {
+    let observed = seen(vec![old(1), old(2), on(3)]);
+    golden("with_surge_the_successor_comes_first", &planned(&with(3, 0, 1), &observed, 8));
+}
+
+#[test]
+fn a_change_of_size_is_a_stop_a_change_and_a_start() {
+    let changing = |mut seen: Seen| {
+        seen.recorded = Some(MemberState::Changing);
+        seen
+    };
+    let group = with(5, 3, 0);
+    let observed = seen(vec![
+        small(1, false),
+        small(2, true),
+        changing(small(3, false)),
+        changing(off(small(4, false))),
+        changing(off(on(5))),
+    ]);
+    golden("a_change_of_size_is_a_stop_a_change_and_a_start", &planned(&group, &observed, 8));
+}
+
+#[test]
+fn who_does_not_serve_goes_first_and_new_ones_that_do_not_count() {
+    let group = desired(3);
+    assert_eq!(
+        from(turn(&group, vec![old(1), old(2), old(3)]).as_ref()),
+        (1, vec!["uuid-001", "uuid-002", "uuid-003"])
+    );
+    assert_eq!(from(turn(&group, vec![old(1), off(old(2)), old(3)]).as_ref()), (1, vec!["uuid-002"]));
+    // A new one is not ready: nobody else.
+    assert_eq!(turn(&group, vec![off(on(1)), old(2), old(3)]), None);
+    assert_eq!(turn(&group, vec![off(on(1)), off(old(2)), old(3)]), None);
+    // The change was taken back: who failed is replaced, who stands stays.
+    assert_eq!(from(turn(&group, vec![off(old(1)), on(2), on(3)]).as_ref()), (1, vec!["uuid-001"]));
+    assert_eq!(from(turn(&with(3, 2, 0), vec![off(on(1)), old(2), old(3)]).as_ref()).0, 1);
+}
+
+#[test]
+fn s5_the_protected_are_left_as_they_are() {
+    let group = desired(3);
+    assert_eq!(turn(&group, vec![protected(old(1)), on(2), protected(small(3, false))]), None);
+    // What takes nobody down is done for them, too.
+    assert_eq!(demand(&group, &seen(vec![protected(small(1, true)), on(2), on(3)]), NOW).resize, ["uuid-001"]);
+}
+
+#[test]
+fn what_somebody_changed_by_hand_stays() {
+    let mut by_hand = on(1);
+    by_hand.vm.as_mut().unwrap().memory_mib = 4096;
+    assert_eq!(need(&desired(1), by_hand.vm.as_ref().unwrap()), Need::Nothing);
+    // Until the spec asks for something else.
+    let other = Desired { memory_mib: 2048, ..desired(1) };
+    assert_eq!(need(&other, by_hand.vm.as_ref().unwrap()), Need::Cycle(Why::Size));
+    let same = Desired { memory_mib: 4096, ..desired(1) };
+    assert_eq!(need(&same, by_hand.vm.as_ref().unwrap()), Need::Nothing);
+}
+
+#[test]
+fn with_on_delete_only_a_restart_takes_anybody_down() {
+    let by_hand = Bounds { rolling: false, ..Bounds::default() };
+    let group = Desired { strategy: by_hand, ..desired(3) };
+    let members = || vec![old(1), small(2, true), small(3, false)];
+    assert_eq!(demand(&group, &seen(members()), NOW), Demand::default());
+    let restart = Desired { restarted_at: Some("now".into()), ..group.clone() };
+    assert_eq!(from(turn(&restart, members()).as_ref()), (1, vec!["uuid-002", "uuid-003"]));
+    // Who is off anyway takes the change along.
+    let plan = planned(&group, &seen(vec![on(1), on(2), off(small(3, false))]), 8);
+    assert!(matches!(&plan.steps[..], [Step::Reconfigure { change, .. }] if change.cpus == Some(2)), "{plan:?}");
+}
+
+#[test]
+fn a_rollout_that_is_stuck_takes_nobody_else_down() {
+    let group = with(4, 2, 0);
+    let members = || vec![off(on(1)), old(2), old(3), old(4)];
+    let mut observed = seen(members());
+    assert_eq!(from(demand(&group, &observed, NOW).turn.as_ref()).0, 1);
+    observed.progressed_at = NOW.checked_sub(group.progress_deadline).ok();
+    assert_eq!(demand(&group, &observed, NOW).turn, None);
+    // Nobody is late: it only waited, for a policy or for a hand.
+    observed.members[0] = on(1);
+    assert_eq!(from(demand(&group, &observed, NOW).turn.as_ref()).0, 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// A rollout in a world in which nothing else goes wrong: there are always as
+    /// many members that serve as the strategy asks for, and never more than it
+    /// allows; and where new ones never come up it stops there.
+    #[test]
+    fn s3_a_rollout_keeps_to_its_bounds(replicas in 1usize..12, strategy in any_bounds(), fails: bool, slots in 1usize..10) {
+        let strategy = Bounds { rolling: true, ..strategy };
+        let desired = Desired { strategy, ..desired(replicas) };
+        let (max_unavailable, max_surge) = strategy.bounds(replicas);
+        let mut world = seen((0..replicas).map(old).collect());
+        let mut fresh = 0;
+        let mut last = world.clone();
+        for pass in 0.. {
+            prop_assert!(pass < 500, "no end: {world:?}");
+            obey_time(&mut world);
+            let demand = demand(&desired, &world, NOW);
+            let decisions = answer(&world, &demand, slots, &mut fresh);
+            let plan = plan(&desired, &world, &demand, &decisions, slots, NOW);
+            obey(&desired, &mut world, &plan);
+            if fails {
+                for vm in world.members.iter_mut().filter_map(|member| member.vm.as_mut()) {
+                    if vm.made.revision == "new" {
+                        vm.power = PowerState::Off;
+                    }
+                }
+            }
+            let serve = world.members.iter().filter(|member| !member.leaving() && member.vm.as_ref().is_some_and(VmSeen::on)).count();
+            prop_assert!(serve + max_unavailable >= replicas, "{serve} of {replicas} serve");
+            let there = world.members.iter().filter(|member| member.vm.is_some()).count();
+            prop_assert!(there <= replicas + max_surge, "{there} of {replicas} and {max_surge} are there");
+            if world == last {
+                break;
+            }
+            last = world.clone();
+        }
+        let new = world.members.iter().filter(|member| member.vm.as_ref().is_some_and(|vm| vm.on() && vm.made.revision == "new")).count();
+        prop_assert!(fails || new == replicas, "{new} of {replicas} are new");
+    }
+}
