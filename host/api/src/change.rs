@@ -1,7 +1,7 @@
 //! How a change of a `VmGroup` reaches the members that stand: in which order,
 //! and how many of them at a time may be out of service for it.
 //!
-//! Shapes and words are those of Deployments and StatefulSets. Must not know how
+//! Shapes and words are those of a Deployment. Must not know how
 //! a change is carried out.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

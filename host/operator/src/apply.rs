@@ -8,8 +8,8 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Reconfiguration, Source, TaskRef, Vcenter,
-    Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Reconfiguration, Source, TaskRef,
+    Vcenter, Vm, VmRef,
 };
 
 use crate::link::Connected;

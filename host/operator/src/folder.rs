@@ -8,8 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest, Sha256};
-
+use crate::hash;
 use crate::wake::GroupRef;
 
 /// The longest entity name that vCenter takes, in characters.
@@ -28,9 +27,7 @@ pub fn fallback(group: &GroupRef, uid: &str) -> String {
 }
 
 fn hashed(text: &str, salt: &str) -> String {
-    let digest = Sha256::digest(salt.as_bytes());
-    let hash = digest.iter().take(5).fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
-    let hash = format!("{hash:010x}");
+    let hash = hash::short(salt.as_bytes());
     // Kubernetes names are ASCII, so a byte is a character.
     let head: String = text.chars().take(NAME_LIMIT - hash.len() - 1).collect();
     format!("{head}-{hash}")

@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod folder;
+pub mod hash;
 pub mod http;
 pub mod late;
 pub mod lease;

@@ -11,7 +11,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+
+use crate::hash;
 
 /// What only a replacement can change of a member.
 ///
@@ -27,9 +28,7 @@ pub struct MadeFrom<'a> {
 impl MadeFrom<'_> {
     /// A short name for all of it.
     pub fn revision(&self) -> String {
-        let text = serde_json::to_vec(self).unwrap_or_default();
-        let digest = Sha256::digest(&text);
-        digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+        hash::short(&serde_json::to_vec(self).unwrap_or_default())
     }
 }
 

@@ -108,7 +108,7 @@ fn shown(value: &IntOrString) -> String {
 mod tests {
     use super::*;
 
-    fn strategy(max_unavailable: serde_json::Value, max_surge: serde_json::Value) -> Result<Strategy, Wrong> {
+    fn strategy(max_unavailable: &serde_json::Value, max_surge: &serde_json::Value) -> Result<Strategy, Wrong> {
         let spec = serde_json::json!({"rollingUpdate": {"maxUnavailable": max_unavailable, "maxSurge": max_surge}});
         Strategy::of(Some(&serde_json::from_value(spec).unwrap()))
     }
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn percentages_are_rounded_so_that_something_can_be_done() {
         let bounds = |unavailable: &str, surge: &str, replicas| {
-            strategy(unavailable.into(), surge.into()).unwrap().bounds(replicas)
+            strategy(&unavailable.into(), &surge.into()).unwrap().bounds(replicas)
         };
         assert_eq!(bounds("25%", "25%", 10), (2, 3));
         assert_eq!(bounds("25%", "0%", 3), (1, 0));
@@ -131,16 +131,16 @@ mod tests {
         assert_eq!((default.rolling, default.bounds(5)), (true, (1, 0)));
         let by_hand: UpdateStrategy = serde_json::from_value(serde_json::json!({"type": "OnDelete"})).unwrap();
         assert!(!Strategy::of(Some(&by_hand)).unwrap().rolling);
-        assert_eq!(strategy(serde_json::Value::Null, 2.into()).unwrap().bounds(5), (1, 2));
+        assert_eq!(strategy(&serde_json::Value::Null, &2.into()).unwrap().bounds(5), (1, 2));
     }
 
     #[test]
     fn what_cannot_be_is_named() {
         for bad in [(0.into(), 0.into()), ("0%".into(), serde_json::Value::Null), ((-1).into(), 1.into())] {
-            assert!(strategy(bad.0, bad.1).is_err());
+            assert!(strategy(&bad.0, &bad.1).is_err());
         }
         for bad in ["101%", "x", "5", "%", "-1%"] {
-            let (field, value, _) = strategy(bad.into(), 1.into()).unwrap_err();
+            let (field, value, _) = strategy(&bad.into(), &1.into()).unwrap_err();
             assert!(field.ends_with("maxUnavailable") && value == bad);
         }
     }

@@ -174,7 +174,7 @@ impl Engine {
             desired,
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-        let result = pass.run(object, finalizers, has_finalizer).await;
+        let result = Box::pin(pass.run(object, finalizers, has_finalizer)).await;
         connection.tasks.settle(&uid);
         let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
