@@ -1,19 +1,20 @@
 //! The operator's interface to its users: `VmGroup` with its status and
-//! conditions, and the schema of the policy file.
+//! conditions, and the schemas of the policy file and of the connections file.
 //!
 //! Plain data with serde and schemars. Must not do I/O, and must not know
 //! vSphere, WebAssembly or how a group is reconciled.
 
 pub mod change;
 pub mod condition;
+pub mod connections_file;
 pub mod policy_file;
 pub mod vmgroup;
 
 pub use change::{RollingUpdate, UpdateStrategy, UpdateType};
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
-    CloneMode, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus,
-    RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,
+    CloneMode, ConnectionStatus, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce,
+    PolicyStatus, RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

@@ -97,7 +97,7 @@ const fn default_tenants() -> u16 {
 }
 
 /// Whether one of these is the name: itself, or its beginning before a `*`.
-fn names(patterns: &[String], name: &str) -> bool {
+pub(crate) fn names(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         None => name == pattern,
@@ -177,7 +177,7 @@ impl Default for Breaker {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

@@ -162,6 +162,11 @@ pub struct VmGroupStatus {
     #[serde(default)]
     pub folder: Option<FolderStatus>,
 
+    /// The vCenter that the group's machines are in. It stays that one for the life of
+    /// the group, whatever the connections file says of its namespace later.
+    #[serde(default)]
+    pub connection: Option<ConnectionStatus>,
+
     /// Members: in a small group all of them, in a large one those in motion
     /// (being made, changed or removed), while the rest is counted.
     #[serde(default)]
@@ -240,6 +245,21 @@ pub struct FolderStatus {
     /// Its managed object reference, once it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+/// The vCenter of a group. What it has not is written as `null`: the status is merged
+/// into what is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionStatus {
+    /// Its name in the connections file; none: it is the only one, and was given to the
+    /// operator without a name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// vCenter's own identity (`about.instanceUuid`), as far as it is known: nothing is
+    /// done in another one.
+    #[serde(default)]
+    pub instance_uuid: Option<String>,
 }
 
 /// One member of the group.

@@ -17,7 +17,8 @@ use tower::{Layer as _, ServiceExt};
 use vmgroup_api::VmGroup;
 use vmgroup_operator::by_hand::{Hand, HandError};
 use vmgroup_operator::clock::Clock;
-use vmgroup_operator::config::{PolicySupply, RunConfig, VcenterConfig};
+use vmgroup_operator::config::{OneVcenter, PolicySupply, RunConfig, VcenterConfig, Vcenters};
+use vmgroup_operator::connections::Dial;
 use vmgroup_operator::logins;
 use vmgroup_operator::metrics::Metrics;
 use vmgroup_operator::offload::Offload;
@@ -32,7 +33,7 @@ use vmgroup_vsphere::{
 };
 
 use crate::sabotage::{Call, Sabotage, Side, Witness};
-use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
+use crate::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
 pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
@@ -158,12 +159,28 @@ impl Transport for InProcess {
     }
 }
 
+/// Where no vCenter is.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn call(&self, _: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
+        Box::pin(async { Err(TransportError::new(TransportKind::Connect, "nobody listens")) })
+    }
+}
+
+/// The host of the vCenter of this number, counted from 0.
+pub fn host_of(number: usize) -> String {
+    if number == 0 { "vcenter.test".to_owned() } else { format!("vcenter-{number}.test") }
+}
+
 /// The simulated world.
 pub struct SimWorld {
     /// The simulated Kubernetes API.
     pub kube: KubeSim,
-    /// The simulated vCenter.
+    /// The simulated vCenter, the first if there are several.
     pub vcenter: VcenterSim,
+    /// All of them, each under the host of [`host_of`].
+    pub vcenters: Vec<VcenterSim>,
     /// Breaks one of the operator's calls.
     pub sabotage: Sabotage,
     /// Sees the calls of the operators that are launched from now on.
@@ -185,41 +202,42 @@ impl SimWorld {
     /// A world whose randomness starts from `seed`.
     pub fn seeded(options: Options, seed: u64) -> Result<Self, WorldError> {
         let durations = TaskDurations { clone: options.clone_takes, ..TaskDurations::default() };
-        Self::with_tasks(options, seed, durations)
+        Self::with_tasks(options, seed, &durations)
     }
 
     /// The same with tasks that take so long; `clone_takes` does not count.
-    pub fn with_tasks(options: Options, seed: u64, durations: TaskDurations) -> Result<Self, WorldError> {
+    pub fn with_tasks(options: Options, seed: u64, durations: &TaskDurations) -> Result<Self, WorldError> {
         // With RUST_LOG set, a failing story shows its log.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
         let clock = vmgroup_sim::clock::Clock::starting_at(EPOCH);
-        let vcenter = VcenterSim::new(
-            SimConfig {
+        let vcenter = |number: usize| {
+            let config = SimConfig {
                 user: USER.into(),
                 password: PASSWORD.into(),
-                seed,
+                seed: seed.wrapping_add(1_000 * number as u64),
                 datacenters: options.datacenters,
                 templates: vec![TEMPLATE.into()],
-                durations,
+                durations: durations.clone(),
                 ..SimConfig::default()
-            },
-            clock,
-        );
-        Self::on(vcenter, clock, options, seed)
+            };
+            VcenterSim::new(config, clock)
+        };
+        let vcenters = (0..options.connections.max(1)).map(vcenter).collect();
+        Self::on(vcenters, clock, options, seed)
     }
 
     /// A second cluster, with a Kubernetes API and operators of its own, on the
     /// same vCenter.
     pub fn neighbour(&self) -> Result<Self, WorldError> {
-        Self::on(self.vcenter.clone(), self.clock, self.options.clone(), self.seed + 1)
+        Self::on(self.vcenters.clone(), self.clock, self.options.clone(), self.seed + 1)
     }
 
-    /// A cluster on a vCenter.
+    /// A cluster on vCenters.
     fn on(
-        vcenter: VcenterSim,
+        vcenters: Vec<VcenterSim>,
         clock: vmgroup_sim::clock::Clock,
         options: Options,
         seed: u64,
@@ -231,7 +249,8 @@ impl SimWorld {
         }
         Ok(Self {
             kube,
-            vcenter,
+            vcenter: vcenters[0].clone(),
+            vcenters,
             sabotage: Sabotage::default(),
             witness: None,
             clock,
@@ -250,6 +269,7 @@ impl SimWorld {
         Self {
             kube: self.kube.clone(),
             vcenter: self.vcenter.clone(),
+            vcenters: self.vcenters.clone(),
             sabotage: self.sabotage.clone(),
             witness: self.witness.clone(),
             clock: self.clock,
@@ -294,7 +314,7 @@ impl SimWorld {
             },
         };
         VcenterConfig {
-            endpoint: http::Uri::from_static("http://vcenter.test/sdk"),
+            endpoint: format!("http://{}/sdk", host_of(0)).parse().expect("a URL"),
             credentials,
             reader: None,
             login_dir: self.options.login_dir.clone(),
@@ -319,13 +339,49 @@ impl SimWorld {
         run::vcenter_client(&self.vcenter_config(), transport)
     }
 
-    /// Starts an operator that takes part in leader election if `lease` says so.
-    pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
-        let number = self.operators.len() as u64;
-        let config = RunConfig {
+    /// What an operator is told of its vCenters: those of the file, or just the first.
+    pub fn operators_vcenters(&self, by_file: bool) -> Vcenters {
+        if by_file {
+            return Vcenters::File { config_map: CONNECTIONS.into() };
+        }
+        Vcenters::One(Box::new(OneVcenter {
             vcenter: self.vcenter_config(),
             site: SiteSelection::default(),
             max_tasks: self.options.max_tasks.try_into().expect("at least one task"),
+        }))
+    }
+
+    /// An operator's way to the vCenters, by their hosts; what else is asked for is not
+    /// there.
+    fn dial(&self, operator: u64) -> Dial {
+        let (vcenters, sabotage, witness) = (self.vcenters.clone(), self.sabotage.clone(), self.witness.clone());
+        Arc::new(move |endpoint, _| {
+            let host = endpoint.host().unwrap_or_default();
+            let found = vcenters.iter().enumerate().find(|(number, _)| host_of(*number) == host);
+            Ok(match found {
+                Some((_, vcenter)) => Arc::new(InProcess {
+                    vcenter: vcenter.clone(),
+                    service: vcenter.service(),
+                    sabotage: sabotage.clone(),
+                    witness: witness.clone(),
+                    operator,
+                }),
+                None => Arc::new(Nobody),
+            })
+        })
+    }
+
+    /// Starts an operator that takes part in leader election if `lease` says so.
+    pub fn launch(&mut self, lease: Option<&str>) -> CancellationToken {
+        let vcenters = self.operators_vcenters(self.options.connections > 0);
+        self.launch_on(vcenters, lease)
+    }
+
+    /// The same with these vCenters.
+    pub fn launch_on(&mut self, vcenters: Vcenters, lease: Option<&str>) -> CancellationToken {
+        let number = self.operators.len() as u64;
+        let config = RunConfig {
+            vcenters,
             namespace: OPERATOR_NAMESPACE.into(),
             policy_config_map: "vmgroup-policy".into(),
             policy_dir: None,
@@ -344,13 +400,7 @@ impl SimWorld {
         self.metrics.push(metrics.clone());
         let parts = Parts {
             kube: self.operators_client(number, &metrics),
-            transport: Arc::new(InProcess {
-                vcenter: self.vcenter.clone(),
-                service: self.vcenter.service(),
-                sabotage: self.sabotage.clone(),
-                witness: self.witness.clone(),
-                operator: number,
-            }),
+            dial: self.dial(number),
             clock,
             metrics,
             seed: self.seed.wrapping_mul(31).wrapping_add(number),
@@ -417,7 +467,7 @@ impl SimWorld {
 /// L10 at the end of every story: no operator had more sessions than it may have.
 impl Drop for SimWorld {
     fn drop(&mut self) {
-        let most = self.vcenter.most_sessions();
+        let most = self.vcenters.iter().map(VcenterSim::most_sessions).max().unwrap_or_default();
         assert!(std::thread::panicking() || most <= MAX_SESSIONS, "L10: {most} sessions of one operator");
     }
 }

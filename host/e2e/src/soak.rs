@@ -164,7 +164,7 @@ fn violation<T>(property: &'static str, text: impl Into<String>) -> Result<T, Vi
 impl Stage {
     fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
         let options = Options { max_tasks: script.max_tasks, ..Options::default() };
-        let mut world = SimWorld::with_tasks(options, seed, script.durations.clone()).expect("a world");
+        let mut world = SimWorld::with_tasks(options, seed, &script.durations).expect("a world");
         world.sandbox = SANDBOX.clone();
         if script.changes.is_some() {
             world.vcenter.add_template("/DC0/vm", OTHER_TEMPLATE).expect("a template");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use vmgroup_api::{Phase, VmGroup};
@@ -16,6 +16,9 @@ pub const OPERATOR_NAMESPACE: &str = "vmgroup-system";
 
 /// The folder under which all groups have theirs.
 pub const ROOT: &str = "/DC0/vm/vm-operator";
+
+/// The ConfigMap with the connections file, where there is one.
+pub const CONNECTIONS: &str = "vmgroup-connections";
 
 /// The template that every world has.
 pub const TEMPLATE: &str = "vm-operator-template";
@@ -110,6 +113,10 @@ pub struct Options {
     pub crd: bool,
     /// Datacenters.
     pub datacenters: usize,
+    /// vCenters that the operator knows by a connections file, which the story has to
+    /// write ([`User::connections`]), with a Secret each ([`User::login`]); 0: just one,
+    /// without.
+    pub connections: usize,
     /// How long a decision takes, and whatever else keeps a core busy. On the simulators.
     pub busy: Duration,
     /// Memory for records of decisions, in bytes; 0: none are kept. On the simulators.
@@ -125,6 +132,7 @@ impl Default for Options {
             login_dir: None,
             crd: true,
             datacenters: 1,
+            connections: 0,
             busy: Duration::ZERO,
             record_bytes: 0,
         }
@@ -259,6 +267,28 @@ impl User {
         self.namespace(namespace).await;
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         api.patch("vmgroup-policy", &params, &Patch::Apply(&map)).await.expect("policy ConfigMap");
+    }
+
+    /// Writes the connections file.
+    pub async fn connections(&self, connections_yaml: &str) {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": CONNECTIONS, "namespace": OPERATOR_NAMESPACE},
+            "data": {"connections.yaml": connections_yaml},
+        });
+        let params = PatchParams::apply("user").force();
+        self.config_maps().patch(CONNECTIONS, &params, &Patch::Apply(map)).await.expect("connections ConfigMap");
+    }
+
+    /// Writes a Secret with a login to a vCenter.
+    pub async fn login(&self, secret: &str, user: &str, password: &str) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE},
+            "stringData": {"VC_USER": user, "VC_PASS": password},
+        });
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        api.patch(secret, &PatchParams::apply("user").force(), &Patch::Apply(object)).await.expect("Secret");
     }
 
     /// The events about an object, as `reason: note`.

@@ -12,12 +12,8 @@ use vmgroup_vsphere::{Credentials, SiteSelection, Tls};
 /// Everything that `run` needs to know.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    /// Where vCenter is and how to log in.
-    pub vcenter: VcenterConfig,
-    /// Datacenter, pool or cluster, datastore and root folder.
-    pub site: SiteSelection,
-    /// How many tasks of ours vCenter may be working on at the same time.
-    pub max_tasks: NonZeroUsize,
+    /// The vCenters.
+    pub vcenters: Vcenters,
     /// The operator's own namespace: the policy ConfigMap and the lease are here.
     pub namespace: String,
     /// The name of the policy ConfigMap.
@@ -43,6 +39,29 @@ pub struct RunConfig {
     pub decisions: Option<vmgroup_records::Settings>,
     /// The local socket on which they are shown; none: nowhere.
     pub socket: Option<PathBuf>,
+}
+
+/// Which vCenters there are.
+#[derive(Clone, Debug)]
+pub enum Vcenters {
+    /// Just one, for everybody.
+    One(Box<OneVcenter>),
+    /// Those of a connections file, see [`crate::connections`].
+    File {
+        /// The name of its ConfigMap.
+        config_map: String,
+    },
+}
+
+/// A vCenter for everybody.
+#[derive(Clone, Debug)]
+pub struct OneVcenter {
+    /// Where it is and how to log in.
+    pub vcenter: VcenterConfig,
+    /// Datacenter, pool or cluster, datastore and root folder.
+    pub site: SiteSelection,
+    /// How many tasks of ours it may be working on at the same time.
+    pub max_tasks: NonZeroUsize,
 }
 
 /// Registries that policies are pulled from, and keys that they are signed by.

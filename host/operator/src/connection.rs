@@ -7,10 +7,12 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::folder::Claims;
 use crate::late::Departed;
-use crate::link::{Hearers, Link};
+use crate::lease::Fence;
+use crate::link::{Hearers, Link, Problem};
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
 
@@ -48,14 +50,32 @@ impl Connection {
         }
     }
 
+    /// One that leads nowhere, for this reason.
+    pub fn nowhere(problem: Problem) -> Self {
+        let link = Link::nowhere("nowhere".into(), problem, Wake::default());
+        link.settle();
+        Self::new(link, TaskBook::new(1, Wake::default()))
+    }
+
+    /// Whether both are the same, whatever link they have at present.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.turns, &other.turns)
+    }
+
     /// What it is called in metrics and messages.
     pub fn name(&self) -> &Arc<str> {
         self.link.name()
     }
 
     /// Who hears of what the link's watch sees.
-    pub fn hearers(&self, wake: Wake) -> Hearers {
+    fn hearers(&self, wake: Wake) -> Hearers {
         Hearers { tasks: self.tasks.clone(), wake, claims: self.claims.clone(), departed: self.departed.clone() }
+    }
+
+    /// Keeps the link up and takes late machines away, until told to stop.
+    pub async fn keep(&self, wake: Wake, fence: Fence, stop: CancellationToken) {
+        let Self { link, claims, departed, .. } = self;
+        tokio::join!(link.run(self.hearers(wake), stop.clone()), departed.see_off(link, &fence, claims, &stop));
     }
 
     /// Forgets a group that is gone.

@@ -25,7 +25,8 @@ use vmgroup_api::{VmGroup, VmGroupStatus};
 
 use crate::backlog::Backlog;
 use crate::cluster;
-use crate::connection::{Connection, PASSES};
+use crate::connection::Connection;
+use crate::connections;
 use crate::engine::{Engine, Outcome, PassError};
 use crate::http::Health;
 use crate::link::chain;
@@ -91,7 +92,6 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) {
-    engine.metrics.workers(PASSES);
     let client = engine.kube.clone();
     if !wait_for_crd(&client, &health, &stop).await {
         return;
@@ -116,6 +116,7 @@ pub async fn run(
     let listed = watch::Sender::new(0u64);
     let everyone = stream::select_all([
         changes(engine.policies.changes()).boxed(),
+        changes(engine.connections.changes()).boxed(),
         changes(opened.subscribe()).boxed(),
         changes(listed.subscribe()).boxed(),
     ]);
@@ -217,12 +218,17 @@ fn those(
 
 /// Drops what is the largest part of an object at rest and no pass looks at: of the
 /// record, which a pass reads afresh and then has in its memory, only the folder is
-/// kept, as the names of all folders are claimed before the first pass.
+/// kept, as the names of all folders are claimed before the first pass, and which
+/// vCenter it is in.
 fn prune(group: &mut Guarded) {
     group.meta_mut().managed_fields = None;
     if let Ok(group) = &mut group.0 {
-        let folder = group.status.take().and_then(|status| status.folder);
-        group.status = folder.map(|folder| VmGroupStatus { folder: Some(folder), ..VmGroupStatus::default() });
+        let status = group.status.take().filter(|status| status.folder.is_some());
+        group.status = status.map(|VmGroupStatus { folder, connection, .. }| VmGroupStatus {
+            folder,
+            connection,
+            ..VmGroupStatus::default()
+        });
     }
 }
 
@@ -269,6 +275,12 @@ async fn open_and_close(
     stop: &CancellationToken,
 ) {
     let mut leading = context.engine.fence.changed();
+    let mut known = context.engine.connections.settled();
+    tokio::select! {
+        known = known.wait_for(|known| *known) => if known.is_err() { return },
+        () = stop.cancelled() => return,
+    }
+    context.health.set_ready(connections::PART, Ok(()));
     let mut settled = context.engine.policies.settled();
     // The built-in defaults are not to decide only because nobody has looked yet.
     if settled.wait_for(|settled| *settled).await.is_err() {

@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
-    Capacity, Category, DatastoreRef, Error, Event, FolderRef, Goal, HostRef, Inventory, Observer, Site, SiteSelection,
-    TaskRef, Template, TransportKind, Vcenter, Watch,
+    Capacity, Category, Credentials, DatastoreRef, Error, Event, FolderRef, Goal, HostRef, Inventory, Observer,
+    Options, Password, Site, SiteSelection, TaskRef, Template, Transport, TransportError, TransportKind, Vcenter,
+    Watch,
 };
 
 use crate::folder::Claims;
@@ -46,26 +50,70 @@ pub struct Problem {
     pub stalled: bool,
 }
 
-/// How a login that vCenter refuses is mended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginRemedy {
-    /// It came from the environment.
-    Restart,
-    /// It lies in a folder that is read anew.
-    Secret,
+/// Where the settings of a link come from: there they are mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Flags and environment, the login too.
+    Environment,
+    /// The same, and the login lies in a folder that is read anew.
+    Folder,
+    /// The connections file.
+    File {
+        /// The Secret with the login.
+        secret: Arc<str>,
+    },
 }
 
-impl LoginRemedy {
-    fn text(self) -> &'static str {
+impl Origin {
+    /// How a login that vCenter refuses is mended, as a clause to append.
+    fn login(&self) -> String {
         match self {
-            Self::Restart => "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator",
-            Self::Secret => "; correct VC_USER and VC_PASS in the Secret vc-creds: that is noticed without a restart",
+            Self::Environment => {
+                "; correct VC_USER and VC_PASS (the Secret vc-creds) and restart the operator".to_owned()
+            }
+            Self::Folder => {
+                "; correct VC_USER and VC_PASS in the Secret vc-creds: that is noticed without a restart".to_owned()
+            }
+            Self::File { secret } => {
+                format!("; correct VC_USER and VC_PASS in the Secret {secret}: that is noticed without a restart")
+            }
+        }
+    }
+
+    /// Which of our settings mends an error, as a clause to append.
+    fn setting(&self, error: &Error) -> &'static str {
+        let (by_flag, by_file) = match error {
+            Error::Session { source, .. } => return self.setting(source),
+            Error::Transport { source, .. } if source.kind == TransportKind::Tls => (
+                "; the file is given with --vc-ca-file (VC_CA_FILE)",
+                "; `trust` in connections.yaml says whom to trust",
+            ),
+            Error::Ambiguous { what, .. } | Error::NotFound { what, .. } => match *what {
+                "datacenter" => {
+                    ("; choose with --datacenter (VC_DATACENTER)", "; choose with `datacenter` in connections.yaml")
+                }
+                "datastore" => {
+                    ("; choose with --datastore (VC_DATASTORE)", "; choose with `datastore` in connections.yaml")
+                }
+                what if what.contains("pool") => {
+                    ("; choose with --pool (VC_POOL)", "; choose with `cluster` or `pool` in connections.yaml")
+                }
+                what if what.contains("folder") => {
+                    ("; choose with --root-folder (VC_FOLDER)", "; choose with `rootFolder` in connections.yaml")
+                }
+                _ => ("", ""),
+            },
+            _ => ("", ""),
+        };
+        match self {
+            Self::Environment | Self::Folder => by_flag,
+            Self::File { .. } => by_file,
         }
     }
 }
 
 impl Problem {
-    fn of(error: &Error, login: LoginRemedy) -> Self {
+    fn of(error: &Error, origin: &Origin) -> Self {
         let (reason, stalled) = match error.category() {
             Category::Credentials => ("VCenterLoginRefused", true),
             Category::Configuration => ("VCenterConfiguration", true),
@@ -75,34 +123,16 @@ impl Problem {
             }
         };
         let (what, remedy) = match error.category() {
-            Category::Credentials => ("vCenter refused the login", login.text()),
-            Category::Configuration => ("vCenter cannot be used as configured", setting(error)),
+            Category::Credentials => ("vCenter refused the login", origin.login()),
+            Category::Configuration => ("vCenter cannot be used as configured", origin.setting(error).to_owned()),
             Category::Permission => {
-                ("vCenter does not allow what is needed", "; give the operator's user this privilege")
+                ("vCenter does not allow what is needed", "; give the operator's user this privilege".to_owned())
             }
             Category::Transient | Category::Capacity | Category::Gone | Category::Conflict => {
-                ("vCenter is not available and is tried again", "")
+                ("vCenter is not available and is tried again", String::new())
             }
         };
         Self { reason, message: format!("{what}: {}{remedy}", chain(error)), stalled }
-    }
-}
-
-/// Which of our settings mends an error, as a clause to append.
-fn setting(error: &Error) -> &'static str {
-    match error {
-        Error::Session { source, .. } => setting(source),
-        Error::Transport { source, .. } if source.kind == TransportKind::Tls => {
-            "; the file is given with --vc-ca-file (VC_CA_FILE)"
-        }
-        Error::Ambiguous { what, .. } | Error::NotFound { what, .. } => match *what {
-            "datacenter" => "; choose with --datacenter (VC_DATACENTER)",
-            "datastore" => "; choose with --datastore (VC_DATASTORE)",
-            what if what.contains("pool") => "; choose with --pool (VC_POOL)",
-            what if what.contains("folder") => "; choose with --root-folder (VC_FOLDER)",
-            _ => "",
-        },
-        _ => "",
     }
 }
 
@@ -125,6 +155,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub struct Connected {
     /// Where things go.
     pub site: Site,
+    /// vCenter's own identity; empty where it has none.
+    pub instance_uuid: String,
     watch: Watch,
     capacity: ArcSwapOption<(Instant, Arc<Capacity>)>,
     templates: Mutex<HashMap<String, (Instant, Template)>>,
@@ -226,7 +258,7 @@ fn begin_loss(lost_at: &mut Option<Instant>) -> bool {
 struct Shared {
     vcenter: Vcenter,
     selection: SiteSelection,
-    login: LoginRemedy,
+    origin: Origin,
     current: ArcSwapOption<Connected>,
     problem: ArcSwap<Problem>,
     lost_at: Mutex<Option<Instant>>,
@@ -236,6 +268,16 @@ struct Shared {
     patience_ends: Instant,
     site_gone: Notify,
     retry: Notify,
+}
+
+/// The way to a vCenter that there is none to.
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn call(&self, _: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
+        let error = TransportError::new(TransportKind::Connect, "there is no connection");
+        std::future::ready(Err(error)).boxed()
+    }
 }
 
 /// Who hears of what the watch sees.
@@ -262,14 +304,14 @@ impl Link {
         name: Arc<str>,
         vcenter: Vcenter,
         selection: SiteSelection,
-        login: LoginRemedy,
+        origin: Origin,
         stirred: Wake<Arc<str>>,
     ) -> Self {
         let connecting = Problem { reason: "Connecting", message: "connecting to vCenter".into(), stalled: false };
         Self(Arc::new(Shared {
             vcenter,
             selection,
-            login,
+            origin,
             current: ArcSwapOption::empty(),
             problem: ArcSwap::from_pointee(connecting),
             lost_at: Mutex::new(None),
@@ -280,6 +322,29 @@ impl Link {
             site_gone: Notify::new(),
             retry: Notify::new(),
         }))
+    }
+
+    /// One that leads nowhere, for this reason.
+    pub fn nowhere(name: Arc<str>, problem: Problem, stirred: Wake<Arc<str>>) -> Self {
+        let credentials = Credentials { user: String::new(), password: Password::from(String::new()) };
+        let options = Options::new(http::Uri::from_static("http://nowhere.invalid/sdk"), credentials);
+        let vcenter = Vcenter::new(options, Arc::new(Nowhere));
+        let link = Self::new(name, vcenter, SiteSelection::default(), Origin::Environment, stirred);
+        link.0.problem.store(Arc::new(problem));
+        link
+    }
+
+    /// Nothing comes of it for now, for this reason.
+    pub fn cannot(&self, problem: Problem) {
+        self.0.problem.store(Arc::new(problem));
+        self.settle();
+        self.stir();
+    }
+
+    /// vCenter's own identity, while it is up.
+    pub fn instance_uuid(&self) -> Option<String> {
+        let connected = self.0.current.load();
+        connected.as_ref().map(|connected| connected.instance_uuid.clone()).filter(|uuid| !uuid.is_empty())
     }
 
     /// What the connection is called that it is of.
@@ -322,7 +387,8 @@ impl Link {
         self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() >= GRACE)
     }
 
-    fn settle(&self) {
+    /// There is something to tell of vCenter.
+    pub fn settle(&self) {
         // Those have waited for it.
         if !self.0.settled.swap(true, Ordering::SeqCst) {
             self.stir();
@@ -335,7 +401,7 @@ impl Link {
 
     fn lost(&self, error: &Error) {
         let first = begin_loss(&mut self.0.lost_at.lock().unwrap_or_else(PoisonError::into_inner));
-        self.0.problem.store(Arc::new(Problem::of(error, self.0.login)));
+        self.0.problem.store(Arc::new(Problem::of(error, &self.0.origin)));
         self.settle();
         if error.category() == Category::Gone {
             self.0.site_gone.notify_one();
@@ -380,7 +446,7 @@ impl Link {
                     }
                 }
                 Err(error) => {
-                    let problem = Problem::of(&error, self.0.login);
+                    let problem = Problem::of(&error, &self.0.origin);
                     tracing::error!(reason = problem.reason, error = %problem.message, "no link to vCenter");
                     self.0.problem.store(Arc::new(problem));
                     self.settle();
@@ -410,6 +476,7 @@ impl Link {
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
             site,
+            instance_uuid: about.instance_uuid,
             watch,
             capacity: ArcSwapOption::empty(),
             templates: Mutex::default(),

@@ -86,6 +86,8 @@ pub struct GroupMemory {
     /// The status as it was last read or written, and the object's version then.
     /// Nothing until the first pass has read it afresh.
     pub written: Option<(VmGroupStatus, String)>,
+    /// The connection that all this is about.
+    pub connection: Option<Arc<str>>,
     /// The tasks in the record have been taken over.
     pub adopted: bool,
     /// The members that the record only counts were looked for.
@@ -139,6 +141,18 @@ impl GroupMemory {
     /// Whether something is held back now.
     pub fn held(&self, topic: &Topic, now: Timestamp) -> bool {
         self.failures.get(topic).is_some_and(|failure| failure.until > now)
+    }
+
+    /// Keeps nothing of another vCenter than this one.
+    pub fn is_about(&mut self, connection: &Arc<str>) {
+        if self.connection.as_ref() != Some(connection) {
+            *self = Self {
+                written: self.written.take(),
+                connection: Some(connection.clone()),
+                era: self.era,
+                ..Self::default()
+            };
+        }
     }
 
     /// Forgets a failure.

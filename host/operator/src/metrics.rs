@@ -135,6 +135,10 @@ pub struct Figures {
     pub longest_not_ready: Duration,
     /// The policies that were offered last are not in force.
     pub policy_refused: bool,
+    /// The connections that were offered last do not count.
+    pub connections_refused: bool,
+    /// The most passes at the same time.
+    pub workers: usize,
     /// Groups that wait for a pass.
     pub backlog: usize,
     /// Decision records, kept and lost.
@@ -234,6 +238,7 @@ struct Inner {
     records_unwritten: Counter,
     swaps: Family<Outcome, Counter>,
     refused: Gauge,
+    connections_refused: Gauge,
     process: Process,
 }
 
@@ -482,6 +487,11 @@ impl Metrics {
                 "1 while the last edit of the policy ConfigMap is not in force, because it was refused or taken back",
                 Gauge::default(),
             ),
+            connections_refused: c.add(
+                "vmgroup_connections_refused",
+                "1 while the last edit of the connections ConfigMap does not count, because it was refused",
+                Gauge::default(),
+            ),
             process: Process::register(c, clock.since_epoch().as_secs_f64()),
             catalogue: Mutex::default(),
             source: Mutex::default(),
@@ -521,11 +531,6 @@ impl Metrics {
         let gauge = self.0.workers.get_or_create_owned(&VMGROUP);
         gauge.inc();
         Busy(gauge)
-    }
-
-    /// How many workers there are.
-    pub fn workers(&self, limit: u16) {
-        self.0.max_workers.get_or_create(&VMGROUP).set(i64::from(limit));
     }
 
     /// A group begins to wait for a pass.
@@ -702,6 +707,8 @@ impl Inner {
             not_ready,
             longest_not_ready,
             policy_refused,
+            connections_refused,
+            workers,
             backlog,
             records: Standing { kept, dropped, unwritten },
             lease,
@@ -723,6 +730,8 @@ impl Inner {
         self.records_dropped.inner().store(dropped, Ordering::Relaxed);
         self.records_unwritten.inner().store(unwritten, Ordering::Relaxed);
         self.refused.set(i64::from(policy_refused));
+        self.connections_refused.set(i64::from(connections_refused));
+        self.max_workers.get_or_create(&VMGROUP).set(number(workers));
         self.queue_depth.get_or_create(&QUEUE_LABELS).set(number(backlog));
         if let Some(LeaseFigures { name, leading, gained, lost }) = lease {
             for (change, count) in [("gained", gained), ("lost", lost)] {

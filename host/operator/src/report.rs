@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
-use vmgroup_api::{FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
+use vmgroup_api::{ConnectionStatus, FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
 use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
 use crate::apply::counted;
@@ -26,6 +26,10 @@ pub const ADOPTING: &str = "Adopting";
 
 /// The reason of a rollout that is held, because its members do not get ready.
 pub const ROLLOUT_STALLED: &str = "RolloutStalled";
+
+/// The abnormal-true condition: a new group of the namespace would be made in another
+/// vCenter than the one that this group's machines are in.
+pub const CONNECTION_DIFFERS: &str = "ConnectionDiffers";
 
 /// What `lastMessage` says when all is well, as in the original.
 pub const SUCCESS: &str = "successfully reconciled VmGroup";
@@ -60,6 +64,10 @@ pub struct Facts<'a> {
     pub failures: &'a BTreeMap<Topic, Failure>,
     /// What stands in the way of everything.
     pub obstacle: Option<Obstacle>,
+    /// The vCenter that its machines are in, to be recorded with the folder.
+    pub connection: Option<ConnectionStatus>,
+    /// How that differs from what a new group would get.
+    pub differs: Option<String>,
     /// Stage, problem and remedy of a refused policy file.
     pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
@@ -160,6 +168,10 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some((reason, message)) = &facts.refusal {
         abnormal(POLICY_REFUSED, reason, message);
     }
+    if let Some(message) = &facts.differs {
+        abnormal(CONNECTION_DIFFERS, "MappingChanged", message);
+    }
+    let connection = facts.connection.clone().filter(|_| folder.is_some()).or_else(|| old.connection.clone());
     VmGroupStatus {
         phase: Some(verdict.phase),
         current_replicas: current,
@@ -171,6 +183,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         selector: Some(format!("vmgroup={}", facts.group.name)),
         conditions: merge(&old.conditions, &wanted, facts.generation, &facts.now),
         folder,
+        connection,
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
         baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
@@ -335,6 +348,8 @@ mod tests {
             members: Some(members),
             failures,
             obstacle: None,
+            connection: None,
+            differs: None,
             refusal: None,
             policies: None,
             baseline: Some("r.1.1024".into()),

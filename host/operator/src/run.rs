@@ -24,9 +24,9 @@ use crate::backlog::Backlog;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::config::{PolicySupply, RunConfig, VcenterConfig};
-use crate::connection::{Connection, UNNAMED};
-use crate::connections::Connections;
+use crate::config::{OneVcenter, PolicySupply, RunConfig, VcenterConfig, Vcenters};
+use crate::connection::{Connection, PASSES, UNNAMED};
+use crate::connections::{self, Connections, Dial, MakeClient, Supplies};
 use crate::controller::{self, Guarded};
 use crate::decide::Decider;
 use crate::decisions;
@@ -35,7 +35,7 @@ use crate::events::Events;
 use crate::folder::ReservedNames;
 use crate::http::{self, Health};
 use crate::lease::{self, Fence};
-use crate::link::{Link, LoginRemedy};
+use crate::link::{Link, Origin};
 use crate::logins;
 use crate::memory::{Memories, Population};
 use crate::metrics::{ConnectionFigures, Figures, LeaseFigures, Metrics, Source};
@@ -124,8 +124,8 @@ pub enum RunError {
 pub struct Parts {
     /// The Kubernetes API.
     pub kube: kube::Client,
-    /// The way to vCenter.
-    pub transport: Arc<dyn Transport>,
+    /// The way to a vCenter.
+    pub dial: Dial,
     /// The clock.
     pub clock: Clock,
     /// Where everything is counted, the client's calls included.
@@ -180,10 +180,9 @@ pub async fn run(config: RunConfig) -> Result<(), RunError> {
     let clock = Clock::system();
     let metrics = Metrics::new(clock);
     let kube = kube_client(&metrics).await?;
-    let transport = HttpTransport::new(&config.vcenter.tls).map_err(RunError::Vcenter)?;
     let parts = Parts {
         kube,
-        transport: Arc::new(transport),
+        dial: Arc::new(|_, tls| Ok(Arc::new(HttpTransport::new(tls)?))),
         clock,
         metrics,
         seed: seed(),
@@ -254,25 +253,32 @@ async fn terminated() {
 
 /// Runs until told to stop.
 pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let Parts { kube, transport, clock, metrics, seed, offload, sandbox, supply, pages } = parts;
-    let health = Health::new(&["crd", cluster::PART, "policies"], STALL);
+    let Parts { kube, dial, clock, metrics, seed, offload, sandbox, supply, pages } = parts;
+    let health = Health::new(&["crd", cluster::PART, connections::PART, "policies"], STALL);
     let fence = if config.leader_election.is_some() { Fence::new() } else { Fence::always() };
     let agent = Agent { instance: config.instance.clone(), process: seed };
-    let name: Arc<str> = UNNAMED.into();
-    let vcenter = operators_client(&name, &config.vcenter, agent, transport, &metrics, &fence);
-    let (wake, stirred) = (Wake::default(), Wake::default());
-    let login_dir = config.vcenter.login_dir.clone();
-    let remedy = if login_dir.is_some() { LoginRemedy::Secret } else { LoginRemedy::Restart };
-    let link = Link::new(name, vcenter, config.site.clone(), remedy, stirred.clone());
-    let connection = Connection::new(link, TaskBook::new(config.max_tasks.get(), wake.clone()));
+    let client = operators_client(agent, metrics.clone(), fence.clone());
+    let wake = Wake::default();
     let policies = PolicyBook::with(sandbox, supply, offload, metrics.clone()).map_err(RunError::Builtin)?;
     let events = Events::new(kube.clone(), clock, config.instance.clone(), seed, fence.clone());
     let recorder = config.decisions.clone().map_or(Ok(Recorder::off()), Recorder::start)?;
     let (shadow, trials) = Shadow::new(offload, metrics.clone(), recorder.clone(), clock);
+    // Lease and sessions outlive the passes: what is under way still needs them.
+    let after = CancellationToken::new();
+    let supplies = Supplies {
+        kube: kube.clone(),
+        namespace: config.namespace.clone(),
+        dial,
+        client,
+        wake: wake.clone(),
+        events: events.clone(),
+        fence: fence.clone(),
+    };
+    let (connections, keep_connected) = connect(&config.vcenters, supplies, stop.clone(), after.clone())?;
     let engine = Engine {
         kube: kube.clone(),
         cluster: Cluster::default(),
-        connections: Connections::only(connection.clone(), stirred),
+        connections,
         policies: policies.clone(),
         reserved_names: ReservedNames::default(),
         memories: Memories::default(),
@@ -318,8 +324,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     }
     background.spawn(trials.run(stop.clone()));
     background.spawn(follow_policies(&config, kube.clone(), policies, events, fence.clone(), stop.clone()));
-    // Lease and session outlive the passes: what is under way still needs them.
-    let after = CancellationToken::new();
+    background.spawn(keep_connected);
     if let Some(name) = &config.leader_election {
         // A host name is not unique: two processes on one host must not take
         // each other's lease for their own.
@@ -328,16 +333,6 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         background.spawn(lease::run(kube.clone(), options, clock, fence.clone(), after.clone()));
     }
     background.spawn(heartbeat(health.clone(), stop.clone()));
-    if let Some(folder) = login_dir {
-        background.spawn(logins::follow(folder, connection.link.clone(), stop.clone()));
-    }
-    let (kept, hearers, until) = (connection.clone(), connection.hearers(wake.clone()), after.clone());
-    background.spawn(async move { kept.link.run(hearers, until).await });
-    let (writing, stopping) = (fence.clone(), stop.clone());
-    background.spawn(async move {
-        let Connection { link, claims, departed, .. } = &connection;
-        departed.see_off(link, &writing, claims, &stopping).await;
-    });
 
     controller::run(engine, (groups, writer), wake, backlog, health, stop.clone()).await;
     stop.cancel();
@@ -375,23 +370,54 @@ fn follow_policies(
     }
 }
 
-/// The operator's own client: its calls are counted, and it writes only as long as
-/// the lease holds.
-fn operators_client(
-    name: &Arc<str>,
-    config: &VcenterConfig,
-    agent: Agent,
-    transport: Arc<dyn Transport>,
-    metrics: &Metrics,
-    fence: &Fence,
-) -> Vcenter {
-    let vcenter = Vcenter::new(Options { agent, ..vcenter_options(config) }, transport);
-    let (counted, gate, name) = (metrics.clone(), fence.clone(), name.clone());
-    vcenter.set_call_hook(Arc::new(move |method, outcome, took| {
-        counted.vcenter_call(&name, method, outcome.as_str(), took);
-    }));
-    vcenter.set_write_gate(Arc::new(move || gate.holds()));
-    vcenter
+/// The connections, and what keeps them up: until `after`, when all passes are over.
+fn connect(
+    vcenters: &Vcenters,
+    supplies: Supplies,
+    stop: CancellationToken,
+    after: CancellationToken,
+) -> Result<(Connections, impl Future<Output = ()> + Send + use<>), RunError> {
+    let stirred = Wake::default();
+    match vcenters {
+        Vcenters::File { config_map } => {
+            let connections = Connections::none_yet(stirred);
+            let keeper = connections::Keeper::new(supplies, config_map, connections.clone(), after);
+            Ok((connections, keeper.run(stop).left_future()))
+        }
+        Vcenters::One(one) => {
+            let OneVcenter { vcenter, site, max_tasks } = &**one;
+            let name: Arc<str> = UNNAMED.into();
+            let transport = (supplies.dial)(&vcenter.endpoint, &vcenter.tls).map_err(RunError::Vcenter)?;
+            let client = (supplies.client)(&name, vcenter, transport);
+            let login_dir = vcenter.login_dir.clone();
+            let origin = if login_dir.is_some() { Origin::Folder } else { Origin::Environment };
+            let link = Link::new(name, client, site.clone(), origin, stirred.clone());
+            let connection = Connection::new(link, TaskBook::new(max_tasks.get(), supplies.wake.clone()));
+            let connections = Connections::only(connection.clone(), stirred);
+            let follow_logins = match login_dir {
+                Some(folder) => logins::follow(folder, connection.link.clone(), stop).left_future(),
+                None => std::future::ready(()).right_future(),
+            };
+            let keep = async move {
+                tokio::join!(follow_logins, connection.keep(supplies.wake, supplies.fence, after));
+            };
+            Ok((connections, keep.right_future()))
+        }
+    }
+}
+
+/// Makes the operator's own clients: their calls are counted, and they write only as
+/// long as the lease holds.
+fn operators_client(agent: Agent, metrics: Metrics, fence: Fence) -> MakeClient {
+    Arc::new(move |name, config, transport| {
+        let vcenter = Vcenter::new(Options { agent: agent.clone(), ..vcenter_options(config) }, transport);
+        let (counted, gate, name) = (metrics.clone(), fence.clone(), name.clone());
+        vcenter.set_call_hook(Arc::new(move |method, outcome, took| {
+            counted.vcenter_call(&name, method, outcome.as_str(), took);
+        }));
+        vcenter.set_write_gate(Arc::new(move || gate.holds()));
+        vcenter
+    })
 }
 
 /// Takes the port; what is given back serves metrics and health there.
@@ -482,6 +508,8 @@ impl Source for Gauges {
                 .and_then(|since| Duration::try_from(clock.now().duration_since(since)).ok())
                 .unwrap_or_default(),
             policy_refused: policies.refusal().is_some(),
+            connections_refused: connections.refused(),
+            workers: connections.all().len() * usize::from(PASSES),
             backlog: self.backlog.depth(),
             records: decider.recorder.standing(),
             lease: self.lease.clone().map(|name| LeaseFigures { name, leading: fence.holds(), gained, lost }),

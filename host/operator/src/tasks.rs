@@ -296,6 +296,13 @@ impl TaskBook {
         self.inner().waiting.len()
     }
 
+    /// Lets so many tasks run at once from now on (at least one).
+    pub fn set_limit(&self, limit: usize) {
+        let mut inner = self.inner();
+        inner.limit = limit.max(1);
+        inner.hand_out(&self.wake, Instant::now(), None);
+    }
+
     /// How many tasks may be in flight.
     pub fn limit(&self) -> usize {
         self.inner().limit

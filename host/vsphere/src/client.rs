@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 
 use crate::error::Error;
 use crate::model::About;
+use crate::pace::Pace;
 use crate::refs::ManagedObjectRef;
 use crate::session::{self, Account, Agent, Session, SessionCount};
 use crate::soap;
@@ -160,6 +161,7 @@ pub(crate) struct Inner {
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
     gate: RwLock<Option<WriteGate>>,
+    pace: Pace,
 }
 
 /// What came back on the wire.
@@ -191,6 +193,7 @@ impl Vcenter {
                 counts: Mutex::default(),
                 hook: RwLock::default(),
                 gate: RwLock::default(),
+                pace: Pace::default(),
             }),
         }
     }
@@ -252,6 +255,12 @@ impl Vcenter {
         *self.inner.gate.write().unwrap_or_else(PoisonError::into_inner) = Some(gate);
     }
 
+    /// Sets how many calls a second may go out, logins and the long poll apart; none:
+    /// as many as come.
+    pub fn set_pace(&self, per_second: Option<u32>) {
+        self.inner.pace.set(per_second);
+    }
+
     /// A call in whatever session there is. If vCenter does not know that
     /// session, the call surely did nothing: it is sent once more in a new one,
     /// writes too. A write passes the gate whenever it is sent.
@@ -263,14 +272,16 @@ impl Vcenter {
         arguments: impl Fn(&mut Writer),
     ) -> Result<Element, Error> {
         let session = self.session(purpose, method).await?;
+        self.inner.paced(method).await?;
         self.inner.may(purpose, method)?;
-        let first = self.call_in(&session, method, &this, &arguments).await;
+        let deadline = self.inner.options.call_timeout;
+        let first = self.call_within(&session, method, &this, deadline, &arguments).await;
         match first {
             Err(error) if error.is_session_lost() => {
                 let session = self.session(purpose, method).await?;
                 // The login in between may have taken long.
                 self.inner.may(purpose, method)?;
-                self.call_in(&session, method, &this, &arguments).await
+                self.call_within(&session, method, &this, deadline, &arguments).await
             }
             other => other,
         }
@@ -289,10 +300,11 @@ impl Vcenter {
         this: &This,
         arguments: impl FnOnce(&mut Writer),
     ) -> Result<Element, Error> {
+        self.inner.paced(method).await?;
         self.call_within(session, method, this, self.inner.options.call_timeout, arguments).await
     }
 
-    /// The same with a deadline of its own, for the long poll.
+    /// The same at once, with a deadline of its own: the long poll, and who has waited.
     pub(crate) async fn call_within(
         &self,
         session: &Session,
@@ -334,6 +346,11 @@ impl Inner {
 
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
         std::iter::once(&self.writer).chain(&self.reader)
+    }
+
+    /// Waits until this call's turn has come.
+    async fn paced(&self, method: &'static str) -> Result<(), Error> {
+        self.pace.turn(self.options.call_timeout).await.map_err(|wait| Error::Paced { method, wait })
     }
 
     fn may(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {

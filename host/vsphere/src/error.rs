@@ -27,6 +27,17 @@ pub enum Error {
         /// The vim25 method.
         method: &'static str,
     },
+    /// More calls wait for their turn than may go out in time.
+    #[error(
+        "{method} was not sent: its turn would have come in {} s, as the limit on calls per second lets no more through",
+        .wait.as_secs()
+    )]
+    Paced {
+        /// The vim25 method.
+        method: &'static str,
+        /// When it could have gone out.
+        wait: Duration,
+    },
     /// No answer within the deadline.
     #[error("vCenter did not answer {method} within {} s", .after.as_secs())]
     Timeout {
@@ -369,6 +380,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::TooManySessions { .. }
             | Self::Closed
+            | Self::Paced { .. }
             | Self::Withheld { .. } => Category::Transient,
             Self::Fault { fault, .. } => fault.kind.category(),
             Self::Login { .. } => Category::Credentials,
@@ -399,6 +411,7 @@ impl Error {
             | Self::Session { .. }
             | Self::TooManySessions { .. }
             | Self::Withheld { .. }
+            | Self::Paced { .. }
             | Self::Closed
             | Self::Ambiguous { .. }
             | Self::NotFound { .. }

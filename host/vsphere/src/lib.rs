@@ -17,6 +17,7 @@ mod endpoint;
 pub mod error;
 mod inventory;
 mod model;
+mod pace;
 mod privileges;
 mod property;
 mod read;

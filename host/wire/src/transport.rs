@@ -2,7 +2,7 @@
 //! above and no session, so that a simulator can stand in for it in-process.
 
 use std::error::Error as StdError;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub enum SetupError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The text with certificate authorities cannot be used.
+    #[error("the CA cannot be used: {0}")]
+    Pem(String),
     /// No TLS in this process.
     #[error("no TLS")]
     Tls(#[source] rustls::Error),
@@ -104,6 +107,11 @@ pub enum Tls {
     System,
     /// The certificate authorities in this PEM file, and no others.
     CaFile(PathBuf),
+    /// The certificate authorities in this PEM text, and no others.
+    CaPem(Arc<str>),
+    /// The server whose own certificate has this SHA-256, and no other, whoever signed it
+    /// and whatever name is in it.
+    Thumbprint([u8; 32]),
     /// Anybody. For tests: whoever sits on the wire reads the password.
     Insecure,
 }
@@ -209,49 +217,81 @@ fn tls_config(tls: &Tls) -> Result<rustls::ClientConfig, SetupError> {
             // An empty store is legal: the handshake then says whom it cannot trust.
             builder.with_root_certificates(roots).with_no_client_auth()
         }
-        Tls::CaFile(path) => builder.with_root_certificates(roots_from(path)?).with_no_client_auth(),
+        Tls::CaFile(path) => {
+            let fail = |problem| SetupError::Ca { path: path.to_owned(), problem };
+            let pem = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+            builder.with_root_certificates(roots_from(&pem).map_err(fail)?).with_no_client_auth()
+        }
+        Tls::CaPem(pem) => {
+            let roots = roots_from(pem.as_bytes()).map_err(SetupError::Pem)?;
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        Tls::Thumbprint(thumbprint) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(no_authority::Verifier { provider, only: Some(*thumbprint) }))
+            .with_no_client_auth(),
         Tls::Insecure => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(trust_anybody::Verifier(provider)))
+            .with_custom_certificate_verifier(Arc::new(no_authority::Verifier { provider, only: None }))
             .with_no_client_auth(),
     })
 }
 
-fn roots_from(path: &Path) -> Result<rustls::RootCertStore, SetupError> {
-    let fail = |problem| SetupError::Ca { path: path.to_owned(), problem };
+fn roots_from(pem: &[u8]) -> Result<rustls::RootCertStore, String> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))? {
-        let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-        roots.add(certificate).map_err(|error| fail(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
     }
     if roots.is_empty() {
-        return Err(fail("it holds no PEM certificate".to_owned()));
+        return Err("it holds no PEM certificate".to_owned());
     }
     Ok(roots)
 }
 
-/// The verifier behind [`Tls::Insecure`].
-mod trust_anybody {
+/// The verifier behind [`Tls::Thumbprint`] and [`Tls::Insecure`].
+mod no_authority {
     use std::sync::Arc;
 
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::CryptoProvider;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+    use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+    use sha2::{Digest as _, Sha256};
 
     #[derive(Debug)]
-    pub(super) struct Verifier(pub(super) Arc<CryptoProvider>);
+    pub(super) struct Verifier {
+        pub(super) provider: Arc<CryptoProvider>,
+        /// The SHA-256 of the only certificate that will do; none: any will.
+        pub(super) only: Option<[u8; 32]>,
+    }
+
+    #[derive(thiserror::Error)]
+    #[error("the certificate's SHA-256 is {0}, which is not the thumbprint that is trusted")]
+    struct Another(String);
+
+    /// rustls shows such an error this way only.
+    impl std::fmt::Debug for Another {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{self}")
+        }
+    }
 
     impl ServerCertVerifier for Verifier {
         fn verify_server_cert(
             &self,
-            _end_entity: &CertificateDer<'_>,
+            end_entity: &CertificateDer<'_>,
             _intermediates: &[CertificateDer<'_>],
             _server_name: &ServerName<'_>,
             _ocsp_response: &[u8],
             _now: UnixTime,
         ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
+            let found: [u8; 32] = Sha256::digest(end_entity).into();
+            if self.only.is_none_or(|only| only == found) {
+                return Ok(ServerCertVerified::assertion());
+            }
+            let text = found.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
+            Err(CertificateError::Other(OtherError(Arc::new(Another(text)))).into())
         }
 
         fn verify_tls12_signature(
@@ -260,7 +300,7 @@ mod trust_anybody {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn verify_tls13_signature(
@@ -269,11 +309,11 @@ mod trust_anybody {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
+            self.provider.signature_verification_algorithms.supported_schemes()
         }
     }
 }
@@ -286,6 +326,25 @@ mod tests {
     fn a_ca_file_that_is_none_is_named() {
         let message = HttpTransport::new(&Tls::CaFile("/nowhere/ca.pem".into())).unwrap_err().to_string();
         assert!(message.contains("/nowhere/ca.pem"), "{message}");
+    }
+
+    #[test]
+    fn a_thumbprint_fits_one_certificate_and_a_ca_needs_one() {
+        use rustls::client::danger::ServerCertVerifier as _;
+        use rustls::pki_types::{ServerName, UnixTime};
+        use sha2::{Digest as _, Sha256};
+        let certificate = CertificateDer::from(b"a certificate".to_vec());
+        let verify = |only: Option<[u8; 32]>| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let (name, now) = (ServerName::try_from("vc.example").unwrap(), UnixTime::now());
+            no_authority::Verifier { provider, only }.verify_server_cert(&certificate, &[], &name, &[], now)
+        };
+        assert!(verify(Some(Sha256::digest(b"a certificate").into())).is_ok());
+        assert!(verify(None).is_ok());
+        let error = verify(Some([0; 32])).unwrap_err().to_string();
+        assert!(error.contains("not the thumbprint that is trusted"), "{error}");
+        let none = HttpTransport::new(&Tls::CaPem("no PEM".into())).unwrap_err().to_string();
+        assert!(none.contains("no PEM certificate"), "{none}");
     }
 
     #[tokio::test]

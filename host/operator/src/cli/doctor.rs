@@ -87,6 +87,8 @@ pub(super) async fn run(arguments: DoctorArgs, out: &mut impl Write) -> Result<E
     let trust = match &config.tls {
         Tls::System => "trusted, by the system's certificate authorities".to_owned(),
         Tls::CaFile(file) => format!("trusted, by {}", file.display()),
+        Tls::CaPem(_) => "trusted, by the authorities of the connection".to_owned(),
+        Tls::Thumbprint(_) => "the one whose thumbprint you gave".to_owned(),
         Tls::Insecure => "not looked at, as you said".to_owned(),
     };
     let mut findings = examine(&client, (&address, &trust), &site, &templates).await;

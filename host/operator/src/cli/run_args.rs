@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use vmgroup_records::{FileSettings, Settings};
 use vmgroup_vsphere::{Credentials, Password, SiteSelection, Tls};
 
-use crate::config::{PolicySupply, RunConfig, VcenterConfig};
+use crate::config::{OneVcenter, PolicySupply, RunConfig, VcenterConfig, Vcenters};
 use crate::logging::LogFormat;
 use crate::logins::{self, LoginError};
 
@@ -140,6 +140,10 @@ pub struct RunArgs {
     #[command(flatten)]
     vcenter: VcenterArgs,
 
+    /// The ConfigMap, in the operator's namespace, whose connections.yaml names several vCenters, instead of all that says which one [default: none]
+    #[arg(long, env = "VMGROUP_CONNECTIONS", value_name = "NAME", help_heading = "vCenter")]
+    connections: Option<String>,
+
     /// How many tasks vCenter may be working on for us at the same time, shared fairly by all groups
     #[arg(long, env = "VC_MAX_TASKS", value_name = "N", default_value = "8", help_heading = "Site")]
     max_tasks: NonZeroUsize,
@@ -243,6 +247,14 @@ pub enum ConfigError {
         "the folder of VC_LOGIN_DIR cannot be used: it needs the files VC_USER and VC_PASS, as a mounted Secret has them"
     )]
     Login(#[source] LoginError),
+    /// One vCenter, and several.
+    #[error(
+        "both --connections (VMGROUP_CONNECTIONS) and {variable} are set: the vCenters are those of connections.yaml, or just one"
+    )]
+    TwoWays {
+        /// The one that is too much.
+        variable: &'static str,
+    },
     /// Two logins, and no way to tell which one is meant.
     #[error("both VC_LOGIN_DIR and {variable} are set: the login comes from one of them")]
     TwoLogins {
@@ -329,6 +341,23 @@ fn missing(what: &[Wanted]) -> String {
 }
 
 impl VcenterArgs {
+    /// The first of the variables that say which vCenter it is, if there is one.
+    fn given(&self) -> Option<&'static str> {
+        let set = |value: &Option<String>| value.as_ref().is_some_and(|value| !value.trim().is_empty());
+        let folder = self.vc_login_dir.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        let all = [
+            ("VC_HOST", set(&self.vc_host)),
+            ("VC_USER", set(&self.vc_user)),
+            ("VC_PASS", self.vc_pass.is_some()),
+            ("VC_LOGIN_DIR", folder),
+            ("VC_DATACENTER", set(&self.datacenter)),
+            ("VC_POOL", set(&self.pool)),
+            ("VC_DATASTORE", set(&self.datastore)),
+            ("VC_FOLDER", set(&self.root_folder)),
+        ];
+        all.into_iter().find(|(_, given)| *given).map(|(variable, _)| variable)
+    }
+
     /// Where vCenter is, how to log in, and what to use of it.
     pub(super) fn into_config(self) -> Result<(VcenterConfig, SiteSelection), ConfigError> {
         let Self {
@@ -378,6 +407,7 @@ impl RunArgs {
     pub fn into_config(self) -> Result<RunConfig, ConfigError> {
         let Self {
             vcenter,
+            connections,
             max_tasks,
             namespace,
             policy_config_map,
@@ -399,11 +429,17 @@ impl RunArgs {
             log_format: _,
             log_level: _,
         } = self;
-        let (vcenter, site) = vcenter.into_config()?;
+        let vcenters = if let Some(config_map) = given(connections) {
+            if let Some(variable) = vcenter.given() {
+                return Err(ConfigError::TwoWays { variable });
+            }
+            Vcenters::File { config_map }
+        } else {
+            let (vcenter, site) = vcenter.into_config()?;
+            Vcenters::One(Box::new(OneVcenter { vcenter, site, max_tasks }))
+        };
         Ok(RunConfig {
-            vcenter,
-            site,
-            max_tasks,
+            vcenters,
             namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             policy_config_map,
             policy_dir: given_path(policy_dir),
@@ -521,13 +557,21 @@ mod tests {
         parse(&[&LOGIN[..], arguments].concat()).into_config().unwrap()
     }
 
+    fn only(config: RunConfig) -> OneVcenter {
+        match config.vcenters {
+            Vcenters::One(one) => *one,
+            Vcenters::File { config_map } => panic!("those of {config_map}"),
+        }
+    }
+
     #[test]
     fn flags_become_a_configuration() {
         let config = config(&["--pool", "A", "--leader-elect", "--max-tasks", "3", "--namespace", "ns"]);
-        assert_eq!(config.vcenter.endpoint.host(), Some("vc.example"));
-        assert_eq!(config.vcenter.tls, Tls::System);
-        assert_eq!(config.site.pool_or_cluster.as_deref(), Some("A"));
-        assert_eq!(config.max_tasks.get(), 3);
+        let one = only(config.clone());
+        assert_eq!(one.vcenter.endpoint.host(), Some("vc.example"));
+        assert_eq!(one.vcenter.tls, Tls::System);
+        assert_eq!(one.site.pool_or_cluster.as_deref(), Some("A"));
+        assert_eq!(one.max_tasks.get(), 3);
         assert_eq!(config.namespace, "ns");
         assert_eq!(config.leader_election.as_deref(), Some("vmgroup-operator"));
         assert_eq!(config.metrics_addr, Some(SocketAddr::from(([0, 0, 0, 0], 8080))));
@@ -546,11 +590,11 @@ mod tests {
     #[test]
     fn the_originals_flags_work() {
         let one = config(&["-insecure", "-metrics-addr=:9090", "-enable-leader-election"]);
-        assert_eq!(one.vcenter.tls, Tls::Insecure);
+        assert_eq!(only(one.clone()).vcenter.tls, Tls::Insecure);
         assert_eq!(one.metrics_addr.unwrap().port(), 9090);
         assert!(one.leader_election.is_some());
         let other = config(&["-insecure=false", "-metrics-addr", "0", "--enable-leader-election=true"]);
-        assert_eq!(other.vcenter.tls, Tls::System);
+        assert_eq!(only(other.clone()).vcenter.tls, Tls::System);
         assert_eq!(other.metrics_addr, None);
         assert!(other.leader_election.is_some());
     }
@@ -568,7 +612,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_whole_or_none() {
-        let reader = config(&["--vc-read-user", "viewer", "--vc-read-pass", "hunter3"]).vcenter.reader;
+        let reader = only(config(&["--vc-read-user", "viewer", "--vc-read-pass", "hunter3"])).vcenter.reader;
         assert_eq!(reader.unwrap().user, "viewer");
         let half = parse(&[&LOGIN[..], &["--vc-read-user", "viewer"]].concat()).into_config().unwrap_err().to_string();
         assert!(half.contains("VC_READ_PASS") && !half.contains("VC_READ_USER is not set"), "{half}");
@@ -601,7 +645,8 @@ mod tests {
     #[test]
     fn an_empty_path_is_one_that_is_not_given() {
         let given = config(&["--vc-ca-file", "", "--vc-login-dir", "", "--socket", "", "--decision-folder", ""]);
-        assert_eq!((given.vcenter.tls, given.vcenter.login_dir, given.socket), (Tls::System, None, None));
+        let vcenter = only(given.clone()).vcenter;
+        assert_eq!((vcenter.tls, vcenter.login_dir, given.socket), (Tls::System, None, None));
         assert!(given.decisions.unwrap().files.is_none());
         assert_eq!(config(&["--policy-dir", ""]).policy_dir, None);
     }
@@ -621,8 +666,17 @@ mod tests {
     }
 
     #[test]
+    fn the_vcenters_are_those_of_a_file_or_just_one() {
+        let several = parse(&["--connections", "vmgroup-connections"]).into_config().unwrap();
+        assert!(matches!(several.vcenters, Vcenters::File { config_map } if config_map == "vmgroup-connections"));
+        let both = parse(&[&LOGIN[..], &["--connections", "mine"]].concat()).into_config().unwrap_err();
+        assert!(matches!(both, ConfigError::TwoWays { variable: "VC_HOST" }), "{both}");
+        assert!(matches!(config(&["--connections", ""]).vcenters, Vcenters::One(_)));
+    }
+
+    #[test]
     fn trust_is_one_of_three_and_not_two_at_once() {
-        assert_eq!(config(&["--vc-ca-file", "ca.pem"]).vcenter.tls, Tls::CaFile("ca.pem".into()));
+        assert_eq!(only(config(&["--vc-ca-file", "ca.pem"])).vcenter.tls, Tls::CaFile("ca.pem".into()));
         let both = ["vmgroup", "run", "--insecure", "--vc-ca-file", "ca.pem"];
         assert!(Cli::try_parse_from(both).is_err());
     }

@@ -21,13 +21,13 @@ use kube::api::Api;
 use kube::{Client, Resource};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
-use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, VmGroup};
+use vmgroup_api::{ConnectionStatus, FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, VmGroup};
 use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
 use crate::clock::{self, Clock, k8s_time};
 use crate::connection::Connection;
-use crate::connections::Connections;
+use crate::connections::{Asked, Chosen, Connections};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::ReservedNames;
@@ -117,6 +117,10 @@ struct Pass<'a> {
     engine: &'a Engine,
     /// Where its machines are.
     connection: &'a Connection,
+    /// What the record is to have of that.
+    connection_record: Option<ConnectionStatus>,
+    /// How it differs from what a new group would get.
+    differs: Option<String>,
     api: Api<VmGroup>,
     desired: Desired,
     /// The group as the marks of its members name it.
@@ -156,11 +160,20 @@ impl Engine {
         }
         let uid = desired.uid.clone();
         let laps = Laps::new(self.metrics.clone());
-        let memory = self.memories.take(&uid);
-        let connection = self.connections.of(object);
+        let mut memory = self.memories.take(&uid);
+        let known = laps.time(Step::Look, record::remember(&api, &desired, &mut memory)).await;
+        let asked = Asked {
+            namespace: &desired.group.namespace,
+            uid: &uid,
+            status: memory.written.as_ref().map(|(status, _)| status),
+        };
+        let Chosen { connection, record, differs } = self.connections.choose(asked);
+        memory.is_about(connection.name());
         let mut pass = Pass {
             engine: self,
             connection: &connection,
+            connection_record: record,
+            differs,
             api,
             reference: object.object_ref(&()),
             serving: self.policies.serving(desired.who()),
@@ -174,7 +187,11 @@ impl Engine {
             desired,
         };
         let has_finalizer = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
-        let result = Box::pin(pass.run(object, finalizers, has_finalizer)).await;
+        let result = match known {
+            // Large, with copies of the status in it.
+            Ok(()) => Box::pin(pass.run(object, finalizers, has_finalizer)).await,
+            Err(error) => Err(error),
+        };
         connection.tasks.settle(&uid);
         let Pass { mut memory, notes, reference, again, .. } = pass;
         match &result {
@@ -264,6 +281,8 @@ impl Engine {
             members: None,
             failures: &std::collections::BTreeMap::new(),
             obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
+            connection: None,
+            differs: None,
             refusal: None,
             policies: None,
             baseline: None,
@@ -290,9 +309,6 @@ impl Pass<'_> {
         has_finalizer: bool,
     ) -> Result<bool, StatusError> {
         let laps = self.laps.clone();
-        if self.memory.written.is_none() {
-            laps.time(Step::Look, self.remember()).await?;
-        }
         self.memory.refresh((self.desired.generation, self.serving.edition()));
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
@@ -317,7 +333,7 @@ impl Pass<'_> {
                 return Ok(false);
             }
         };
-        if let Some(obstacle) = self.contested(&connected) {
+        if let Some(obstacle) = self.another_vcenter(&connected).or_else(|| self.contested(&connected)) {
             self.report(None, Some(obstacle)).await?;
             return Ok(false);
         }

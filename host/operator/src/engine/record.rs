@@ -1,29 +1,39 @@
 //! The group's record and finalizer: read afresh, written only when they differ.
 //! Must not know what is in vCenter.
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use vmgroup_api::{FINALIZER, LEGACY_FINALIZER, VmGroup, VmGroupStatus};
 
 use super::Pass;
+use crate::memory::GroupMemory;
 use crate::status;
 use crate::status::{StatusError, bounded};
+use crate::validate::Desired;
+
+/// Reads the record afresh, if it is not known what it says: the process has just
+/// started, or lost track.
+pub(super) async fn remember(
+    api: &Api<VmGroup>,
+    desired: &Desired,
+    memory: &mut GroupMemory,
+) -> Result<(), StatusError> {
+    if memory.written.is_some() {
+        return Ok(());
+    }
+    let object = status::read(api, &desired.group.name, &desired.uid).await?;
+    if object.metadata.generation != desired.generation {
+        return Err(StatusError::Outdated);
+    }
+    let version = object.metadata.resource_version.unwrap_or_default();
+    memory.written = Some((object.status.unwrap_or_default(), version));
+    memory.births.clear();
+    memory.adopted = false;
+    memory.recounted = false;
+    Ok(())
+}
 
 impl Pass<'_> {
-    /// Reads the record afresh: the process has just started, or lost track.
-    pub(super) async fn remember(&mut self) -> Result<(), StatusError> {
-        let object = status::read(&self.api, &self.desired.group.name, &self.desired.uid).await?;
-        if object.metadata.generation != self.desired.generation {
-            return Err(StatusError::Outdated);
-        }
-        let version = object.metadata.resource_version.unwrap_or_default();
-        self.memory.written = Some((object.status.unwrap_or_default(), version));
-        self.memory.births.clear();
-        self.memory.adopted = false;
-        self.memory.recounted = false;
-        Ok(())
-    }
-
     pub(super) fn written(&self) -> (&VmGroupStatus, &str) {
         static NONE: std::sync::LazyLock<VmGroupStatus> = std::sync::LazyLock::new(VmGroupStatus::default);
         self.memory.written.as_ref().map_or((&NONE, ""), |(status, version)| (status, version))

@@ -48,6 +48,7 @@ impl Pass<'_> {
         new.members = status::listed(self.with_tasks(plan.record.clone()));
         new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
         new.baseline.get_or_insert_with(|| self.desired.made().to_string());
+        new.connection = self.connection_record.clone().or(new.connection);
         self.write_intents(new).await?;
         for member in &plan.record {
             if member.state == MemberState::Planned {
@@ -372,6 +373,8 @@ impl Pass<'_> {
             members,
             failures: &self.memory.failures,
             obstacle,
+            connection: self.connection_record.clone(),
+            differs: self.differs.clone(),
             refusal,
             policies: Some(policies(&self.serving)),
             baseline: Some(self.desired.made().to_string()),
@@ -381,7 +384,8 @@ impl Pass<'_> {
         let new = report::status(self.written().0, &facts);
         self.watch_rollout(members, &new);
         self.engine.population.note(&self.desired.uid, &new);
-        self.write(new).await
+        // Large, with copies of the status in it.
+        Box::pin(self.write(new)).await
     }
 }
 

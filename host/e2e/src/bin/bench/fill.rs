@@ -38,7 +38,7 @@ pub fn run_simulated(limit: u32) -> Result<Simulated> {
     runtime.block_on(async {
         let options = Options { max_tasks: usize::try_from(limit)?, ..Options::default() };
         let durations = TaskDurations { clone: CLONE, ..TaskDurations::all(Duration::ZERO) };
-        let mut world = SimWorld::with_tasks(options, 1, durations)?;
+        let mut world = SimWorld::with_tasks(options, 1, &durations)?;
         for faults in [world.kube.faults(), world.vcenter.faults()] {
             faults.add(Rule::every("*", Fault::Delay(AWAY)));
         }

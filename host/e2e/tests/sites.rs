@@ -1,0 +1,353 @@
+//! Several vCenters, and whose machines are in which, on the simulators with time
+//! paused.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde_json::json;
+use tokio::time::Instant;
+use vmgroup_api::VmGroup;
+use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
+use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually};
+use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::vcenter::VcenterSim;
+
+const SOON: Duration = Duration::from_mins(1);
+
+/// `muc` is the first vCenter and serves `shop`, `ber` is the second one, serves the team
+/// namespaces, and whoever is served by none.
+fn two() -> String {
+    format!(
+        "connections:\n\
+         - name: muc\n  address: http://{}\n  credentials: {{ secret: vc-muc }}\n  serves: {{ namespaces: [shop] }}\n\
+         - name: ber\n  address: http://{}\n  credentials: {{ secret: vc-ber }}\n  serves: {{ namespaces: [\"team-*\"] }}\n  default: true\n",
+        host_of(0),
+        host_of(1),
+    )
+}
+
+/// A world of two vCenters with an operator that knows both by this file.
+async fn started(file: &str) -> (SimWorld, User) {
+    let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    for secret in ["vc-muc", "vc-ber"] {
+        user.login(secret, USER, PASSWORD).await;
+    }
+    user.connections(file).await;
+    world.start_operator().await.unwrap();
+    (world, user)
+}
+
+/// The machines of a vCenter that are no templates, by their folder's name.
+fn machines(vcenter: &VcenterSim) -> Vec<String> {
+    let vms = vcenter.vms().into_iter().filter(|vm| !vm.template);
+    let mut folders: Vec<String> = vms.map(|vm| vm.path.rsplit('/').nth(1).unwrap().to_owned()).collect();
+    folders.sort();
+    folders
+}
+
+fn connection_of(group: &VmGroup) -> Option<String> {
+    group.status.clone()?.connection?.name
+}
+
+async fn get(user: &User, namespace: &str, name: &str) -> VmGroup {
+    user.groups(namespace).get(name).await.unwrap()
+}
+
+async fn event(user: &User, text: &str) -> String {
+    eventually(&format!("an event with {text}"), SOON, async || {
+        let events = user.events(OPERATOR_NAMESPACE, CONNECTIONS).await;
+        events.iter().find(|event| event.contains(text)).cloned().ok_or(format!("{events:?}"))
+    })
+    .await
+}
+
+async fn label(world: &SimWorld, namespace: &str, key: &str, value: &str) {
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(world.kube());
+    let patch = json!({"metadata": {"labels": {key: value}}});
+    api.patch(namespace, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_namespace_has_its_machines_in_its_own_vcenter() {
+    let (world, user) = started(&two()).await;
+    for namespace in ["shop", "team-a", "other"] {
+        user.group(namespace, "web", 2).await;
+    }
+    for (namespace, connection) in [("shop", "muc"), ("team-a", "ber"), ("other", "ber")] {
+        let group = user.ready(namespace, "web", 2, SOON).await;
+        assert_eq!(connection_of(&group).as_deref(), Some(connection));
+        let uuid = group.status.unwrap().connection.unwrap().instance_uuid;
+        assert!(uuid.is_some_and(|uuid| !uuid.is_empty()));
+    }
+    assert_eq!(machines(&world.vcenters[0]), ["shop-web"; 2]);
+    assert_eq!(machines(&world.vcenters[1]), ["other-web", "other-web", "team-a-web", "team-a-web"]);
+    let page = world.metrics(0).encode();
+    for name in ["muc", "ber"] {
+        assert!(page.contains(&format!("vmgroup_vcenter_connected{{connection=\"{name}\"}} 1")), "{page}");
+    }
+    for namespace in ["shop", "team-a", "other"] {
+        user.delete(namespace, "web").await;
+        user.gone(namespace, "web", SOON).await;
+    }
+    assert!(world.vcenters.iter().all(|vcenter| machines(vcenter).is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_are_served_by_their_labels_and_a_new_label_counts() {
+    let file = two().replace("namespaces: [shop]", "matchLabels: { site: muc }");
+    let (world, user) = started(&file).await;
+    user.namespace("shop").await;
+    label(&world, "shop", "site", "muc").await;
+    user.group("shop", "web", 1).await;
+    assert_eq!(connection_of(&user.ready("shop", "web", 1, SOON).await).as_deref(), Some("muc"));
+    user.namespace("later").await;
+    user.group("later", "one", 1).await;
+    assert_eq!(connection_of(&user.ready("later", "one", 1, SOON).await).as_deref(), Some("ber"));
+    label(&world, "later", "site", "muc").await;
+    user.told("later", "one", "ConnectionDiffers", "muc", SOON).await;
+    user.group("later", "two", 1).await;
+    assert_eq!(connection_of(&user.ready("later", "two", 1, SOON).await).as_deref(), Some("muc"));
+}
+
+/// One vCenter is cut off while machines are made in both. Who is in the other one never
+/// notices: no group there is other than on its way or ready, at any time.
+#[tokio::test(start_paused = true)]
+async fn l10_a_vcenter_that_is_cut_off_leaves_the_others_alone() {
+    let (world, user) = started(&two()).await;
+    for number in 0..6 {
+        user.group("shop", &format!("g{number}"), 3).await;
+        user.group("team-a", &format!("g{number}"), 3).await;
+    }
+    eventually("machines are made in both", SOON, async || {
+        let counts = [0, 1].map(|number| machines(&world.vcenters[number]).len());
+        if counts.iter().all(|count| *count > 2) { Ok(()) } else { Err(format!("{counts:?}")) }
+    })
+    .await;
+    world.vcenters[0].faults().set_down(true);
+    world.vcenters[0].cut_connections();
+    let mut reasons = BTreeSet::new();
+    eventually("the groups of the other are ready", SOON, async || {
+        let groups = user.groups("team-a").list(&ListParams::default()).await.unwrap().items;
+        let ready = groups.iter().filter(|group| {
+            let status = group.status.clone().unwrap_or_default();
+            let not_ready = status.conditions.iter().filter(|it| it.type_ == "Ready" && it.status != "True");
+            reasons.extend(not_ready.map(|it| it.reason.clone()));
+            status.ready_replicas == Some(3)
+        });
+        let ready = ready.count();
+        if ready == 6 { Ok(()) } else { Err(format!("{ready}")) }
+    })
+    .await;
+    assert!(reasons.iter().all(|reason| reason == "ScalingOut" || reason == "Starting"), "{reasons:?}");
+    for number in 0..6 {
+        user.told("shop", &format!("g{number}"), "Reconciling", "vCenter is not available", SOON).await;
+    }
+    world.vcenters[0].faults().set_down(false);
+    for number in 0..6 {
+        user.ready("shop", &format!("g{number}"), 3, SOON * 3).await;
+    }
+    assert_eq!([0, 1].map(|number| machines(&world.vcenters[number]).len()), [18, 18]);
+}
+
+/// How long it takes until 40 groups of `team-a` are ready, with as many of `shop`.
+async fn forty_groups(slow: bool) -> Duration {
+    let (world, user) = started(&two()).await;
+    user.group("shop", "first", 1).await;
+    user.ready("shop", "first", 1, SOON).await;
+    if slow {
+        world.vcenters[0].faults().add(Rule::every("*", Fault::Delay(Duration::from_secs(50))));
+    }
+    for number in 0..40 {
+        user.group("shop", &format!("g{number}"), 2).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = Instant::now();
+    for number in 0..40 {
+        user.group("team-a", &format!("g{number}"), 2).await;
+    }
+    for number in 0..40 {
+        user.ready("team-a", &format!("g{number}"), 2, SOON * 5).await;
+    }
+    began.elapsed()
+}
+
+/// More groups than there are passes at a time wait for a vCenter that takes 50 s for
+/// every answer: those of the other are as fast as ever.
+#[tokio::test(start_paused = true)]
+async fn a_slow_vcenter_does_not_slow_the_other() {
+    let (alone, beside) = (forty_groups(false).await, forty_groups(true).await);
+    let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+    assert!(ratio < 1.1, "{beside:?} beside a slow one, {alone:?} otherwise: {ratio:.2}");
+}
+
+/// The namespace is given to another vCenter, and its connection taken away and given
+/// back: the group stays where it is, and nothing is made or destroyed elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_standing_group_stays_where_it_is() {
+    let (world, user) = started(&two()).await;
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let moved = two().replace("[shop]", "[nobody]").replace("[\"team-*\"]", "[shop]");
+    user.connections(&moved).await;
+    let told = user.told("shop", "web", "ConnectionDiffers", "stay there", SOON).await;
+    assert!(told.contains("muc") && told.contains("ber"), "{told}");
+    user.scale("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    user.group("shop", "new", 1).await;
+    assert_eq!(connection_of(&user.ready("shop", "new", 1, SOON).await).as_deref(), Some("ber"));
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 1));
+
+    // The whole connection goes, and the operator dies.
+    let (_, ber) = moved.split_once("- name: ber").unwrap();
+    let alone = format!("connections:\n- name: ber{ber}");
+    user.connections(&alone).await;
+    user.told("shop", "web", "Stalled", "connection muc, which is not among those", SOON).await;
+    user.delete("shop", "web").await;
+    user.told("shop", "web", "Stalled", "deletion waits", SOON).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 1));
+    user.connections(&two()).await;
+    user.gone("shop", "web", SOON).await;
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (0, 1));
+}
+
+/// S3: the name of the connection now leads to another vCenter, where none of the group's
+/// machines are. They are not made again there.
+#[tokio::test(start_paused = true)]
+async fn s3_another_vcenter_under_the_same_name_gets_none_of_the_machines() {
+    let (mut world, user) = started(&two()).await;
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let one = format!(
+        "connections:\n- name: muc\n  address: http://{}\n  credentials: {{ secret: vc-muc }}\n  default: true\n",
+        host_of(1)
+    );
+    user.connections(&one).await;
+    user.told("shop", "web", "Stalled", "leads to", SOON).await;
+    // Whoever has just come knows it too.
+    world.kill_operator().await.unwrap();
+    world.start_operator().await.unwrap();
+    user.scale("shop", "web", 3).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (2, 0));
+    user.connections(&two()).await;
+    user.ready("shop", "web", 3, SOON).await;
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 0));
+}
+
+/// A mistake is named with its line, and what counted before goes on counting.
+#[tokio::test(start_paused = true)]
+async fn a_file_with_a_mistake_changes_nothing() {
+    let (world, user) = started(&two()).await;
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    user.connections(&two().replace("  default: true\n", "  defualt: true\n")).await;
+    let told = event(&user, "ConnectionsRefused").await;
+    assert!(told.contains("defualt") && told.contains("10") && told.contains("What counted before does"), "{told}");
+    assert!(world.metrics(0).encode().contains("vmgroup_connections_refused 1"));
+    user.scale("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    user.connections(&two()).await;
+    eventually("it is in force again", SOON, async || {
+        let page = world.metrics(0).encode();
+        if page.contains("vmgroup_connections_refused 0") { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+}
+
+/// Without a file, or a usable one, the groups say what is missing; and begin when it is
+/// there.
+#[tokio::test(start_paused = true)]
+async fn a_group_without_a_connection_says_what_is_missing() {
+    let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    world.start_operator().await.unwrap();
+    user.group("shop", "web", 1).await;
+    user.told("shop", "web", "Stalled", "there is no ConfigMap vmgroup-connections", SOON).await;
+    user.connections(&two().replace("  default: true\n", "").replace("[shop]", "[else]")).await;
+    user.told("shop", "web", "Stalled", "no connection serves the namespace shop", SOON).await;
+    user.connections(&two()).await;
+    user.told("shop", "web", "Stalled", "there is no Secret vc-muc", SOON).await;
+    user.login("vc-muc", USER, "wrong").await;
+    user.told("shop", "web", "Stalled", "in the Secret vc-muc", SOON).await;
+    user.login("vc-muc", USER, PASSWORD).await;
+    user.ready("shop", "web", 1, SOON * 2).await;
+    let status = get(&user, "shop", "web").await;
+    assert_eq!(connection_of(&status).as_deref(), Some("muc"));
+}
+
+/// L10: a password is changed in vCenter and then in the Secret; no restart, and no
+/// group of the other notices.
+#[tokio::test(start_paused = true)]
+async fn l10_a_login_is_rotated_by_its_secret() {
+    let (world, user) = started(&two()).await;
+    for namespace in ["shop", "team-a"] {
+        user.group(namespace, "web", 1).await;
+        user.ready(namespace, "web", 1, SOON).await;
+    }
+    let before = get(&user, "team-a", "web").await.metadata.resource_version;
+    world.vcenters[0].set_password("another");
+    user.login("vc-muc", USER, "another").await;
+    world.vcenters[0].terminate_sessions();
+    user.scale("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    assert_eq!(get(&user, "team-a", "web").await.metadata.resource_version, before);
+}
+
+/// L13: groups that were made when the operator knew one vCenter only, without a name,
+/// are found where their machines are, whatever the file says of their namespace.
+#[tokio::test(start_paused = true)]
+async fn l13_groups_of_before_are_found_where_they_are() {
+    let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    let only = world.operators_vcenters(false);
+    world.launch_on(only, None);
+    user.group("team-a", "web", 2).await;
+    let group = user.ready("team-a", "web", 2, SOON).await;
+    assert_eq!(connection_of(&group), None);
+    user.group("team-a", "empty", 0).await;
+    user.ready("team-a", "empty", 0, SOON).await;
+    world.kill_operator().await.unwrap();
+    for secret in ["vc-muc", "vc-ber"] {
+        user.login(secret, USER, PASSWORD).await;
+    }
+    user.connections(&two()).await;
+    world.launch(None);
+    user.scale("team-a", "web", 3).await;
+    let group = user.ready("team-a", "web", 3, SOON).await;
+    assert_eq!(connection_of(&group).as_deref(), Some("muc"));
+    assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 0));
+    user.told("team-a", "web", "ConnectionDiffers", "ber", SOON).await;
+}
+
+/// Connections come and go while groups are in motion, limits and all, and the file's
+/// order: every group gets ready, in one vCenter.
+#[tokio::test(start_paused = true)]
+async fn edits_under_load_make_nobody_twice() {
+    let (world, user) = started(&two()).await;
+    for number in 0..8 {
+        user.group("shop", &format!("g{number}"), 4).await;
+        user.group("team-a", &format!("g{number}"), 4).await;
+    }
+    for round in 0..20_u32 {
+        let edited = match round % 4 {
+            0 => two()
+                .replace("  serves", &format!("  limits: {{ tasks: {}, callsPerSecond: 100 }}\n  serves", round + 1)),
+            1 => two().replace("[shop]", "[shop, more]"),
+            2 => two().replace("connections:\n", "connections:\n# a comment\n"),
+            _ => two().replace(&format!("http://{}", host_of(0)), &format!("http://{}:80", host_of(0))),
+        };
+        user.connections(&edited).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    user.connections(&two()).await;
+    for number in 0..8 {
+        user.ready("shop", &format!("g{number}"), 4, SOON * 2).await;
+        user.ready("team-a", &format!("g{number}"), 4, SOON * 2).await;
+    }
+    assert_eq!([0, 1].map(|number| machines(&world.vcenters[number]).len()), [32, 32]);
+}

@@ -1,0 +1,185 @@
+//! Which connection is a group's: the one that its record names, and nothing else, once
+//! it has one; before that what its namespace may use. Must not connect to anything.
+
+use std::collections::BTreeMap;
+
+use vmgroup_api::{ConnectionStatus, VmGroup, VmGroupStatus};
+use vmgroup_vsphere::FolderRef;
+
+use super::{Connections, Labels, Served, Set};
+use crate::connection::Connection;
+use crate::link::Problem;
+
+/// What decides which connection is a group's.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// `metadata.uid`.
+    pub uid: &'a str,
+    /// Its record.
+    pub status: Option<&'a VmGroupStatus>,
+}
+
+/// A group's connection.
+pub struct Chosen {
+    /// It. Where none is to be had its link says why.
+    pub connection: Connection,
+    /// What the group is to have in its record of it; none: nothing.
+    pub record: Option<ConnectionStatus>,
+    /// How it differs from what a new group would get.
+    pub differs: Option<String>,
+}
+
+impl Connections {
+    /// The connection of a group as it was last seen.
+    pub fn of(&self, group: &VmGroup) -> Connection {
+        let asked = Asked {
+            namespace: group.metadata.namespace.as_deref().unwrap_or_default(),
+            uid: group.metadata.uid.as_deref().unwrap_or_default(),
+            status: group.status.as_ref(),
+        };
+        self.choose(asked).connection
+    }
+
+    /// The connection of a group.
+    pub fn choose(&self, asked: Asked<'_>) -> Chosen {
+        let set = self.0.set.load();
+        let standing = asked.status.filter(|status| status.folder.is_some());
+        let recorded = standing.and_then(|status| status.connection.as_ref());
+        let name = recorded.and_then(|recorded| recorded.name.as_deref());
+        let found = match (name, standing) {
+            (Some(name), _) => set.named(name).ok_or_else(|| not_there(name)),
+            (None, Some(status)) => set.of_old(asked.uid, status).unwrap_or_else(|| self.for_namespace(&set, asked)),
+            (None, None) => self.for_namespace(&set, asked),
+        };
+        match found {
+            Ok(served) => Chosen {
+                connection: served.connection.clone(),
+                record: Some(served.record(recorded)),
+                differs: name.and_then(|_| self.differs(&set, served, asked)),
+            },
+            Err(problem) => {
+                Chosen { connection: Connection::nowhere(problem), record: recorded.cloned(), differs: None }
+            }
+        }
+    }
+
+    /// What a new group of this namespace gets.
+    fn for_namespace<'s>(&self, set: &'s Set, asked: Asked<'_>) -> Result<&'s Served, Problem> {
+        let usable = self.usable(set, asked.namespace)?;
+        usable.first().copied().ok_or_else(|| nobody(set, asked.namespace))
+    }
+
+    /// What a namespace may use: what serves it, or else the default.
+    fn usable<'s>(&self, set: &'s Set, namespace: &str) -> Result<Vec<&'s Served>, Problem> {
+        let none = BTreeMap::new();
+        let labels = self.0.labels.load();
+        let labels = match &**labels {
+            Labels::Read(labels) => labels.get(namespace).unwrap_or(&none),
+            Labels::Unread if set.needs_labels => return Err(labels_unread()),
+            Labels::Unread => &none,
+        };
+        let serving: Vec<&Served> = set.all.iter().filter(|served| served.serves.have(namespace, labels)).collect();
+        if serving.is_empty() {
+            return Ok(set.all.iter().filter(|served| served.default).collect());
+        }
+        Ok(serving)
+    }
+
+    fn differs(&self, set: &Set, served: &Served, asked: Asked<'_>) -> Option<String> {
+        let usable = self.usable(set, asked.namespace).ok()?;
+        let name = served.connection.name();
+        if usable.iter().any(|other| other.connection.name() == name) {
+            return None;
+        }
+        let instead = match usable.first() {
+            Some(other) => format!("a new group of this namespace would be made in {}", other.connection.name()),
+            None => "no connection serves this namespace any more".to_owned(),
+        };
+        Some(format!("the group's machines are in {name}, and stay there: {instead}"))
+    }
+}
+
+impl Set {
+    pub(super) fn named(&self, name: &str) -> Option<&Served> {
+        self.all.iter().find(|served| served.named && **served.connection.name() == *name)
+    }
+
+    /// The connection of a group whose record names none: it was made when there was
+    /// only one. Nothing: it is nowhere to be found. To take another one for it would
+    /// be to make all its machines again, so it is looked for in all of them.
+    fn of_old(&self, uid: &str, status: &VmGroupStatus) -> Option<Result<&Served, Problem>> {
+        if let [only] = self.all.as_slice() {
+            return Some(Ok(only));
+        }
+        let mut holding = None;
+        for served in &self.all {
+            let connected = match served.connection.link.up() {
+                Ok(connected) => connected,
+                Err(problem) => return Some(Err(not_known_yet(served, &problem))),
+            };
+            let inventory = connected.inventory();
+            let folder = status.folder.as_ref().and_then(|folder| Some((folder.id.as_deref()?, &folder.name)));
+            let has_folder = folder
+                .and_then(|(id, name)| Some(inventory.folder(&FolderRef::new(id))?.name == *name))
+                .unwrap_or_default();
+            if !inventory.indexed(uid).is_empty() || has_folder {
+                holding = holding.or(Some(served));
+            }
+        }
+        holding.map(Ok)
+    }
+}
+
+impl Served {
+    /// What a group's record has of it.
+    fn record(&self, before: Option<&ConnectionStatus>) -> ConnectionStatus {
+        let instance_uuid = self.connection.link.instance_uuid();
+        ConnectionStatus {
+            name: self.named.then(|| self.connection.name().to_string()),
+            // Once it is written down it is what the group is held against.
+            instance_uuid: before.and_then(|before| before.instance_uuid.clone()).or(instance_uuid),
+        }
+    }
+}
+
+fn not_there(name: &str) -> Problem {
+    Problem {
+        reason: "ConnectionGone",
+        message: format!(
+            "the group's machines are in the connection {name}, which is not among those that the operator has: nothing is done to them until it is back in connections.yaml"
+        ),
+        stalled: true,
+    }
+}
+
+fn not_known_yet(served: &Served, problem: &Problem) -> Problem {
+    Problem {
+        reason: "Connecting",
+        message: format!(
+            "which connection has the group's machines is found out when all are there, and {} is not: {}",
+            served.connection.name(),
+            problem.message
+        ),
+        stalled: false,
+    }
+}
+
+fn nobody(set: &Set, namespace: &str) -> Problem {
+    let message = match &set.refused {
+        Some(why) if set.all.is_empty() => format!("there is no connection to any vCenter: {why}"),
+        _ => format!(
+            "no connection serves the namespace {namespace}: name it under `serves` of one in connections.yaml, or make one the default"
+        ),
+    };
+    Problem { reason: "NoConnection", message, stalled: true }
+}
+
+fn labels_unread() -> Problem {
+    Problem {
+        reason: "Connecting",
+        message: "connections.yaml chooses by the labels of namespaces, and they have not been read yet; it needs list and watch on namespaces (deploy/components/connections)".to_owned(),
+        stalled: false,
+    }
+}
