@@ -13,8 +13,8 @@ pub mod vmgroup;
 pub use change::{RollingUpdate, UpdateStrategy, UpdateType};
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use vmgroup::{
-    CloneMode, ConnectionStatus, DeletionPolicy, FolderStatus, MemberState, MemberStatus, Phase, PolicyInForce,
-    PolicyStatus, RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,
+    CloneMode, ConnectionStatus, DataSource, DeletionPolicy, DiskSpec, FolderStatus, GuestSpec, KeyRef, MemberState,
+    MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

@@ -105,6 +105,93 @@ pub struct VmGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 604800").message("progressDeadlineSeconds must be 1 to 604800 (a week): change spec.progressDeadlineSeconds"))]
     pub progress_deadline_seconds: Option<i32>,
+
+    /// What the guests are told about themselves. A change replaces the
+    /// members that stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestSpec>,
+
+    /// The networks of the members, a card for each, instead of the template's cards;
+    /// at most 10. A change replaces the members that stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub networks: Vec<NetworkSpec>,
+
+    /// Disks that the members have besides the template's, thin provisioned, beside
+    /// the machine's other files; at most 14. A change replaces the members
+    /// that stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 14))]
+    pub disks: Vec<DiskSpec>,
+}
+
+/// What guests are told about themselves: one of the two.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.cloudInit) && has(self.customizationSpec))").message("guest has both cloudInit and customizationSpec: keep the one that the template is made for"))]
+pub struct GuestSpec {
+    /// cloud-init, through `guestinfo`: instance-id and local-hostname for each
+    /// member, and user data if it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInitSpec>,
+    /// The name of a customization specification in vCenter, which it applies at the
+    /// first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub customization_spec: Option<String>,
+}
+
+/// What cloud-init is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudInitSpec {
+    /// User data, at most 64 KiB. `${VMGROUP_NAME}`, `${VMGROUP_HOSTNAME}`,
+    /// `${VMGROUP_UUID}`, `${VMGROUP_GROUP}` and `${VMGROUP_NAMESPACE}` in it become
+    /// the member's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<DataSource>,
+}
+
+/// Where data comes from: one of the two, in the group's namespace.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.configMapKeyRef)").message("userData needs exactly one of secretKeyRef and configMapKeyRef"))]
+pub struct DataSource {
+    /// A key of a Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<KeyRef>,
+    /// A key of a `ConfigMap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyRef>,
+}
+
+/// A key of an object in the group's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRef {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// A network that members are connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkSpec {
+    /// Its name in vCenter, unique in the datacenter: a standard network, a
+    /// distributed port group, or an opaque network.
+    #[schemars(length(min = 1, max = 255))]
+    pub name: String,
+}
+
+/// A disk that members have besides the template's.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Its size in GiB: 1 to 63488.
+    #[serde(rename = "sizeGiB")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 63488").message("sizeGiB of a disk must be 1 to 63488"))]
+    pub size_gib: i32,
 }
 
 /// What becomes of the members when their group is deleted.

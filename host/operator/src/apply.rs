@@ -8,15 +8,18 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, PoolRef, PowerState, Reconfiguration, Source, TaskRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, TaskRef,
     Vcenter, Vm, VmRef,
 };
 
+use crate::blueprint::Blueprint;
+use crate::guest::{self, Identity};
 use crate::link::Connected;
 use crate::ownership::{Owner, mark};
 use crate::plan::{Change, Place, Plan, Step};
 use crate::tasks::{TaskBook, TaskKind};
 use crate::validate::Desired;
+use crate::wake::GroupRef;
 
 /// The name under which the folder's own removal stands in the task book.
 pub const FOLDER: &str = "folder";
@@ -99,7 +102,7 @@ pub struct Applier<'a> {
     /// The group as marks name it.
     pub owner: &'a Owner,
     /// What is cloned, if the plan clones.
-    pub source: Option<&'a Source>,
+    pub blueprint: Option<&'a Blueprint>,
     /// The folder, if it exists.
     pub folder: Option<FolderRef>,
     /// A folder of the group's name may be of our own making.
@@ -181,27 +184,39 @@ impl Applier<'_> {
     }
 
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
-        // Without folder or template their own failures have been noted.
-        let (folder, source) = (self.folder.as_ref()?, self.source?);
+        // Without folder or blueprint their own failures have been noted.
+        let (folder, blueprint) = (self.folder.as_ref()?, self.blueprint?);
         let site = &self.connected.site;
         let marks = self.owner.marks(uuid, self.now, &self.desired.made(), self.desired.restarted_at.as_deref());
         let spec = CloneSpec {
-            template: source.template.id.clone(),
+            template: blueprint.source.template.id.clone(),
             folder: folder.clone(),
             name: name.to_owned(),
             pool: self.pool_of(place).unwrap_or_else(|| site.pool.clone()),
             datastore: place.datastore.clone().or_else(|| site.datastore.clone()),
-            linked_to: source.snapshot.clone(),
+            linked_to: blueprint.source.snapshot.clone(),
             host: place.host.clone(),
             cpus: self.desired.cpus,
             memory_mib: self.desired.memory_mib,
             instance_uuid: uuid.to_owned(),
             extra: marks,
+            guest: self.guestinfo(uuid, name, blueprint),
+            hardware: blueprint.hardware.clone(),
+            customization: blueprint.customization.clone(),
             // A task of its own, so that no task of vCenter's own making is at
             // work that nobody watches.
             power_on: false,
         };
         Some(self.submitted(uuid, TaskKind::Clone, None, self.vcenter.clone_vm(&spec).await))
+    }
+
+    /// What a member's guest is told by cloud-init.
+    fn guestinfo(&self, uuid: &str, name: &str, blueprint: &Blueprint) -> Vec<(String, Password)> {
+        if !self.desired.make.cloud_init {
+            return Vec::new();
+        }
+        let GroupRef { namespace, name: group } = &self.desired.group;
+        guest::guestinfo(Identity { name, uuid, group, namespace }, blueprint.user_data.as_ref())
     }
 
     fn pool_of(&self, place: &Place) -> Option<PoolRef> {

@@ -69,7 +69,7 @@ const DEPLOY: &str = "VirtualMachine.Provisioning.DeployTemplate";
 const CLONE: &str = "VirtualMachine.Provisioning.Clone";
 
 /// All of them.
-pub const NEEDS: [Need; 16] = [
+pub const NEEDS: [Need; 20] = [
     need("Folder.Create", On::RootFolder, "no group can begin: it gets no folder"),
     need("Folder.Delete", On::RootFolder, "a deleted group stays: its empty folder cannot go"),
     need("VirtualMachine.Inventory.CreateFromExisting", On::RootFolder, "no member is cloned"),
@@ -84,6 +84,10 @@ pub const NEEDS: [Need; 16] = [
     need("Resource.AssignVMToPool", On::Pool, "no member is cloned into it"),
     need("Datastore.AllocateSpace", On::Datastore, "no member is cloned onto it"),
     need("Network.Assign", On::Network, "no member is cloned that is connected to it"),
+    wish("VirtualMachine.Config.AddNewDisk", On::RootFolder, "no member of a group with `disks` is cloned"),
+    wish("VirtualMachine.Config.AddRemoveDevice", On::RootFolder, "no member of a group with `networks` is cloned"),
+    wish("VirtualMachine.Provisioning.Customize", On::Template, "no member of a group with `customizationSpec` is cloned"),
+    wish("VirtualMachine.Provisioning.ReadCustSpecs", On::Vcenter, "a group's `customizationSpec` is not found"),
     wish("VirtualMachine.Inventory.Move", On::RootFolder, "`vmgroup adopt` cannot move machines into a group's folder"),
     wish("Sessions.TerminateSession", On::Vcenter, "sessions of an operator that was killed end by timeout only"),
 ];

@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod backlog;
+pub mod blueprint;
 pub mod budget;
 pub mod by_hand;
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod folder;
+pub mod guest;
 pub mod hash;
 pub mod http;
 pub mod late;

@@ -28,6 +28,8 @@ pub enum Topic {
     Rollout,
     /// Finding the template.
     Template,
+    /// Finding what else clones are made from: user data, networks, a snapshot.
+    Guest,
     /// Making or removing the folder.
     Folder,
     /// Reading from vCenter.

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::hash;
+use crate::validate::Make;
 
 /// What only a replacement can change of a member.
 ///
@@ -23,6 +24,9 @@ use crate::hash;
 pub struct MadeFrom<'a> {
     /// `spec.template`, as it is written.
     pub template: &'a str,
+    /// What else goes into a clone. Not what is in Secrets and `ConfigMap`s.
+    #[serde(flatten)]
+    pub make: &'a Make,
 }
 
 impl MadeFrom<'_> {
@@ -79,9 +83,13 @@ impl FromStr for Made {
 mod tests {
     use super::*;
 
+    fn made_from<'a>(template: &'a str, make: &'a Make) -> MadeFrom<'a> {
+        MadeFrom { template, make }
+    }
+
     #[test]
     fn what_was_made_is_read_back() {
-        let made = Made { revision: MadeFrom { template: "small" }.revision(), cpus: 2, memory_mib: 4096 };
+        let made = Made { revision: made_from("small", &Make::default()).revision(), cpus: 2, memory_mib: 4096 };
         assert_eq!(made.to_string().parse(), Ok(made.clone()));
         assert!(made.same_size(&Made { revision: "other".into(), ..made.clone() }));
         for bad in ["", "a", "a.1", "a.1.", ".1.2", "a.b.2", "a.1.2.3", "a.-1.2"] {
@@ -92,7 +100,23 @@ mod tests {
     /// A revision is in the marks of machines for years: it must not change under them.
     #[test]
     fn the_revision_of_a_template_stays() {
-        assert_eq!(MadeFrom { template: "small" }.revision(), "0a6a0befa1");
-        assert_ne!(MadeFrom { template: "small" }.revision(), MadeFrom { template: "large" }.revision());
+        assert_eq!(made_from("small", &Make::default()).revision(), "0a6a0befa1");
+        assert_ne!(made_from("small", &Make::default()).revision(), made_from("large", &Make::default()).revision());
+    }
+
+    #[test]
+    fn each_thing_that_a_clone_is_made_with_counts() {
+        let plain = Make::default();
+        let others = [
+            Make { cloud_init: true, ..plain.clone() },
+            Make { customization: Some("linux".into()), ..plain.clone() },
+            Make { networks: vec!["lan".into()], ..plain.clone() },
+            Make { disks_gib: vec![20], ..plain.clone() },
+        ];
+        let mut all: Vec<String> = others.iter().map(|make| made_from("small", make).revision()).collect();
+        all.push(made_from("small", &plain).revision());
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 5);
     }
 }

@@ -8,10 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use vmgroup_api::{
-    ADOPTING_ANNOTATION, CloneMode, DeletionPolicy, HOLD_SCALE_IN_ANNOTATION, ORPHAN_ANNOTATION, Orphan,
-    POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION, VmGroup,
+    ADOPTING_ANNOTATION, CloneMode, DataSource, DeletionPolicy, DiskSpec, HOLD_SCALE_IN_ANNOTATION, KeyRef,
+    ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION,
+    VmGroup, VmGroupSpec,
 };
 
+use serde::Serialize;
+
+use crate::guest::DataRef;
 use crate::observe::Seen;
 use crate::policy_source::Who;
 use crate::revision::{Made, MadeFrom};
@@ -60,6 +64,8 @@ pub struct Desired {
     pub linked: bool,
     /// How long guests have to shut down; zero: they are not asked to.
     pub grace: Duration,
+    /// How members are made, besides template, cpus and memory.
+    pub make: Make,
     /// Nobody leaves for a smaller count at present.
     pub hold_scale_in: bool,
     /// Names and instance UUIDs, in lower case, of members that no scale-in may remove.
@@ -76,6 +82,64 @@ pub struct Desired {
     pub deleting: bool,
     /// What becomes of the members then.
     pub farewell: Farewell,
+}
+
+/// How members are made. In its serialised form is only what is used, as revisions
+/// ([`MadeFrom`]) are made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Make {
+    /// cloud-init is told who it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cloud_init: bool,
+    /// And this user data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<DataRef>,
+    /// The customization specification, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customization: Option<String>,
+    /// Networks, by name; none: the template's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<String>,
+    /// Further disks, in GiB.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks_gib: Vec<u64>,
+}
+
+impl Make {
+    /// Disk space that a member will take, in MiB, by what it takes without further
+    /// disks, where that is known.
+    pub fn disk_mib(&self, own: Option<u64>) -> Option<u64> {
+        own.map(|own| own + self.disks_gib.iter().map(|gib| gib << 10).sum::<u64>())
+    }
+
+    fn of(spec: &VmGroupSpec) -> Result<Self, Invalid> {
+        let source = |data: &DataSource| match (&data.secret_key_ref, &data.config_map_key_ref) {
+            (Some(KeyRef { name, key }), None) => Ok(DataRef { secret: true, name: name.clone(), key: key.clone() }),
+            (None, Some(KeyRef { name, key })) => Ok(DataRef { secret: false, name: name.clone(), key: key.clone() }),
+            _ => Err(Invalid::Bounds {
+                field: "guest.cloudInit.userData",
+                value: "ambiguous or empty".into(),
+                bounds: "exactly one of secretKeyRef and configMapKeyRef",
+            }),
+        };
+        let size = |disk: &DiskSpec| match u64::try_from(disk.size_gib) {
+            Ok(gib) if (1..=63_488).contains(&gib) => Ok(gib),
+            _ => Err(Invalid::Bounds {
+                field: "disks",
+                value: disk.size_gib.to_string(),
+                bounds: "1 to 63488 (GiB) each",
+            }),
+        };
+        let guest = spec.guest.clone().unwrap_or_default();
+        let user_data = guest.cloud_init.as_ref().and_then(|told| told.user_data.as_ref());
+        Ok(Self {
+            user_data: user_data.map(source).transpose()?,
+            cloud_init: guest.cloud_init.is_some(),
+            customization: guest.customization_spec,
+            networks: spec.networks.iter().map(|network| network.name.clone()).collect(),
+            disks_gib: spec.disks.iter().map(size).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// What becomes of the members of a group that is deleted.
@@ -186,6 +250,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         Err((field, value, bounds)) => return Err(Invalid::Bounds { field, value, bounds }),
         Ok(strategy) => strategy,
     };
+    let make = if deleting { Make::default() } else { Make::of(spec)? };
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let list = |key: &str| {
         let entries = annotation(key).into_iter().flat_map(|list| list.split(','));
@@ -222,7 +287,8 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         // In doubt nobody leaves.
         hold_scale_in: annotation(HOLD_SCALE_IN_ANNOTATION).is_some_and(|value| !matches!(value.trim(), "" | "false")),
         protected: list(PROTECTED_MEMBERS_ANNOTATION),
-        revision: MadeFrom { template: &spec.template }.revision(),
+        revision: MadeFrom { template: &spec.template, make: &make }.revision(),
+        make,
         restarted_at: annotation(RESTARTED_AT_ANNOTATION)
             .filter(|text| !text.is_empty())
             .map(|text| text.chars().take(RESTART_LIMIT).collect()),

@@ -15,6 +15,7 @@ mod capacity;
 mod client;
 mod endpoint;
 pub mod error;
+mod hardware;
 mod inventory;
 mod model;
 mod pace;
@@ -35,10 +36,12 @@ pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, H
 pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
+pub use hardware::{Customization, Fittings, Hardware, Network};
 pub use inventory::{Folder, Inventory};
 pub use model::{About, Child, ConnectionState, Extra, PowerState, Source, Template, Vm};
 pub use refs::{
-    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, TaskRef, VmRef,
+    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef,
+    SnapshotRef, TaskRef, VmRef,
 };
 pub use session::{Agent, MAX_SESSIONS, SessionCount};
 pub use site::{Named, Site, SiteCluster, SiteSelection};

@@ -107,10 +107,12 @@ reference! {
     HostRef = "HostSystem",
     /// A `Datastore`.
     DatastoreRef = "Datastore",
-    /// A `VirtualMachineSnapshot`.
-    SnapshotRef = "VirtualMachineSnapshot",
     /// A `ResourcePool`.
     PoolRef = "ResourcePool",
+    /// A standard `Network`.
+    NetworkRef = "Network",
+    /// A `VirtualMachineSnapshot`.
+    SnapshotRef = "VirtualMachineSnapshot",
     /// A `Datacenter`.
     DatacenterRef = "Datacenter",
     /// A `Task`. Dead after a vCenter restart, and forgotten by vCenter some

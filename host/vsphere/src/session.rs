@@ -54,6 +54,8 @@ pub(crate) struct ServiceContent {
     pub(crate) session_manager: ManagedObjectRef,
     /// A bare `ESXi` has none.
     pub(crate) custom_fields: Option<ManagedObjectRef>,
+    /// A bare `ESXi` has none.
+    pub(crate) customizations: Option<ManagedObjectRef>,
     pub(crate) authorization: Option<ManagedObjectRef>,
 }
 

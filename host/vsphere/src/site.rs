@@ -16,7 +16,7 @@ use crate::refs::{ClusterRef, DatacenterRef, DatastoreRef, FolderRef, ManagedObj
 /// The root folder if none is named, directly in the datacenter's vm folder.
 const DEFAULT_ROOT: &str = "vm-operator";
 /// How many candidates an error lists.
-const MAX_CANDIDATES: usize = 20;
+pub(crate) const MAX_CANDIDATES: usize = 20;
 const DATACENTER: &str = "Datacenter";
 const COMPUTE: &str = "ComputeResource";
 const POOL: &str = "ResourcePool";

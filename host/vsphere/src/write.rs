@@ -3,10 +3,12 @@
 
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
+use crate::hardware::{Customization, Hardware};
 use crate::model::escape_name;
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, TaskRef, VmRef};
 use crate::soap::reference_of;
 use crate::xml::{Element, Writer};
+use vmgroup_wire::Password;
 
 /// What `ReconfigVM_Task` shall change; what is `None` stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Reconfiguration {
             if let Some(memory_mib) = self.memory_mib {
                 w.value("memoryMB", memory_mib);
             }
-            write_extra(w, &self.extra);
+            write_extra(w, self.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         });
     }
 }
@@ -61,6 +63,12 @@ pub struct CloneSpec {
     pub instance_uuid: String,
     /// `extraConfig` entries, key and value.
     pub extra: Vec<(String, String)>,
+    /// The same with values that must not be printed.
+    pub guest: Vec<(String, Password)>,
+    /// Hardware that the source has not, or has differently.
+    pub hardware: Hardware,
+    /// What vCenter does to the guest at its first start.
+    pub customization: Option<Customization>,
     /// Whether vCenter powers it on, as a second task that nobody can follow.
     pub power_on: bool,
 }
@@ -88,8 +96,13 @@ impl CloneSpec {
                 w.text("instanceUuid", &self.instance_uuid);
                 w.value("numCPUs", self.cpus);
                 w.value("memoryMB", self.memory_mib);
-                write_extra(w, &self.extra);
+                self.hardware.write(w);
+                write_extra(w, self.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+                write_extra(w, self.guest.iter().map(|(key, value)| (key.as_str(), value.expose())));
             });
+            if let Some(customization) = &self.customization {
+                customization.write(w);
+            }
             w.value("powerOn", self.power_on);
             if let Some(snapshot) = &self.linked_to {
                 w.reference("snapshot", "VirtualMachineSnapshot", snapshot.as_str());
@@ -98,7 +111,7 @@ impl CloneSpec {
     }
 }
 
-fn write_extra(writer: &mut Writer, extra: &[(String, String)]) {
+fn write_extra<'e>(writer: &mut Writer, extra: impl Iterator<Item = (&'e str, &'e str)>) {
     for (key, value) in extra {
         writer.typed("extraConfig", "OptionValue", |w| {
             w.text("key", key);
@@ -239,8 +252,12 @@ mod tests {
             memory_mib: 1024,
             instance_uuid: "u".to_owned(),
             extra: vec![("k".to_owned(), "<v>".to_owned())],
+            guest: vec![("guestinfo.userdata".to_owned(), Password::from("hunter2"))],
+            hardware: Hardware::default(),
+            customization: None,
             power_on: false,
         };
+        assert!(!format!("{spec:?}").contains("hunter2"), "S9");
         let mut writer = Writer::default();
         spec.write(&mut writer);
         assert_eq!(
@@ -251,9 +268,10 @@ mod tests {
              <pool type=\"ResourcePool\">resgroup-8</pool><host type=\"HostSystem\">host-7</host></location>\
              <template>false</template><config><instanceUuid>u</instanceUuid><numCPUs>2</numCPUs>\
              <memoryMB>1024</memoryMB><extraConfig xsi:type=\"OptionValue\"><key>k</key>\
-             <value xsi:type=\"xsd:string\">&lt;v&gt;</value></extraConfig></config>\
-             <powerOn>false</powerOn>\
-             <snapshot type=\"VirtualMachineSnapshot\">snapshot-3</snapshot></spec>"
+             <value xsi:type=\"xsd:string\">&lt;v&gt;</value></extraConfig>\
+             <extraConfig xsi:type=\"OptionValue\"><key>guestinfo.userdata</key>\
+             <value xsi:type=\"xsd:string\">hunter2</value></extraConfig></config>\
+             <powerOn>false</powerOn><snapshot type=\"VirtualMachineSnapshot\">snapshot-3</snapshot></spec>"
         );
     }
 }

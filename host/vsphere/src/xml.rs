@@ -193,6 +193,20 @@ impl Writer {
         })
     }
 
+    /// An element as it was read, under another name. Types are vim25's own.
+    pub(crate) fn element(&mut self, name: &str, element: &Element) -> &mut Self {
+        let escaped = |text: &str| quick_xml::escape::escape(text).into_owned();
+        let xsi = element.xsi_type.as_deref().map(|name| format!(" xsi:type=\"{}\"", escaped(name)));
+        let reference = element.ref_type.as_deref().map(|name| format!(" type=\"{}\"", escaped(name)));
+        let attributes = format!("{}{}", xsi.unwrap_or_default(), reference.unwrap_or_default());
+        self.tag(name, &attributes, |w| {
+            w.out.push_str(&escaped(&element.text));
+            for child in &element.children {
+                w.element(&child.name, child);
+            }
+        })
+    }
+
     /// The document so far.
     pub(crate) fn into_string(self) -> String {
         self.out

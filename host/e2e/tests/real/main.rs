@@ -211,6 +211,40 @@ async fn policies_of_namespaces_need_their_component() {
     assert_eq!(said.out.trim(), "no", "{said:?}");
 }
 
+/// User data is read under the component's rights, and without those nobody is made and
+/// the group says so. What the guests are told, networks, disks and linked clones are as
+/// vcsim takes them; it ignores what a linked clone shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_that_differ_need_their_component() {
+    if !wanted("guests_that_differ_need_their_component") {
+        return;
+    }
+    let mut world = RealWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    user.namespace("shop").await;
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: web-init, namespace: shop}\nstringData: {user-data: \"#cloud-config\"}\n";
+    world.kubectl(&["apply", "-f", "-"], Some(secret)).await.unwrap().success().unwrap();
+    world.start_operator().await.unwrap();
+    user.apply(
+        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {name: web, namespace: shop}\nspec:\n  cpu: 1\n  memory: 1\n  replicas: 2\n  template: vm-operator-template\n  guest: {cloudInit: {userData: {secretKeyRef: {name: web-init, key: user-data}}}}\n  networks: [{name: DC0_DVPG0}, {name: VM Network}]\n  disks: [{sizeGiB: 1}]\n",
+    )
+    .await;
+    user.told("shop", "web", "Stalled", "deploy/components/guest-data", SOON).await;
+    assert_eq!(world.vms().await.unwrap(), []);
+    let rights = include_str!("../../../../deploy/components/guest-data/rbac.yaml");
+    world.kubectl(&["apply", "-f", "-"], Some(rights)).await.unwrap().success().unwrap();
+    user.ready("shop", "web", 2, SOON * 3).await;
+    for vm in world.vms().await.unwrap() {
+        assert_eq!(vm.extra["guestinfo.userdata.encoding"], "gzip+base64", "{vm:?}");
+        assert!(vm.extra.contains_key("guestinfo.metadata"), "{vm:?}");
+    }
+    user.apply(
+        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {name: db, namespace: shop}\nspec: {cpu: 1, memory: 1, replicas: 1, template: vm-operator-template, guest: {customizationSpec: no-such}}\n",
+    )
+    .await;
+    user.told("shop", "db", "Stalled", "no-such", SOON).await;
+}
+
 /// The identity in the lease; none when it is released or was never taken.
 async fn leader(world: &RealWorld) -> Option<String> {
     let api: Api<Lease> = Api::namespaced(world.kube(), OPERATOR_NAMESPACE);

@@ -10,6 +10,7 @@ use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Source, Template, VmRef};
 
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
+use crate::blueprint::Blueprint;
 use crate::budget::Denied;
 use crate::decide::{NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, chain};
@@ -73,7 +74,7 @@ impl Pass<'_> {
             Topic::Rollout => demand.turn.is_some(),
             Topic::Naming => demand.missing > 0,
             Topic::Placement => !deleting && (unborn || demand.missing > 0),
-            Topic::Template => !deleting && (unborn || demand.missing > 0 || successors),
+            Topic::Template | Topic::Guest => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Folder => deleting || seen.folder.id.is_none(),
             Topic::Reading => true,
             Topic::Member(uuid) => !settled(uuid),
@@ -92,7 +93,7 @@ impl Pass<'_> {
         seen: &Observed,
         demand: &Demand,
         slots: usize,
-    ) -> (Decisions, Option<Source>) {
+    ) -> (Decisions, Option<Blueprint>) {
         let mut decisions = Decisions::default();
         let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
         let births = if held { 0 } else { demand.births(slots) };
@@ -138,8 +139,8 @@ impl Pass<'_> {
         }
         // Nobody goes whose successor cannot be made.
         let successors = turn.is_some_and(|turn| turn.successors);
-        let source = if clones || successors { self.find_source(connected).await } else { None };
-        if let Some(turn) = turn.filter(|_| !successors || source.is_some()) {
+        let blueprint = if clones || successors { self.find_blueprint(connected).await } else { None };
+        if let Some(turn) = turn.filter(|_| !successors || blueprint.is_some()) {
             let candidates = Observed {
                 members: seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect(),
                 ..seen.clone()
@@ -147,12 +148,12 @@ impl Pass<'_> {
             let about = (Topic::Rollout, Purpose::Replacement, turn.count);
             decisions.turns = self.ask_who((&candidates, &capacity), about, "nobody is changed or replaced").await;
         }
-        if let Some(source) = source.as_ref().filter(|_| clones) {
+        if let Some(blueprint) = blueprint.as_ref().filter(|_| clones) {
             let purpose = if demand.replacing { Purpose::Replacement } else { Purpose::ScaleOut };
             self.ask_for_names(connected, seen, &capacity, (purpose, births), &mut decisions).await;
-            self.ask_for_places(seen, &capacity, (purpose, source, &resumed), &mut decisions).await;
+            self.ask_for_places(seen, &capacity, (purpose, blueprint, &resumed), &mut decisions).await;
         }
-        (decisions, source)
+        (decisions, blueprint)
     }
 
     async fn find_source(&mut self, connected: &Connected) -> Option<Source> {
@@ -185,6 +186,29 @@ impl Pass<'_> {
                     _ => {}
                 }
                 self.fail(Topic::Template, why);
+                None
+            }
+        }
+    }
+
+    /// What clones are made from.
+    async fn find_blueprint(&mut self, connected: &Connected) -> Option<Blueprint> {
+        if self.memory.held(&Topic::Guest, self.now) {
+            return None;
+        }
+        let source = self.find_source(connected).await?;
+        let (vcenter, kube) = (self.connection.link.vcenter(), &self.engine.kube);
+        match Blueprint::find(source, &self.desired, connected, vcenter, kube).await {
+            Ok(blueprint) => {
+                self.memory.clear(&Topic::Guest);
+                Some(blueprint)
+            }
+            Err(lacking) => {
+                let mut why = why(lacking.category(), chain(&lacking));
+                if let Some(reason) = lacking.reason() {
+                    reason.clone_into(&mut why.reason);
+                }
+                self.fail(Topic::Guest, why);
                 None
             }
         }
@@ -274,7 +298,7 @@ impl Pass<'_> {
         &mut self,
         seen: &Observed,
         capacity: &vmgroup_vsphere::Capacity,
-        (purpose, source, resumed): (Purpose, &Source, &[String]),
+        (purpose, blueprint, resumed): (Purpose, &Blueprint, &[String]),
         decisions: &mut Decisions,
     ) {
         if self.memory.held(&Topic::Placement, self.now) {
@@ -293,7 +317,7 @@ impl Pass<'_> {
         }
         let usage = HashMap::new();
         let question = Question {
-            disk_mib: source.disk_mib(),
+            disk_mib: self.desired.make.disk_mib(blueprint.source.disk_mib()),
             ..self.question(seen, capacity, &usage, (purpose, self.memory.placement_attempts))
         };
         match self.engine.decider.place(&self.serving, &question, &newcomers).await {

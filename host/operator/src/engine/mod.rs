@@ -353,7 +353,7 @@ impl Pass<'_> {
             self.look_again_at(until);
         }
         let slots = self.slots(&demand);
-        let (decisions, source) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
+        let (decisions, blueprint) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
         let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now));
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
@@ -365,7 +365,7 @@ impl Pass<'_> {
             tasks: &self.connection.tasks,
             desired: &self.desired,
             owner: &self.owner,
-            source: source.as_ref(),
+            blueprint: blueprint.as_ref(),
             folder: seen.folder.id.clone(),
             folder_asked_for: self.folder_asked_for,
             now: self.seconds(),

@@ -303,7 +303,7 @@ impl Rehearsal<'_> {
             self.template = Some(found.map_err(|error| trouble(&error))?);
         }
         let full = self.template.as_ref().and_then(|template| template.disk_mib);
-        Ok(if self.desired.linked { Some(0) } else { full })
+        Ok(self.desired.make.disk_mib(if self.desired.linked { Some(0) } else { full }))
     }
 
     fn question<'q>(

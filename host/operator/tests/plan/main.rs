@@ -19,7 +19,7 @@ use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Vic
 use vmgroup_operator::revision::Made;
 use vmgroup_operator::strategy::{Share, Strategy as Bounds};
 use vmgroup_operator::tasks::TaskKind;
-use vmgroup_operator::validate::{Desired, Farewell};
+use vmgroup_operator::validate::{Desired, Farewell, Make};
 use vmgroup_operator::wake::GroupRef;
 use vmgroup_vsphere::{FolderRef, PowerState, VmRef};
 
@@ -40,6 +40,7 @@ fn desired(replicas: usize) -> Desired {
         template: "small".into(),
         linked: false,
         grace: Duration::from_secs(60),
+        make: Make::default(),
         hold_scale_in: false,
         protected: BTreeSet::new(),
         revision: "new".into(),

@@ -55,6 +55,7 @@ kinds! {
     TaskManager, "TaskManager", true, [];
     SearchIndex, "SearchIndex", true, [];
     CustomFieldsManager, "CustomFieldsManager", true, [];
+    CustomizationSpecManager, "CustomizationSpecManager", true, [];
     OptionManager, "VpxSettings", true, [];
     AuthorizationManager, "AuthorizationManager", true, [];
 }

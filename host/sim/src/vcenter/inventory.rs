@@ -23,6 +23,12 @@ pub(super) struct NewVm {
     pub(super) pool: Option<Moref>,
     pub(super) host: Option<Moref>,
     pub(super) datastore: Option<Moref>,
+    /// Networks instead of the place's own.
+    pub(super) networks: Option<Vec<Moref>>,
+    /// Disks besides the first, in bytes.
+    pub(super) further_disks: Vec<u64>,
+    /// The customization that it is made with, by the domain in it.
+    pub(super) customized: Option<String>,
 }
 
 impl Default for NewVm {
@@ -40,6 +46,9 @@ impl Default for NewVm {
             pool: None,
             host: None,
             datastore: None,
+            networks: None,
+            further_disks: Vec::new(),
+            customized: None,
         }
     }
 }

@@ -68,8 +68,12 @@ impl State {
             | Kind::TaskManager
             | Kind::SearchIndex
             | Kind::CustomFieldsManager
+            | Kind::CustomizationSpecManager
             | Kind::OptionManager
             | Kind::AuthorizationManager => moref.number == 0,
+            Kind::VirtualMachineSnapshot => {
+                self.vm_refs().into_iter().any(|vm| self.vm(vm).snapshot == Some(moref))
+            }
             _ => self.entities.contains_key(&moref),
         }
     }

@@ -11,7 +11,7 @@ use super::selection::invalid_property;
 use super::session::{SessionId, parse_timeout, timeout_option};
 use super::soap::{Node, VimFault};
 use super::tasks::{Doom, Work};
-use super::value::{Val, refs};
+use super::value::{Val, poly, refs, text};
 use super::views::Scope;
 use super::world::{State, not_supported};
 
@@ -90,6 +90,7 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
             Ok(returned(&found.map_or(Val::Unset, Val::Ref)))
         }
         "FindByUuid" | "FindAllByUuid" => find_by_uuid(state, call),
+        "GetCustomizationSpec" => customization(state, call),
         "CreateContainerView" => create_container_view(state, call),
         "CreateListView" => {
             let view = state.create_view(call.session, Scope::List, &[]);
@@ -213,6 +214,22 @@ fn find_by_uuid(state: &State, call: &Call<'_>) -> Answer {
         found.truncate(1);
     }
     Ok(returned(&refs(found)))
+}
+
+fn customization(state: &State, call: &Call<'_>) -> Answer {
+    call.is_on(Kind::CustomizationSpecManager)?;
+    let name = call.text("name")?;
+    if !state.customizations.contains(name) {
+        return Err(VimFault::new("NotFound", format!("The customization specification {name} was not found.")));
+    }
+    let host_name = Val::Struct("CustomizationVirtualMachineName", Vec::new());
+    let identity = Val::Struct(
+        "CustomizationLinuxPrep",
+        vec![("hostName", poly(host_name)), ("domain", text(format!("{name}.example.com")))],
+    );
+    let spec = Val::Struct("CustomizationSpec", vec![("identity", poly(identity))]);
+    let info = Val::Struct("CustomizationSpecInfo", vec![("name", text(name.to_owned())), ("type", text("Linux"))]);
+    Ok(returned(&Val::Struct("CustomizationSpecItem", vec![("info", info), ("spec", spec)])))
 }
 
 fn create_container_view(state: &mut State, call: &Call<'_>) -> Answer {

@@ -45,7 +45,7 @@ use crate::clock::Clock;
 use crate::faults::Faults;
 use entity::{Kind, Moref};
 use inventory::NewVm;
-use world::State;
+use world::{Detail, State};
 
 /// A virtual machine as the world has it, for assertions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,12 @@ pub struct VmView {
     pub extra: BTreeMap<String, String>,
     /// Whether it is a template.
     pub template: bool,
+    /// The names of its cards' networks.
+    pub networks: Vec<String>,
+    /// Sizes of its disks, in bytes.
+    pub disks: Vec<u64>,
+    /// The domain of the customization that it was made with.
+    pub customized: Option<String>,
 }
 
 /// A task as the world has it, for assertions.
@@ -340,6 +346,22 @@ impl VcenterSim {
         })
     }
 
+    /// Another network, by name, in the first datacenter, for all of its clusters.
+    pub fn add_network(&self, name: &str) -> Result<(), WorldError> {
+        self.on("/DC0/network", Kind::Folder, |state, folder| {
+            let name = state.check_name(folder, name)?;
+            let network = state.new_ref(Kind::Network);
+            state.insert(network, &name, Some(folder), Detail::Network);
+            Ok(())
+        })
+    }
+
+    /// A customization specification of this name, for the domain
+    /// `<name>.example.com`.
+    pub fn add_customization(&self, name: &str) {
+        self.0.change(|state| state.customizations.insert(name.to_owned()));
+    }
+
     /// What a powered-on virtual machine uses of its host's CPU, in MHz.
     pub fn set_cpu_usage(&self, path: &str, mhz: u32) -> Result<(), WorldError> {
         self.on(path, Kind::VirtualMachine, |state, vm| {
@@ -488,5 +510,8 @@ fn view(state: &State, moref: Moref) -> VmView {
         memory_mib: vm.memory_mib,
         extra: vm.extra.clone(),
         template: vm.template,
+        networks: vm.networks.iter().map(|network| state.name_of(*network).to_owned()).collect(),
+        disks: vm.disks().collect(),
+        customized: vm.customized.clone(),
     }
 }

@@ -34,10 +34,15 @@ pub(super) struct Vm {
     /// Unset for a template.
     pub(super) pool: Option<Moref>,
     pub(super) datastore: Moref,
-    pub(super) network: Option<Moref>,
+    pub(super) networks: Vec<Moref>,
+    /// Of all its disks together.
     pub(super) disk_bytes: u64,
+    /// Of those besides the first.
+    pub(super) further_disks: Vec<u64>,
     /// The snapshot that the disks stand on.
     pub(super) snapshot: Option<Moref>,
+    /// The domain of the customization that it was made with.
+    pub(super) customized: Option<String>,
     pub(super) created: Duration,
     pub(super) booted: Option<Duration>,
     /// Use of CPU while on, if somebody has set it.
@@ -61,6 +66,12 @@ impl Vm {
             self.extra.insert(key.to_owned(), value.to_owned());
         }
         self.revision += 1;
+    }
+
+    /// Sizes of its disks, in bytes.
+    pub(super) fn disks(&self) -> impl Iterator<Item = u64> {
+        let first = self.disk_bytes.saturating_sub(self.further_disks.iter().sum());
+        std::iter::once(first).chain(self.further_disks.iter().copied())
     }
 
     /// Use of the host's CPU, in MHz.
@@ -182,9 +193,12 @@ impl State {
             host: Some(place.host),
             pool: (!new.template).then_some(place.pool),
             datastore: place.datastore,
-            network: place.network,
-            disk_bytes: new.disk_bytes.unwrap_or(self.config.template_disk_bytes),
+            networks: new.networks.unwrap_or_else(|| place.network.into_iter().collect()),
+            disk_bytes: new.disk_bytes.unwrap_or(self.config.template_disk_bytes)
+                + new.further_disks.iter().sum::<u64>(),
+            further_disks: new.further_disks,
             snapshot: None,
+            customized: new.customized,
             created: self.now,
             booted: None,
             cpu_mhz: None,

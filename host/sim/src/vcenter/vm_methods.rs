@@ -6,7 +6,7 @@ use super::methods::{Answer, Call, nothing, started, unknown_method};
 use super::soap::{Node, VimFault};
 use super::tasks::{Event, Work};
 use super::value::Val;
-use super::vm::invalid_power_state;
+use super::vm::{Vm, invalid_power_state};
 use super::world::{State, not_supported};
 
 /// What of a `VirtualMachineConfigSpec` matters here.
@@ -148,6 +148,11 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         .and_then(|pool| state.owner_of(pool))
         .and_then(|owner| state.cluster(owner))
         .is_some_and(|cluster| cluster.datastores.contains(&source.datastore));
+    let (networks, further_disks) = devices(state, call, source, spec.child("config"))?;
+    let customized = match spec.child("customization") {
+        Some(customization) => Some(customized(customization)?),
+        None => None,
+    };
     let new = NewVm {
         template,
         instance_uuid: config.instance_uuid,
@@ -155,7 +160,10 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         memory_mib: config.memory_mib.unwrap_or(source.memory_mib),
         hot_add: source.hot_add,
         // What differs from the snapshot, and that is nothing yet.
-        disk_bytes: Some(if linked { 0 } else { source.disk_bytes }),
+        disk_bytes: Some(if linked { 0 } else { source.disk_bytes - source.further_disks.iter().sum::<u64>() }),
+        networks,
+        further_disks,
+        customized,
         extra,
         annotation: config.annotation.unwrap_or_else(|| source.annotation.clone()),
         managed_by: config.managed_by,
@@ -165,6 +173,55 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
     };
     let work = Work::Clone { source: call.this, folder, name, new: Box::new(new), power_on: spec.flag("powerOn") };
     Ok(started(state, call, "CloneVM_Task", "VirtualMachine.clone", work))
+}
+
+/// The networks and further disks of a clone, by its `deviceChange`.
+fn devices(
+    state: &State,
+    call: &Call<'_>,
+    source: &Vm,
+    config: Option<&Node>,
+) -> Result<(Option<Vec<Moref>>, Vec<u64>), VimFault> {
+    let invalid = || VimFault::new("InvalidDeviceSpec", "Invalid configuration for device.");
+    let mut cards: Vec<Option<Moref>> = source.networks.iter().copied().map(Some).collect();
+    let mut disks = source.further_disks.clone();
+    let mut changed = false;
+    for change in config.into_iter().flat_map(|config| config.all("deviceChange")) {
+        let device = change.child("device").ok_or_else(invalid)?;
+        let key: i32 = device.number("key")?.ok_or_else(invalid)?;
+        match (change.str("operation"), device.xsi_type.as_deref()) {
+            (Some("remove"), Some("VirtualVmxnet3")) => {
+                let card = usize::try_from(key - 4_000).ok().and_then(|at| cards.get_mut(at)).ok_or_else(invalid)?;
+                *card = None;
+                changed = true;
+            }
+            (Some("add"), Some("VirtualVmxnet3")) => {
+                let network = device.child("backing").ok_or_else(invalid)?.moref("network")?.ok_or_else(invalid)?;
+                cards.push(Some(call.existing(state, network)?));
+                changed = true;
+            }
+            (Some("add"), Some("VirtualDisk")) => {
+                let unit: usize = device.number("unitNumber")?.ok_or_else(invalid)?;
+                let wanted = if disks.len() < 6 { disks.len() + 1 } else { disks.len() + 2 };
+                let on_controller = device.number::<i32>("controllerKey")? == Some(1_000);
+                if change.str("fileOperation") != Some("create") || !on_controller || unit != wanted {
+                    return Err(invalid());
+                }
+                let kib: u64 = device.number("capacityInKB")?.ok_or_else(invalid)?;
+                disks.push(kib << 10);
+            }
+            _ => return Err(invalid()),
+        }
+    }
+    Ok((changed.then(|| cards.into_iter().flatten().collect()), disks))
+}
+
+/// The domain of a customization, which has to be whole.
+fn customized(customization: &Node) -> Result<String, VimFault> {
+    let identity = customization.child("identity");
+    let identity = identity.filter(|identity| identity.xsi_type.as_deref() == Some("CustomizationLinuxPrep"));
+    let domain = identity.and_then(|identity| identity.str("domain"));
+    domain.map(str::to_owned).ok_or_else(|| VimFault::invalid_argument("spec.customization"))
 }
 
 fn shutdown_guest(state: &mut State, vm: Moref) -> Answer {

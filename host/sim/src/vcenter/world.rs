@@ -104,6 +104,8 @@ pub(super) struct State {
     /// Virtual machines by instance UUID, in lower case.
     pub(super) instances: BTreeMap<String, Moref>,
     pub(super) attribute_names: Vec<String>,
+    /// Customization specifications, by name.
+    pub(super) customizations: BTreeSet<String>,
     pub(super) tasks: BTreeMap<Moref, Task>,
     /// Tasks that `TaskManager.recentTask` lists.
     pub(super) recent_tasks: BTreeSet<Moref>,
@@ -142,6 +144,7 @@ impl State {
             entities: BTreeMap::new(),
             instances: BTreeMap::new(),
             attribute_names: Vec::new(),
+            customizations: BTreeSet::new(),
             tasks: BTreeMap::new(),
             recent_tasks: BTreeSet::new(),
             completed_tasks: std::collections::VecDeque::new(),

@@ -165,6 +165,7 @@ fn service_content(content: &Element) -> Result<ServiceContent, Error> {
         task_manager: needed("taskManager")?,
         session_manager: needed("sessionManager")?,
         custom_fields: optional("customFieldsManager"),
+        customizations: optional("customizationSpecManager"),
         authorization: optional("authorizationManager"),
     })
 }

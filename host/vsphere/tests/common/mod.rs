@@ -99,6 +99,9 @@ pub fn clone_spec(site: &Site, template: &vmgroup_vsphere::Template, name: &str,
             ("owner.name".to_owned(), "a<b>&c".to_owned()),
             ("foreign".to_owned(), "x".to_owned()),
         ],
+        guest: Vec::new(),
+        hardware: vmgroup_vsphere::Hardware::default(),
+        customization: None,
         power_on: false,
     }
 }

@@ -448,7 +448,7 @@ pub(super) fn network(state: &State, object: Moref, name: &str) -> Option<Val> {
                 .unwrap_or_default()
         })),
         "vm" => refs(
-            state.vm_refs().into_iter().filter(|vm| state.try_vm(*vm).is_some_and(|vm| vm.network == Some(object))),
+            state.vm_refs().into_iter().filter(|vm| state.try_vm(*vm).is_some_and(|vm| vm.networks.contains(&object))),
         ),
         "summary" => Val::Struct(
             "NetworkSummary",

@@ -20,7 +20,7 @@ pub(super) fn property(state: &State, object: Moref, vm: &Vm, name: &str) -> Opt
         "guestHeartbeatStatus" => heartbeat(vm),
         "resourcePool" => vm.pool.map_or(Val::Unset, Val::Ref),
         "datastore" => refs([vm.datastore]),
-        "network" => refs(vm.network),
+        "network" => refs(vm.networks.iter().copied()),
         "rootSnapshot" => refs(vm.snapshot),
         "snapshot" => vm.snapshot.map_or(Val::Unset, |snapshot| {
             let fields = vec![
@@ -101,7 +101,7 @@ fn config(state: &State, object: Moref, vm: &Vm) -> Val {
     )
 }
 
-fn described(label: &'static str, summary: String) -> Val {
+fn described(label: String, summary: String) -> Val {
     poly(Val::Struct("Description", vec![("label", text(label)), ("summary", text(summary))]))
 }
 
@@ -110,39 +110,59 @@ fn hardware(state: &State, object: Moref, vm: &Vm) -> Val {
         "ParaVirtualSCSIController",
         vec![
             ("key", Val::Int(1_000)),
-            ("deviceInfo", described("SCSI controller 0", "VMware paravirtual SCSI".to_owned())),
+            ("deviceInfo", described("SCSI controller 0".to_owned(), "VMware paravirtual SCSI".to_owned())),
             ("busNumber", Val::Int(0)),
             ("device", Val::List("int", vec![Val::Int(2_000)])),
             ("sharedBus", Val::Enum("VirtualSCSISharing", "noSharing")),
         ],
     );
+    let mut devices = vec![controller];
+    devices.extend((0..).zip(vm.disks()).map(|(number, bytes)| disk(state, object, vm, number, bytes)));
+    devices.extend((0..).zip(&vm.networks).map(|(number, network)| card(state, vm, number, *network)));
+    Val::Struct(
+        "VirtualHardware",
+        vec![
+            ("numCPU", int(vm.cpus)),
+            ("numCoresPerSocket", Val::Int(1)),
+            ("memoryMB", int(vm.memory_mib)),
+            ("device", poly(Val::List("VirtualDevice", devices))),
+        ],
+    )
+}
+
+/// The disk of this number; its units leave the controller's own out.
+fn disk(state: &State, object: Moref, vm: &Vm, number: i32, bytes: u64) -> Val {
     let name = state.name_of(object);
+    let file = if number == 0 { name.to_owned() } else { format!("{name}_{number}") };
     let backing = Val::Struct(
         "VirtualDiskFlatVer2BackingInfo",
         vec![
-            ("fileName", text(format!("[{}] {name}/{name}.vmdk", state.name_of(vm.datastore)))),
+            ("fileName", text(format!("[{}] {name}/{file}.vmdk", state.name_of(vm.datastore)))),
             ("datastore", Val::Ref(vm.datastore)),
             ("diskMode", text("persistent")),
-            ("thinProvisioned", Val::Bool(false)),
+            ("thinProvisioned", Val::Bool(number > 0)),
         ],
     );
-    let kib = vm.disk_bytes >> 10;
-    let disk = Val::Struct(
+    let kib = bytes >> 10;
+    Val::Struct(
         "VirtualDisk",
         vec![
-            ("key", Val::Int(2_000)),
-            ("deviceInfo", described("Hard disk 1", format!("{kib} KB"))),
+            ("key", Val::Int(2_000 + number)),
+            ("deviceInfo", described(format!("Hard disk {}", number + 1), format!("{kib} KB"))),
             ("backing", poly(backing)),
             ("controllerKey", Val::Int(1_000)),
-            ("unitNumber", Val::Int(0)),
+            ("unitNumber", Val::Int(if number < 7 { number } else { number + 1 })),
             ("capacityInKB", long(kib)),
-            ("capacityInBytes", long(vm.disk_bytes)),
+            ("capacityInBytes", long(bytes)),
         ],
-    );
-    let network = vm.network.map(|network| state.name_of(network).to_owned()).unwrap_or_default();
+    )
+}
+
+fn card(state: &State, vm: &Vm, number: i32, network: Moref) -> Val {
+    let name = state.name_of(network).to_owned();
     let backing = Val::Struct(
         "VirtualEthernetCardNetworkBackingInfo",
-        vec![("deviceName", text(network.clone())), ("network", vm.network.map_or(Val::Unset, Val::Ref))],
+        vec![("deviceName", text(name.clone())), ("network", Val::Ref(network))],
     );
     let connectable = Val::Struct(
         "VirtualDeviceConnectInfo",
@@ -152,26 +172,17 @@ fn hardware(state: &State, object: Moref, vm: &Vm) -> Val {
             ("connected", Val::Bool(vm.power_on)),
         ],
     );
-    let card = Val::Struct(
+    Val::Struct(
         "VirtualVmxnet3",
         vec![
-            ("key", Val::Int(4_000)),
-            ("deviceInfo", described("Network adapter 1", network)),
+            ("key", Val::Int(4_000 + number)),
+            ("deviceInfo", described(format!("Network adapter {}", number + 1), name)),
             ("backing", poly(backing)),
             ("connectable", connectable),
             ("controllerKey", Val::Int(100)),
-            ("unitNumber", Val::Int(7)),
+            ("unitNumber", Val::Int(7 + number)),
             ("addressType", text("assigned")),
-            ("macAddress", text(vm.mac.clone())),
-        ],
-    );
-    Val::Struct(
-        "VirtualHardware",
-        vec![
-            ("numCPU", int(vm.cpus)),
-            ("numCoresPerSocket", Val::Int(1)),
-            ("memoryMB", int(vm.memory_mib)),
-            ("device", poly(Val::List("VirtualDevice", vec![controller, disk, card]))),
+            ("macAddress", text(if number == 0 { vm.mac.clone() } else { format!("{}{number:x}", &vm.mac[..16]) })),
         ],
     )
 }
@@ -294,8 +305,8 @@ fn summary(state: &State, object: Moref, vm: &Vm) -> Val {
             ("cpuReservation", Val::Int(0)),
             ("memoryReservation", Val::Int(0)),
             ("numCpu", int(vm.cpus)),
-            ("numEthernetCards", Val::Int(1)),
-            ("numVirtualDisks", Val::Int(1)),
+            ("numEthernetCards", int(vm.networks.len())),
+            ("numVirtualDisks", int(vm.disks().count())),
             ("uuid", text(vm.bios_uuid.clone())),
             ("instanceUuid", text(vm.instance_uuid.clone())),
             ("guestId", text(GUEST_ID)),

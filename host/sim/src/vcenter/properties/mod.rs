@@ -13,7 +13,7 @@ use super::views::Scope;
 use super::world::{Detail, State, attribute_key};
 
 /// All types, for matching a spec's type against.
-pub(super) const KINDS: [Kind; 22] = [
+pub(super) const KINDS: [Kind; 23] = [
     Kind::Folder,
     Kind::Datacenter,
     Kind::ClusterComputeResource,
@@ -34,6 +34,7 @@ pub(super) const KINDS: [Kind; 22] = [
     Kind::TaskManager,
     Kind::SearchIndex,
     Kind::CustomFieldsManager,
+    Kind::CustomizationSpecManager,
     Kind::OptionManager,
     Kind::AuthorizationManager,
 ];
@@ -138,6 +139,7 @@ pub(super) fn names(kind: Kind) -> &'static [&'static str] {
         Kind::TaskManager => &["description", "maxCollector", "recentTask"],
         Kind::SearchIndex | Kind::AuthorizationManager | Kind::VirtualMachineSnapshot => &[],
         Kind::CustomFieldsManager => &["field"],
+        Kind::CustomizationSpecManager => &["info"],
         Kind::OptionManager => &["setting", "supportedOption"],
     }
 }
@@ -178,7 +180,11 @@ pub(super) fn top(state: &State, session: Option<SessionId>, object: Moref, name
         Kind::OptionManager => {
             (name == "setting").then(|| Val::List("OptionValue", vec![timeout_option(state.config.session_timeout)]))
         }
-        Kind::PropertyFilter | Kind::SearchIndex | Kind::AuthorizationManager | Kind::VirtualMachineSnapshot => None,
+        Kind::PropertyFilter
+        | Kind::SearchIndex
+        | Kind::AuthorizationManager
+        | Kind::CustomizationSpecManager
+        | Kind::VirtualMachineSnapshot => None,
         _ => entity_property(state, object, name),
     };
     Some(own.unwrap_or(Val::Unset))
@@ -320,6 +326,7 @@ pub(super) fn content(state: &State) -> Val {
             ("authorizationManager", single(Kind::AuthorizationManager)),
             ("taskManager", single(Kind::TaskManager)),
             ("customFieldsManager", single(Kind::CustomFieldsManager)),
+            ("customizationSpecManager", single(Kind::CustomizationSpecManager)),
             ("searchIndex", single(Kind::SearchIndex)),
         ],
     )
