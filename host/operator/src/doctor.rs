@@ -86,7 +86,11 @@ pub const NEEDS: [Need; 20] = [
     need("Network.Assign", On::Network, "no member is cloned that is connected to it"),
     wish("VirtualMachine.Config.AddNewDisk", On::RootFolder, "no member of a group with `disks` is cloned"),
     wish("VirtualMachine.Config.AddRemoveDevice", On::RootFolder, "no member of a group with `networks` is cloned"),
-    wish("VirtualMachine.Provisioning.Customize", On::Template, "no member of a group with `customizationSpec` is cloned"),
+    wish(
+        "VirtualMachine.Provisioning.Customize",
+        On::Template,
+        "no member of a group with `customizationSpec` is cloned",
+    ),
     wish("VirtualMachine.Provisioning.ReadCustSpecs", On::Vcenter, "a group's `customizationSpec` is not found"),
     wish("VirtualMachine.Inventory.Move", On::RootFolder, "`vmgroup adopt` cannot move machines into a group's folder"),
     wish("Sessions.TerminateSession", On::Vcenter, "sessions of an operator that was killed end by timeout only"),

@@ -209,8 +209,7 @@ mod tests {
 
     use super::*;
 
-    const MEMBER: Identity<'static> =
-        Identity { name: "Web_01.example", uuid: "u-1", group: "web", namespace: "shop" };
+    const MEMBER: Identity<'static> = Identity { name: "Web_01.example", uuid: "u-1", group: "web", namespace: "shop" };
 
     fn value(entries: &[(String, Password)], key: &str) -> String {
         entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.expose().to_owned()).unwrap_or_default()
@@ -228,7 +227,8 @@ mod tests {
 
     #[test]
     fn user_data_is_filled_in_and_packed() {
-        let data = UserData::new(b"#cloud-config\nfqdn: ${VMGROUP_HOSTNAME}.${VMGROUP_NAMESPACE}\nrun: ${HOME}\n".to_vec());
+        let data =
+            UserData::new(b"#cloud-config\nfqdn: ${VMGROUP_HOSTNAME}.${VMGROUP_NAMESPACE}\nrun: ${HOME}\n".to_vec());
         let entries = guestinfo(MEMBER, Some(&data));
         assert_eq!(value(&entries, "guestinfo.userdata.encoding"), "gzip+base64");
         let packed = STANDARD.decode(value(&entries, "guestinfo.userdata")).unwrap();

@@ -31,8 +31,12 @@ const CARDS: [&str; 8] = [
 ];
 
 /// SCSI controllers, by vim25 type. The unit 7 of each is its own.
-const CONTROLLERS: [&str; 4] =
-    ["ParaVirtualSCSIController", "VirtualLsiLogicSASController", "VirtualLsiLogicController", "VirtualBusLogicController"];
+const CONTROLLERS: [&str; 4] = [
+    "ParaVirtualSCSIController",
+    "VirtualLsiLogicSASController",
+    "VirtualLsiLogicController",
+    "VirtualBusLogicController",
+];
 const OWN_UNIT: u32 = 7;
 const UNITS: u32 = 16;
 
@@ -99,10 +103,7 @@ impl Fittings {
             let on_it = all.iter().filter(|device| device.text_of("controllerKey").trim() == controller.to_string());
             on_it.filter_map(|device| device.text_of("unitNumber").trim().parse().ok()).collect()
         };
-        Self {
-            cards,
-            controller: controller.map(|controller| (controller, units(controller))),
-        }
+        Self { cards, controller: controller.map(|controller| (controller, units(controller))) }
     }
 
     /// The hardware of a clone with cards on these networks instead of the source's
@@ -141,16 +142,17 @@ impl Hardware {
     pub(crate) fn write(&self, writer: &mut Writer) {
         // Keys of what is new are negative and tell the changes apart.
         let mut new_key = (1..).map(|number: i32| -number);
-        let mut change = |writer: &mut Writer, operation: &str, file: bool, kind: &str, device: &dyn Fn(&mut Writer, i32)| {
-            let key = new_key.next().unwrap_or(-1);
-            writer.typed("deviceChange", "VirtualDeviceConfigSpec", |w| {
-                w.text("operation", operation);
-                if file {
-                    w.text("fileOperation", "create");
-                }
-                w.typed("device", kind, |w| device(w, key));
-            });
-        };
+        let mut change =
+            |writer: &mut Writer, operation: &str, file: bool, kind: &str, device: &dyn Fn(&mut Writer, i32)| {
+                let key = new_key.next().unwrap_or(-1);
+                writer.typed("deviceChange", "VirtualDeviceConfigSpec", |w| {
+                    w.text("operation", operation);
+                    if file {
+                        w.text("fileOperation", "create");
+                    }
+                    w.typed("device", kind, |w| device(w, key));
+                });
+            };
         for (kind, key) in &self.remove {
             change(writer, "remove", false, kind, &|w, _| {
                 w.value("key", key);
@@ -271,8 +273,7 @@ impl Vcenter {
         match network.kind.as_str() {
             PORT_GROUP => {
                 const SWITCH: &str = "config.distributedVirtualSwitch";
-                let read =
-                    self.retrieve_each(vec![network.clone()], &Paths::new(PORT_GROUP, &["key", SWITCH])).await?;
+                let read = self.retrieve_each(vec![network.clone()], &Paths::new(PORT_GROUP, &["key", SWITCH])).await?;
                 let group = read.first().ok_or_else(gone)?;
                 let switch = group.reference(SWITCH).ok_or_else(gone)?;
                 let kind = SWITCHES.into_iter().find(|kind| *kind == switch.kind).unwrap_or(SWITCHES[0]);

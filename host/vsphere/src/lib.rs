@@ -40,8 +40,8 @@ pub use hardware::{Customization, Fittings, Hardware, Network};
 pub use inventory::{Folder, Inventory};
 pub use model::{About, Child, ConnectionState, Extra, PowerState, Source, Template, Vm};
 pub use refs::{
-    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef,
-    SnapshotRef, TaskRef, VmRef,
+    ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef, SnapshotRef,
+    TaskRef, VmRef,
 };
 pub use session::{Agent, MAX_SESSIONS, SessionCount};
 pub use site::{Named, Site, SiteCluster, SiteSelection};

@@ -71,9 +71,7 @@ impl State {
             | Kind::CustomizationSpecManager
             | Kind::OptionManager
             | Kind::AuthorizationManager => moref.number == 0,
-            Kind::VirtualMachineSnapshot => {
-                self.vm_refs().into_iter().any(|vm| self.vm(vm).snapshot == Some(moref))
-            }
+            Kind::VirtualMachineSnapshot => self.vm_refs().into_iter().any(|vm| self.vm(vm).snapshot == Some(moref)),
             _ => self.entities.contains_key(&moref),
         }
     }
