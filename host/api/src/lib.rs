@@ -8,10 +8,12 @@ pub mod change;
 pub mod condition;
 pub mod connections_file;
 pub mod policy_file;
+pub mod readiness;
 pub mod vmgroup;
 
 pub use change::{RollingUpdate, UpdateStrategy, UpdateType};
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
+pub use readiness::{Readiness, ReadinessType};
 pub use vmgroup::{
     CloneMode, ConnectionStatus, DataSource, DeletionPolicy, DiskSpec, FolderStatus, GuestSpec, KeyRef, MemberState,
     MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, VmGroup, VmGroupSpec, VmGroupStatus,

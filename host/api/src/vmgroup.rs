@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::change::UpdateStrategy;
+use crate::readiness::Readiness;
 
 /// A group of virtual machines of the same kind.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +99,16 @@ pub struct VmGroupSpec {
     /// it is not given, one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_strategy: Option<UpdateStrategy>,
+
+    /// When a member counts as ready. If it is not given, when it is powered on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Readiness>,
+
+    /// For how long a member has to be ready without a break before it counts as ready:
+    /// 0 to 86400 seconds; 0 if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 86400").message("minReadySeconds must be 0 to 86400 (a day): change spec.minReadySeconds"))]
+    pub min_ready_seconds: Option<i32>,
 
     /// How long a change may take to get one more member ready: 1 to 604800 seconds;
     /// 600 if it is not given. After that `Stalled` says `RolloutStalled`, and nobody
@@ -220,7 +231,7 @@ pub struct VmGroupStatus {
     #[serde(default)]
     pub desired_replicas: Option<i32>,
 
-    /// Members that are powered on and stay.
+    /// Members that are powered on, ready, and stay.
     #[serde(default)]
     pub ready_replicas: Option<i32>,
 
@@ -268,6 +279,11 @@ pub struct VmGroupStatus {
     /// seen first.
     #[serde(default)]
     pub baseline: Option<String>,
+
+    /// The restart that all members have seen: what the annotation
+    /// `vm.codeconnect.vmworld.com/restartedAt` said when the last of them was ready.
+    #[serde(default)]
+    pub restarted_at: Option<String>,
 
     /// The change that is being rolled out.
     #[serde(default)]
@@ -379,6 +395,15 @@ pub struct MemberStatus {
     /// Those of one revision were made from the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// The address that its guest has told of first, where `spec.readiness` asks guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Since when it is powered on and waited for to be ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<Time>,
+    /// Since when it is ready, while that is not `spec.minReadySeconds` yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_since: Option<Time>,
 }
 
 impl MemberStatus {
@@ -394,6 +419,9 @@ impl MemberStatus {
             reason: None,
             stopping_since: None,
             revision: None,
+            address: None,
+            waiting_since: None,
+            ready_since: None,
         }
     }
 }
@@ -405,9 +433,9 @@ pub enum MemberState {
     Planned,
     /// Being cloned.
     Cloning,
-    /// Exists, and is being powered on.
+    /// Exists, and is being powered on, or is not ready yet.
     Starting,
-    /// Exists and is powered on.
+    /// Exists, is powered on, and ready by `spec.readiness`.
     Ready,
     /// Chosen to be changed: its guest is shut down, it is powered off, changed, and
     /// powered on again.

@@ -74,6 +74,9 @@ fn a_strategy_that_never_changes_anybody_is_refused() {
         assert!(rolling(bad.clone()).contains("cannot both be 0"), "{bad}");
     }
     assert!(refusal(&with("progressDeadlineSeconds", json!(0))).contains("progressDeadlineSeconds"));
+    assert!(refusal(&with("minReadySeconds", json!(-1))).contains("minReadySeconds"));
+    assert!(refusal(&with("readiness", json!({"type": "Address", "timeoutSeconds": 0}))).contains("timeoutSeconds"));
+    assert_eq!(refusal(&with("readiness", json!({"type": "Heartbeat"}))), "");
 }
 
 /// The sample of the original, to the letter.

@@ -11,6 +11,7 @@ mod failure;
 pub mod orphans;
 mod policy;
 mod preview;
+mod restart;
 mod run_args;
 mod shadow;
 mod socket;
@@ -76,6 +77,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Shows who would come and go, where and why, if a group were scaled.
     Preview(Box<preview::PreviewArgs>),
+    /// Restarts the members of a group, in turns.
+    Restart(restart::RestartArgs),
     /// Looks at the policies on trial.
     #[command(subcommand)]
     Shadow(shadow::ShadowCommand),
@@ -113,6 +116,8 @@ enum CliError {
     Orphans(#[from] orphans::OrphansError),
     #[error(transparent)]
     Adopt(#[from] adopt::AdoptError),
+    #[error(transparent)]
+    Restart(#[from] restart::RestartError),
     #[error(transparent)]
     Doctor(#[from] doctor::DoctorError),
     #[error(transparent)]
@@ -179,6 +184,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Policy(command) => return Ok(policy::run(&command, &mut out)?),
         Command::Decisions(command) => runtime()?.block_on(decisions::run(command, &mut out))?,
         Command::Explain(arguments) => runtime()?.block_on(decisions::explain(arguments, &mut out))?,
+        Command::Restart(arguments) => runtime()?.block_on(restart::run(arguments, &mut out))?,
         Command::Preview(arguments) => runtime()?.block_on(preview::run(*arguments, &mut out))?,
         Command::Shadow(command) => runtime()?.block_on(shadow::run(command, &mut out))?,
         Command::Tunnel { socket } => {

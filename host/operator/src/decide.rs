@@ -402,7 +402,7 @@ fn existing(
         datastore,
         cpu_used_mhz: usage.and_then(|usage| usage.cpu_mhz).map(small),
         memory_used_mib: usage.and_then(|usage| usage.memory_mib).map(small),
-        ready: vm.on(),
+        ready: vm.on() && member.waits.ready,
         protected,
         attributes: attributes(&vm.attributes),
     }

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::Timestamp;
 use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{DatastoreRef, FolderRef, HostRef, PowerState, Vm, VmRef};
+use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, HostRef, PowerState, Vm, VmRef};
 
 use crate::ownership::{Owner, mark};
+use crate::readiness::{Terms, Waits};
 use crate::revision::Made;
 use crate::tasks::TaskKind;
 use crate::validate::Desired;
@@ -41,6 +42,8 @@ pub struct VmSeen {
     pub cpu_hot_add: bool,
     /// Memory can be added while it runs.
     pub memory_hot_add: bool,
+    /// What its guest says, where that is asked for.
+    pub guest: Option<Guest>,
     /// Facts for the policies.
     pub attributes: BTreeMap<String, String>,
     /// Its marks are of the first version, and are mended with the next write.
@@ -64,6 +67,7 @@ impl VmSeen {
             memory_mib: vm.memory_mib,
             cpu_hot_add: vm.cpu_hot_add,
             memory_hot_add: vm.memory_hot_add,
+            guest: vm.guest.as_deref().cloned(),
             attributes: vm
                 .extra
                 .iter()
@@ -112,6 +116,8 @@ pub struct Seen {
     pub recorded: Option<MemberState>,
     /// The recorded reason.
     pub reason: Option<String>,
+    /// How far it is with being ready, if it is on.
+    pub waits: Waits,
     /// The recorded revision; it counts for who does not exist yet.
     pub revision: Option<String>,
     /// Its virtual machine, if it exists.
@@ -195,6 +201,10 @@ pub struct Knowledge {
     pub no_hot_add: HashSet<String>,
     /// When the change that is being rolled out came further last.
     pub progressed_at: Option<Timestamp>,
+    /// When members count as ready.
+    pub readiness: Terms,
+    /// What time it is.
+    pub now: Timestamp,
 }
 
 /// Lays record and virtual machines over each other. `vms` are the group's own
@@ -206,6 +216,10 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
         let seen = VmSeen::of(vm, owner, &know.baseline);
         let refuses = know.no_hot_add.contains(&vm.instance_uuid.to_lowercase());
         VmSeen { cpu_hot_add: seen.cpu_hot_add && !refuses, memory_hot_add: seen.memory_hot_add && !refuses, ..seen }
+    };
+    let waits = |vm: Option<&&Vm>, recorded: Waits| match vm {
+        Some(vm) if vm.power == PowerState::On => Waits::of(&know.readiness, recorded, vm.guest.as_deref(), know.now),
+        _ => Waits::default(),
     };
     let mut done = HashSet::new();
     let mut members = Vec::new();
@@ -225,6 +239,7 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             name: vm.map_or_else(|| entry.name.clone(), |vm| vm.name.clone()),
             recorded: Some(entry.state),
             reason: entry.reason.clone(),
+            waits: waits(vm, Waits::recorded(entry)),
             revision: entry.revision.clone(),
             vm: vm.map(|vm| see(vm)),
             bound_for: know.bound_for.get(&uuid).cloned(),
@@ -244,6 +259,8 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             name: vm.name.clone(),
             recorded: None,
             reason: None,
+            // Those that need not be named in a large group's record stand in it as ready.
+            waits: waits(Some(&vm), Waits { ready: true, ..Waits::default() }),
             revision: None,
             vm: Some(see(vm)),
             bound_for: None,

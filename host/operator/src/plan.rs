@@ -18,6 +18,7 @@ use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, VmRef};
 use self::rollout::{Need, Turn};
 use crate::clock::k8s_time;
 use crate::observe::{Birth, Observed, Seen, VmSeen};
+use crate::readiness::Waits;
 use crate::revision::Made;
 use crate::stop::{Stop, stop};
 use crate::tasks::TaskKind;
@@ -414,7 +415,7 @@ fn record_of(desired: &Desired, member: &Seen) -> MemberStatus {
     let state = match (&member.vm, member.leaving()) {
         (_, true) => MemberState::Leaving,
         _ if rollout::in_change(desired, member) => MemberState::Changing,
-        (Some(vm), false) if vm.on() => MemberState::Ready,
+        (Some(vm), false) if vm.on() && member.waits.ready => MemberState::Ready,
         (Some(_), false) => MemberState::Starting,
         (None, false) if member.birth == Birth::Absent => MemberState::Planned,
         (None, false) => MemberState::Cloning,
@@ -422,7 +423,10 @@ fn record_of(desired: &Desired, member: &Seen) -> MemberStatus {
     let may_run = member.vm.as_ref().is_none_or(VmSeen::on);
     let stops = may_run && matches!(state, MemberState::Leaving | MemberState::Changing);
     let keep_reason = !matches!(state, MemberState::Starting | MemberState::Ready);
+    let waits = if state == MemberState::Starting { member.waits } else { Waits::default() };
     MemberStatus {
+        waiting_since: waits.waiting_since.map(k8s_time),
+        ready_since: waits.ready_since.map(k8s_time),
         reason: member.reason.clone().filter(|_| keep_reason),
         revision: member.vm.as_ref().map_or_else(|| member.revision.clone(), |vm| Some(vm.made.revision.clone())),
         stopping_since: member.stopping_since.filter(|_| stops).map(k8s_time),

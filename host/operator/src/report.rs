@@ -31,6 +31,9 @@ pub const ROLLOUT_STALLED: &str = "RolloutStalled";
 /// vCenter than the one that this group's machines are in.
 pub const CONNECTION_DIFFERS: &str = "ConnectionDiffers";
 
+/// The reason of a group whose members' guests do not get ready in time.
+pub const NOT_READY: &str = "NotReady";
+
 /// What `lastMessage` says when all is well, as in the original.
 pub const SUCCESS: &str = "successfully reconciled VmGroup";
 
@@ -76,6 +79,8 @@ pub struct Facts<'a> {
     pub baseline: Option<String>,
     /// What a change of the spec leads to.
     pub target: String,
+    /// The restart that was asked for.
+    pub restarted_at: Option<String>,
     /// Now.
     pub now: Time,
 }
@@ -95,6 +100,8 @@ pub struct Members {
     pub held_back: Option<String>,
     /// How far the change that the spec asks for has come.
     pub progress: Progress,
+    /// Who is not ready in time, each with what is missing of it.
+    pub late: Vec<String>,
 }
 
 impl Members {
@@ -118,10 +125,12 @@ impl Members {
 
 /// The status after a pass.
 pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
+    let as_wished = |members: &Members| facts.desired.is_some_and(|desired| members.as_wished(desired));
+    let done = facts.members.is_some_and(as_wished);
     let rollout = facts.members.map_or_else(
         || old.rollout.clone(),
         |members| {
-            let complete = facts.deleting || facts.desired.is_some_and(|desired| members.as_wished(desired));
+            let complete = facts.deleting || done;
             members.progress.record(old.rollout.as_ref(), &facts.target, complete, &facts.now)
         },
     );
@@ -187,6 +196,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
         baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
+        restarted_at: if done { facts.restarted_at.clone() } else { old.restarted_at.clone() },
         rollout,
     }
 }
@@ -231,6 +241,13 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         let message = format!("{verb}: {left} left in vCenter{}", members.shutting_down());
         return say(Phase::Pending, "Deleting", message);
     }
+    if !members.late.is_empty() {
+        let message = format!(
+            "{ready} of {desired} members are ready; not within spec.readiness.timeoutSeconds: {}. They are waited for",
+            some(&members.late),
+        );
+        return say(Phase::Error, NOT_READY, message);
+    }
     if members.as_wished(desired) {
         let message = if progress.left.is_empty() {
             SUCCESS.to_owned()
@@ -268,7 +285,7 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         return say(
             Phase::Pending,
             "Starting",
-            format!("powering on {}: {ready} of {desired} are ready", counted(starting, "member")),
+            format!("starting {}: {ready} of {desired} are ready", counted(starting, "member")),
         );
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
@@ -354,6 +371,7 @@ mod tests {
             policies: None,
             baseline: Some("r.1.1024".into()),
             target: "r.1.1024".into(),
+            restarted_at: None,
             now: serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap(),
         }
     }

@@ -153,6 +153,9 @@ mod tests {
             reason: Some("a reason as long as reasons are that people read in an event".into()),
             stopping_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
             revision: Some("0123456789".into()),
+            address: Some("2001:db8:1234:5678:9abc:def0:1234:5678".into()),
+            waiting_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
+            ready_since: Some(k8s_time(jiff::Timestamp::UNIX_EPOCH)),
         }
     }
 

@@ -77,6 +77,7 @@ mod tests {
             memory_mib: 1024,
             cpu_hot_add: false,
             memory_hot_add: false,
+            guest: None,
             attributes: BTreeMap::new(),
             outdated: false,
         };
@@ -85,6 +86,7 @@ mod tests {
             name: "n".into(),
             recorded: Some(MemberState::Leaving),
             reason: None,
+            waits: crate::readiness::Waits::default(),
             revision: None,
             vm: Some(vm.clone()),
             bound_for: None,

@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::guest::DataRef;
 use crate::observe::Seen;
 use crate::policy_source::Who;
+use crate::readiness::{self, Terms};
 use crate::revision::{Made, MadeFrom};
 use crate::strategy::Strategy;
 use crate::wake::GroupRef;
@@ -76,6 +77,8 @@ pub struct Desired {
     pub restarted_at: Option<String>,
     /// How changes reach the members that stand.
     pub strategy: Strategy,
+    /// When a member counts as ready.
+    pub readiness: Terms,
     /// How long a change may take to come further, before it is said to be stuck.
     pub progress_deadline: Duration,
     /// `metadata.deletionTimestamp` is set.
@@ -245,6 +248,18 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     } else {
         within("progressDeadlineSeconds", progress_deadline, 1, 604_800, "1 to 604800 (a week)")?
     };
+    let seconds = |field, value: Option<i32>, default: i32, low, bounds| match value {
+        _ if deleting => Ok(Duration::ZERO),
+        value => {
+            within(field, value.unwrap_or(default), low, 86_400, bounds).map(|value| Duration::from_secs(value.into()))
+        }
+    };
+    let asked = spec.readiness.clone().unwrap_or_default();
+    let readiness = Terms {
+        type_: asked.type_,
+        timeout: seconds("readiness.timeoutSeconds", asked.timeout_seconds, readiness::TIMEOUT, 1, "1 to 86400")?,
+        min_ready: seconds("minReadySeconds", spec.min_ready_seconds, 0, 0, "0 to 86400")?,
+    };
     let strategy = match Strategy::of(spec.update_strategy.as_ref()) {
         Err(_) if deleting => Strategy::default(),
         Err((field, value, bounds)) => return Err(Invalid::Bounds { field, value, bounds }),
@@ -293,6 +308,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             .filter(|text| !text.is_empty())
             .map(|text| text.chars().take(RESTART_LIMIT).collect()),
         strategy,
+        readiness,
         progress_deadline: Duration::from_secs(progress_deadline.into()),
         deleting,
         farewell,

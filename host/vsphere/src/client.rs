@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -162,6 +163,8 @@ pub(crate) struct Inner {
     hook: RwLock<Option<CallHook>>,
     gate: RwLock<Option<WriteGate>>,
     pace: Pace,
+    /// Whether what guests say is read and watched.
+    pub(crate) guests: watch::Sender<bool>,
 }
 
 /// What came back on the wire.
@@ -194,6 +197,7 @@ impl Vcenter {
                 hook: RwLock::default(),
                 gate: RwLock::default(),
                 pace: Pace::default(),
+                guests: watch::Sender::new(false),
             }),
         }
     }
@@ -243,6 +247,18 @@ impl Vcenter {
             .iter()
             .map(|((method, outcome), count)| (((*method).to_owned(), *outcome), *count))
             .collect()
+    }
+
+    /// From now on the inventory has what guests say ([`Vm::guest`](crate::Vm::guest)).
+    /// A watch that is under way is built anew for that, once. It is for good: what
+    /// guests say changes by itself, so each of them is told of a few times while it
+    /// starts, and now and then afterwards.
+    pub fn watch_guests(&self) {
+        self.inner.guests.send_if_modified(|on| !std::mem::replace(on, true));
+    }
+
+    pub(crate) fn watches_guests(&self) -> bool {
+        *self.inner.guests.borrow()
     }
 
     /// Sets who is told of every exchange; one hook, the last one set.

@@ -38,7 +38,7 @@ pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
 pub use hardware::{Customization, Fittings, Hardware, Network};
 pub use inventory::{Folder, Inventory};
-pub use model::{About, Child, ConnectionState, Extra, PowerState, Source, Template, Vm};
+pub use model::{About, Child, ConnectionState, Extra, Guest, PowerState, Source, Template, Vm};
 pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef, SnapshotRef,
     TaskRef, VmRef,

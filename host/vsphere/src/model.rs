@@ -112,6 +112,9 @@ pub struct Vm {
     /// Those `config.extraConfig` entries whose key starts with
     /// [`Options::extra_prefix`](crate::Options::extra_prefix).
     pub extra: Extra,
+    /// What its guest says; nothing as long as nobody has asked for that
+    /// ([`Vcenter::watch_guests`](crate::Vcenter::watch_guests)).
+    pub guest: Option<Box<Guest>>,
     /// When it was made (`config.createDate`; vSphere 6.7 and later).
     pub created: Option<jiff::Timestamp>,
 }
@@ -139,6 +142,17 @@ impl Vm {
             }
         }
     }
+}
+
+/// What the guest of a machine says through VMware Tools.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Guest {
+    /// `guest.toolsRunningStatus` is `guestToolsRunning`.
+    pub tools_running: bool,
+    /// `guest.ipAddress`: its primary address.
+    pub address: Option<String>,
+    /// `guestHeartbeatStatus` is `green`.
+    pub heartbeat_green: bool,
 }
 
 /// Entries of an `extraConfig`, each key once. There is one of these for each

@@ -4,7 +4,7 @@
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
 use crate::inventory::Folder;
-use crate::model::{Child, ConnectionState, Extra, PowerState, Vm, escape_name, unescape_name};
+use crate::model::{Child, ConnectionState, Extra, Guest, PowerState, Vm, escape_name, unescape_name};
 use crate::property::{Object, Paths, Query, Start, Step, references_in};
 use crate::refs::{DatastoreRef, FolderRef, HostRef, ManagedObjectRef, PoolRef, SnapshotRef, VmRef};
 use crate::soap::reference_of;
@@ -34,9 +34,15 @@ const VM_PATHS: [&str; 14] = [
 const CREATED: &str = "config.createDate";
 const TOOLS: &str = "guest.toolsRunningStatus";
 
+/// What a guest says, which changes by itself.
+const GUEST_PATHS: [&str; 3] = ["guest.toolsRunningStatus", "guest.ipAddress", "guestHeartbeatStatus"];
+
 /// The properties of a machine to ask this server for.
-pub(crate) fn vm_paths(has_create_date: bool) -> Paths {
+pub(crate) fn vm_paths(has_create_date: bool, guests: bool) -> Paths {
     let mut paths = Paths::new(VM, &VM_PATHS);
+    if guests {
+        paths.paths.extend(GUEST_PATHS);
+    }
     if has_create_date {
         paths.paths.push(CREATED);
     }
@@ -66,8 +72,13 @@ impl Vm {
             template: false,
             connection: ConnectionState::Unknown,
             extra: Extra::default(),
+            guest: None,
             created: None,
         }
+    }
+
+    fn guest(&mut self) -> &mut Guest {
+        self.guest.get_or_insert_default()
     }
 
     pub(crate) fn read(object: &Object, extra_prefix: &str) -> Self {
@@ -100,6 +111,9 @@ impl Vm {
             "config.extraConfig" => {
                 self.extra = value.map_or_else(Extra::default, |all| extra_of(all, extra_prefix));
             }
+            "guest.toolsRunningStatus" => self.guest().tools_running = text == "guestToolsRunning",
+            "guest.ipAddress" => self.guest().address = Some(text.to_owned()).filter(|text| !text.is_empty()),
+            "guestHeartbeatStatus" => self.guest().heartbeat_green = text == "green",
             CREATED => self.created = text.parse().ok(),
             "runtime.powerState" => self.power = PowerState::parse(text),
             "runtime.connectionState" => self.connection = ConnectionState::parse(text),
@@ -129,7 +143,7 @@ fn extra_of(all: &Element, prefix: &str) -> Extra {
 impl Vcenter {
     async fn vm_paths(&self) -> Result<Paths, Error> {
         let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
-        Ok(vm_paths(session.has_create_date()))
+        Ok(vm_paths(session.has_create_date(), self.watches_guests()))
     }
 
     pub(crate) async fn read_vms(&self, refs: Vec<ManagedObjectRef>) -> Result<Vec<Vm>, Error> {

@@ -112,7 +112,8 @@ pub async fn cpu_and_memory_of_a_standing_group<W: World>() {
         if downs == 6 { Ok(()) } else { Err(format!("{downs} times")) }
     })
     .await;
-    updated(&world, &user, 3, 2..=3).await;
+    let group = updated(&world, &user, 3, 2..=3).await;
+    assert_eq!(group.status.and_then(|status| status.restarted_at).as_deref(), Some("2026-01-01T00:00:00Z"));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(taken_down(&world).await, 6, "and not again");
     assert_eq!(uuids(&of_group(&world, "shop-web").await), uuids(&before));

@@ -63,7 +63,7 @@ impl Pass<'_> {
             seen.members.iter().any(|member| {
                 member.uuid == *uuid
                     && member.flight.is_none()
-                    && rollout::available(desired, member)
+                    && rollout::runs(desired, member)
                     && rollout::due(desired, member) != Need::Resize
             })
         };

@@ -205,6 +205,9 @@ impl Pass<'_> {
 
     /// What there is, from the caches; whatever is in doubt is read afresh.
     pub(super) async fn observe(&mut self, connected: &Connected) -> Result<Observed, StatusError> {
+        if self.desired.readiness.asks_guests() {
+            self.connection.link.vcenter().watch_guests();
+        }
         let folder = self.folder(connected);
         self.memory.vanished.retain(|vm| connected.inventory().vm(vm).is_some());
         let owner = self.desired.uid.clone();
@@ -267,6 +270,8 @@ impl Pass<'_> {
             baseline,
             no_hot_add: self.memory.no_hot_add.clone(),
             progressed_at: self.rollout_under_way().map(|rollout| rollout.progressed_at.0),
+            readiness: self.desired.readiness,
+            now: self.now,
         };
         let seen = observe::lay_over(&self.owner, folder, &record, &vms, &know);
         self.tidy(&seen);

@@ -287,6 +287,7 @@ impl Engine {
             policies: None,
             baseline: None,
             target: String::new(),
+            restarted_at: None,
             now: k8s_time(self.clock.now()),
         };
         let new = report::status(&old, &facts);

@@ -26,6 +26,7 @@ use crate::ownership::Owner;
 use crate::plan::{self, Demand};
 use crate::policy_source::Serving;
 use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble};
+use crate::readiness::Waits;
 use crate::revision::Made;
 use crate::status::bounded;
 use crate::validate::{Desired, MAX_REPLICAS, validate};
@@ -137,7 +138,15 @@ impl Engine {
         let flights = connection.tasks.kinds_in_flight(&desired.uid);
         let (births, bound_for) = (memory.births.clone(), memory.bound_for.clone());
         let baseline = desired.baseline(status.baseline.as_deref());
-        let know = Knowledge { flights, births, bound_for, baseline, ..Knowledge::default() };
+        let know = Knowledge {
+            flights,
+            births,
+            bound_for,
+            baseline,
+            readiness: desired.readiness,
+            now: self.clock.now(),
+            ..Knowledge::default()
+        };
         observe::lay_over(&owner, folder, &status.members, &vms, &know)
     }
 }
@@ -169,6 +178,7 @@ fn settled(seen: Observed, made: &Made, now: u64) -> (Observed, Vec<Said>) {
                 memory_mib: made.memory_mib,
                 cpu_hot_add: false,
                 memory_hot_add: false,
+                guest: None,
                 attributes: std::collections::BTreeMap::default(),
                 outdated: false,
             });
@@ -281,6 +291,7 @@ impl Rehearsal<'_> {
                 name,
                 recorded: Some(MemberState::Cloning),
                 reason: None,
+                waits: Waits::default(),
                 revision: Some(self.desired.revision.clone()),
                 vm: None,
                 bound_for: Some(BoundFor { host: place.host, datastore: place.datastore }),

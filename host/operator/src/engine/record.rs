@@ -62,7 +62,7 @@ impl Pass<'_> {
         }
         self.still_leading()?;
         let group = (self.desired.group.name.as_str(), self.desired.uid.as_str());
-        let version = status::write(&self.api, group, old, &new, version, decided_by).await?;
+        let version = Box::pin(status::write(&self.api, group, old, &new, version, decided_by)).await?;
         self.memory.written = Some((new, version));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vmgroup_api::condition::MESSAGE_LIMIT;
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus, VmGroupStatus};
@@ -288,7 +289,7 @@ impl Pass<'_> {
 
     /// The members after the pass, from what was applied and observed.
     /// `moved`: somebody was taken down for a change.
-    pub(super) fn members(&self, connected: &Connected, seen: &Observed, plan: &Plan, moved: bool) -> Members {
+    pub(super) fn members(&mut self, connected: &Connected, seen: &Observed, plan: &Plan, moved: bool) -> Members {
         let vms: HashMap<&str, &VmSeen> =
             seen.members.iter().filter_map(|member| Some((member.uuid.as_str(), member.vm.as_ref()?))).collect();
         let old: HashMap<&str, &MemberStatus> =
@@ -302,6 +303,7 @@ impl Pass<'_> {
             let before = old.get(member.uuid.as_str());
             let host = vm.and_then(|vm| vm.host.as_ref());
             let store = vm.and_then(|vm| vm.datastore.as_ref());
+            member.address = vm.and_then(|vm| vm.guest.as_ref()).and_then(|guest| guest.address.clone());
             member.host =
                 host.and_then(|host| connected.host_name(host)).or_else(|| before.and_then(|old| old.host.clone()));
             member.datastore = store
@@ -315,6 +317,7 @@ impl Pass<'_> {
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
             progress: Progress { moved, ..Progress::of(&self.desired, seen, self.now) },
+            late: self.late(seen),
         }
     }
 
@@ -329,6 +332,25 @@ impl Pass<'_> {
         let asked_for = self.written().0.folder.as_ref().is_some_and(|folder| folder.name == seen.folder.name);
         let known = id.is_some() || asked_for;
         known.then(|| FolderStatus { name: seen.folder.name.clone(), id: id.map(ToString::to_string) })
+    }
+
+    /// Who is not ready in time. Whoever's time is not up yet is looked at when it is.
+    fn late(&mut self, seen: &Observed) -> Vec<String> {
+        let (terms, now) = (self.desired.readiness, self.now);
+        let running = seen.members.iter().filter(|member| rollout::runs(&self.desired, member));
+        let (mut late, mut next) = (Vec::new(), None::<Timestamp>);
+        for member in running {
+            match member.waits.until(&terms) {
+                Some(until) if until > now => next = Some(next.map_or(until, |other| other.min(until))),
+                Some(_) => late.push(format!("{} ({})", member.name, terms.missing())),
+                None => {}
+            }
+        }
+        if let Some(next) = next {
+            // Records have whole seconds.
+            self.look_again_at(next);
+        }
+        late
     }
 
     /// Sees to it that a rollout that comes no further is heard of.
@@ -379,6 +401,7 @@ impl Pass<'_> {
             policies: Some(policies(&self.serving)),
             baseline: Some(self.desired.made().to_string()),
             target: self.desired.target(),
+            restarted_at: self.desired.restarted_at.clone(),
             now: k8s_time(self.now),
         };
         let new = report::status(self.written().0, &facts);

@@ -116,8 +116,13 @@ pub fn in_change(desired: &Desired, member: &Seen) -> bool {
     }
 }
 
-/// Whether a member serves.
+/// Whether a member serves: it is on, ready, and about to stay so.
 pub fn available(desired: &Desired, member: &Seen) -> bool {
+    member.waits.ready && runs(desired, member)
+}
+
+/// Whether a member is on, and about to stay so.
+pub fn runs(desired: &Desired, member: &Seen) -> bool {
     member.vm.as_ref().is_some_and(VmSeen::on) && !member.leaving() && !in_change(desired, member)
 }
 

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use vmgroup_api::MemberState;
 use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, VmSeen};
 use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Victim, demand, plan};
+use vmgroup_operator::readiness::{Terms, Waits};
 use vmgroup_operator::revision::Made;
 use vmgroup_operator::strategy::{Share, Strategy as Bounds};
 use vmgroup_operator::tasks::TaskKind;
@@ -46,6 +47,7 @@ fn desired(replicas: usize) -> Desired {
         revision: "new".into(),
         restarted_at: None,
         strategy: Bounds::default(),
+        readiness: Terms::default(),
         progress_deadline: Duration::from_mins(10),
         deleting: false,
         farewell: Farewell::Destroy,
@@ -58,6 +60,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
         name: format!("web-{index:03}"),
         recorded,
         reason: None,
+        waits: Waits { ready: power == Some(PowerState::On), ..Waits::default() },
         revision: None,
         vm: power.map(|power| VmSeen {
             id: VmRef::new(format!("vm-{index:03}")),
@@ -71,6 +74,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             memory_mib: 1024,
             cpu_hot_add: false,
             memory_hot_add: false,
+            guest: None,
             attributes: BTreeMap::new(),
             outdated: false,
         }),
@@ -463,6 +467,7 @@ fn obey_time(world: &mut Observed) {
             member.vm = self::member(0, None, Some(PowerState::Off)).vm;
         }
         member.held_until = None;
+        member.waits.ready = member.vm.as_ref().is_some_and(VmSeen::on);
         member.stopping_since = member.stopping_since.map(|_| LONG_AGO);
         member.birth = Birth::Absent;
         let was_there = !matches!(member.recorded, Some(MemberState::Planned | MemberState::Cloning));

@@ -19,6 +19,7 @@ fn small(index: usize, hot_add: bool) -> Seen {
 }
 
 fn off(mut seen: Seen) -> Seen {
+    seen.waits.ready = false;
     seen.vm.as_mut().unwrap().power = PowerState::Off;
     seen
 }

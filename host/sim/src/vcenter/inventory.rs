@@ -16,6 +16,8 @@ pub(super) struct NewVm {
     pub(super) cpus: u32,
     pub(super) memory_mib: u64,
     pub(super) hot_add: (bool, bool),
+    /// VMware Tools are in the guest.
+    pub(super) tools: bool,
     pub(super) disk_bytes: Option<u64>,
     pub(super) extra: BTreeMap<String, String>,
     pub(super) annotation: String,
@@ -39,6 +41,7 @@ impl Default for NewVm {
             cpus: 1,
             memory_mib: 1_024,
             hot_add: (false, false),
+            tools: true,
             disk_bytes: None,
             extra: BTreeMap::new(),
             annotation: String::new(),

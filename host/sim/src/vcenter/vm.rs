@@ -203,7 +203,7 @@ impl State {
             booted: None,
             cpu_mhz: None,
             mac: self.new_mac(),
-            tools_installed: true,
+            tools_installed: new.tools,
             tools_running: false,
             obeys_shutdown: true,
             revision: 1,

@@ -159,6 +159,7 @@ fn clone(state: &mut State, call: &Call<'_>) -> Answer {
         cpus: config.cpus.unwrap_or(source.cpus),
         memory_mib: config.memory_mib.unwrap_or(source.memory_mib),
         hot_add: source.hot_add,
+        tools: source.tools_installed,
         // What differs from the snapshot, and that is nothing yet.
         disk_bytes: Some(if linked { 0 } else { source.disk_bytes - source.further_disks.iter().sum::<u64>() }),
         networks,

@@ -187,6 +187,8 @@ struct Round {
     collectors: Mutex<Vec<ManagedObjectRef>>,
     views: Vec<ManagedObjectRef>,
     list: ManagedObjectRef,
+    /// What guests say is watched.
+    guests: bool,
 }
 
 impl Round {
@@ -343,6 +345,7 @@ impl Watcher {
             collectors: Mutex::default(),
             views: vec![list.clone()],
             list,
+            guests: self.vcenter.watches_guests(),
         });
         let root = self.root.managed_object();
         let container = self
@@ -367,7 +370,7 @@ impl Watcher {
         let collector = self.create(session, "CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
         round.collectors().push(collector.clone());
         let inventory = Query {
-            paths: vec![vm_paths(session.has_create_date()), folder_paths()],
+            paths: vec![vm_paths(session.has_create_date(), round.guests), folder_paths()],
             starts: vec![
                 Start::from(container.clone(), vec![step_into("ContainerView")]),
                 // The view is of what lies in the root, not of the root.
@@ -482,6 +485,8 @@ impl Watcher {
     async fn next(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
         let collector = round.collector()?;
         let mut poll = pin!(self.poll(&round.session, &collector, version));
+        let mut guests = self.vcenter.inner.guests.subscribe();
+        let mut other_guests = pin!(async { guests.wait_for(|on| *on != round.guests).await.map(drop) });
         let mut replaced = pin!(self.vcenter.inner.account(Purpose::Read).replaced(&round.session));
         loop {
             let due = self.shared.tracked().due(Instant::now());
@@ -489,6 +494,10 @@ impl Watcher {
                 biased;
                 answer = &mut poll => return answer,
                 () = &mut replaced => return Err(session_lost()),
+                // As if vCenter had forgotten it: all is built anew at once.
+                Ok(()) = &mut other_guests => {
+                    return Err(Error::from_fault(METHOD, FaultKind::InvalidCollectorVersion));
+                }
                 () = self.shared.wake.notified() => self.hear_of_tasks(Vec::new()),
                 () = at(due) => self.tell_view(round).await?,
             }
