@@ -11,7 +11,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use vmgroup_api::VmGroup;
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
-use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually};
+use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
+use vmgroup_operator::connections::check;
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::VcenterSim;
 
@@ -69,6 +70,20 @@ async fn label(world: &SimWorld, namespace: &str, key: &str, value: &str) {
     let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(world.kube());
     let patch = json!({"metadata": {"labels": {key: value}}});
     api.patch(namespace, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+/// What `examples/connections.yaml` shows is taken as it stands.
+#[test]
+fn the_example_is_taken() {
+    let text = include_str!("../../../examples/connections.yaml");
+    let objects: Vec<_> = text.split("\n---\n").map(yaml).collect();
+    let map = objects.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+    let file = check(map["data"]["connections.yaml"].as_str().unwrap()).unwrap();
+    for entry in &file.connections {
+        let secret = objects.iter().find(|it| it["metadata"]["name"] == entry.credentials.secret.as_str());
+        assert_eq!(secret.unwrap()["kind"], "Secret");
+    }
+    assert!(file.needs_labels() && !file.quotas.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,6 +337,67 @@ async fn l13_groups_of_before_are_found_where_they_are() {
     assert_eq!(connection_of(&group).as_deref(), Some("muc"));
     assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 0));
     user.told("team-a", "web", "ConnectionDiffers", "ber", SOON).await;
+}
+
+const QUOTA: &str =
+    "quotas:\n- { namespaces: [shop], vms: 5, cpus: 100 }\n- { namespaces: [\"team-*\"], memoryGB: 2 }\n";
+
+/// A namespace has a ceiling over all its groups. What exceeds it waits and says so, and
+/// goes on by itself when there is room, or a higher ceiling; a restart forgets nothing.
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_kept_over_all_groups_of_a_namespace() {
+    let (mut world, user) = started(&format!("{}{QUOTA}", two())).await;
+    user.group("shop", "a", 3).await;
+    user.ready("shop", "a", 3, SOON).await;
+    user.group("shop", "b", 4).await;
+    let told = user.told("shop", "b", "Reconciling", "5 VMs", SOON).await;
+    assert!(told.contains("connections.yaml"), "{told}");
+    tokio::time::sleep(SOON).await;
+    assert_eq!(machines(&world.vcenters[0]), ["shop-a", "shop-a", "shop-a", "shop-b", "shop-b"]);
+
+    world.kill_operator().await.unwrap();
+    world.start_operator().await.unwrap();
+    user.scale("shop", "b", 5).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(machines(&world.vcenters[0]).len(), 5);
+
+    // Room, by another group's leaving.
+    user.scale("shop", "b", 4).await;
+    user.scale("shop", "a", 1).await;
+    user.ready("shop", "b", 4, SOON).await;
+    // A lower ceiling takes nothing away, a higher one lets the rest be made.
+    user.connections(&format!("{}{}", two(), QUOTA.replace("vms: 5", "vms: 1"))).await;
+    user.scale("shop", "a", 2).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(machines(&world.vcenters[0]).len(), 5);
+    user.connections(&format!("{}{}", two(), QUOTA.replace("vms: 5", "vms: 6"))).await;
+    user.ready("shop", "a", 2, SOON).await;
+
+    // The other namespace's is by memory, of which each member takes 1 GB.
+    user.group("team-a", "web", 3).await;
+    user.told("team-a", "web", "Reconciling", "GB of memory", SOON).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(machines(&world.vcenters[1]).len(), 2);
+}
+
+/// Many groups ask at the same time: at no moment are there more than may be.
+#[tokio::test(start_paused = true)]
+async fn groups_that_ask_at_the_same_time_do_not_exceed_a_quota_together() {
+    let (world, user) = started(&format!("{}{QUOTA}", two())).await;
+    for number in 0..8 {
+        user.group("shop", &format!("g{number}"), 2).await;
+    }
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(machines(&world.vcenters[0]).len() <= 5);
+    }
+    assert_eq!(machines(&world.vcenters[0]).len(), 5);
+    for number in 0..8 {
+        user.delete("shop", &format!("g{number}")).await;
+    }
+    for number in 0..8 {
+        user.gone("shop", &format!("g{number}"), SOON).await;
+    }
 }
 
 /// Connections come and go while groups are in motion, limits and all, and the file's

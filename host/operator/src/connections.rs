@@ -15,14 +15,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use vmgroup_api::connections_file::Namespaces;
+use vmgroup_api::connections_file::{Namespaces, QuotaEntry};
 
 use crate::connection::Connection;
 use crate::wake::Wake;
 
 pub use choice::{Asked, Chosen};
-pub use keeper::{Dial, Keeper, MakeClient, Supplies, check, selection};
-pub use secret::{Login, SecretError};
+pub use keeper::{Dial, Keeper, MakeClient, Supplies, check};
 
 /// Their name under `/readyz`.
 pub const PART: &str = "connections";
@@ -44,6 +43,7 @@ struct Shared {
 struct Set {
     /// In the order of the file.
     all: Vec<Served>,
+    quotas: Vec<QuotaEntry>,
     /// Why what was offered last does not count; none: it does.
     refused: Option<Arc<str>>,
     /// Somebody is chosen by the labels of his namespace.

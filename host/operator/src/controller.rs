@@ -304,6 +304,7 @@ async fn open_and_close(
             () = stop.cancelled() => return,
         }
         context.engine.memories.clear();
+        context.engine.ledger.clear();
         context.engine.claim_known(groups.state().iter().filter_map(|group| group.0.as_ref().ok()));
         context.open.store(true, Ordering::SeqCst);
         opened.send_modify(|count| *count += 1);

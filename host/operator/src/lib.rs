@@ -37,6 +37,7 @@ pub mod ownership;
 pub mod plan;
 pub mod policy_source;
 pub mod preview;
+pub mod quota;
 pub mod readiness;
 pub mod report;
 pub mod rest;

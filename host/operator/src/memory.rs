@@ -26,6 +26,8 @@ pub enum Topic {
     Scaling,
     /// Asking the scaling policy whose turn it is to be changed.
     Rollout,
+    /// What the namespace may have.
+    Quota,
     /// Finding the template.
     Template,
     /// Finding what else clones are made from: user data, networks, a snapshot.

@@ -43,6 +43,7 @@ use crate::offload::Offload;
 use crate::ownership::{Cluster, Standing, mark};
 use crate::policy_source::{Keeper, PolicyBook, Registries, Supply, follow_tenants, watch_config_map, watch_folder};
 use crate::preview;
+use crate::quota::Ledger;
 use crate::rest::CountCalls;
 use crate::shadow::{self, Shadow};
 use crate::tasks::TaskBook;
@@ -280,6 +281,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         cluster: Cluster::default(),
         connections,
         policies: policies.clone(),
+        ledger: Ledger::new(wake.clone()),
         reserved_names: ReservedNames::default(),
         memories: Memories::default(),
         population: Population::default(),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use vmgroup_api::connections_file::QuotaEntry;
 use vmgroup_api::{ConnectionStatus, VmGroup, VmGroupStatus};
 use vmgroup_vsphere::FolderRef;
 
@@ -65,6 +66,25 @@ impl Connections {
         }
     }
 
+    /// What a namespace may have; nothing: there is no ceiling.
+    pub fn quota(&self, namespace: &str) -> Result<Option<QuotaEntry>, Problem> {
+        let set = self.0.set.load();
+        if set.quotas.is_empty() {
+            return Ok(None);
+        }
+        let labels = self.labels_of(&set, namespace)?;
+        Ok(set.quotas.iter().find(|quota| quota.whose().have(namespace, &labels)).cloned())
+    }
+
+    /// The labels of a namespace, as far as anybody is chosen by them.
+    fn labels_of(&self, set: &Set, namespace: &str) -> Result<BTreeMap<String, String>, Problem> {
+        match &**self.0.labels.load() {
+            Labels::Read(labels) => Ok(labels.get(namespace).cloned().unwrap_or_default()),
+            Labels::Unread if set.needs_labels => Err(labels_unread()),
+            Labels::Unread => Ok(BTreeMap::new()),
+        }
+    }
+
     /// What a new group of this namespace gets.
     fn for_namespace<'s>(&self, set: &'s Set, asked: Asked<'_>) -> Result<&'s Served, Problem> {
         let usable = self.usable(set, asked.namespace)?;
@@ -73,14 +93,8 @@ impl Connections {
 
     /// What a namespace may use: what serves it, or else the default.
     fn usable<'s>(&self, set: &'s Set, namespace: &str) -> Result<Vec<&'s Served>, Problem> {
-        let none = BTreeMap::new();
-        let labels = self.0.labels.load();
-        let labels = match &**labels {
-            Labels::Read(labels) => labels.get(namespace).unwrap_or(&none),
-            Labels::Unread if set.needs_labels => return Err(labels_unread()),
-            Labels::Unread => &none,
-        };
-        let serving: Vec<&Served> = set.all.iter().filter(|served| served.serves.have(namespace, labels)).collect();
+        let labels = self.labels_of(set, namespace)?;
+        let serving: Vec<&Served> = set.all.iter().filter(|served| served.serves.have(namespace, &labels)).collect();
         if serving.is_empty() {
             return Ok(set.all.iter().filter(|served| served.default).collect());
         }

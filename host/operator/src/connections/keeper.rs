@@ -179,7 +179,7 @@ impl Keeper {
     /// Has these connections be there, and no others. What has changed, a sentence each.
     fn apply(&mut self, file: ConnectionsFile) -> String {
         let needs_labels = file.needs_labels();
-        let ConnectionsFile { connections, quotas: _ } = file;
+        let ConnectionsFile { connections, quotas } = file;
         let (mut said, mut all) = (Vec::new(), Vec::new());
         let mut before = std::mem::take(&mut self.running);
         for entry in connections {
@@ -214,7 +214,7 @@ impl Keeper {
                 // Its link may have been made anew just now.
                 served.connection = set.newest(&served.connection);
             }
-            *set = Set { all, refused: None, needs_labels };
+            *set = Set { all, quotas: quotas.clone(), refused: None, needs_labels };
         });
         said.concat()
     }
@@ -367,7 +367,7 @@ impl Upkeep {
 }
 
 /// What of a vCenter the file lets groups use.
-pub fn selection(entry: &ConnectionEntry) -> SiteSelection {
+fn selection(entry: &ConnectionEntry) -> SiteSelection {
     SiteSelection {
         datacenter: entry.datacenter.clone(),
         pool_or_cluster: entry.cluster.clone().or_else(|| entry.pool.clone()),

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use kube::api::{Api, ListParams};
+use kube::core::DeserializeGuard;
 use tokio::time::Instant;
+use vmgroup_api::VmGroup;
 use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{PowerState, Source, Template, VmRef};
@@ -13,14 +16,20 @@ use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::blueprint::Blueprint;
 use crate::budget::Denied;
 use crate::decide::{NoAnswer, Question, Taken, over_budget};
-use crate::link::{Connected, chain};
+use crate::link::{Connected, Problem, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
 use crate::observe::Observed;
 use crate::plan::rollout::{self, Need};
 use crate::plan::{Decisions, Demand, Victim};
+use crate::quota::{self, Amount, Wish};
+use crate::status::bounded;
 
 /// The reason of a group whose namespace has used up its time.
 const OVER_BUDGET: &str = "PolicyOverBudget";
+
+/// How soon a namespace's quota is looked at again. Who waits for room is woken; this is
+/// for when whoever had to wake it is no more.
+const QUOTA_PATIENCE: Patience = Patience::seconds(60, 300);
 
 /// How soon a pass is made again that found the time of its namespace promised to others.
 const BUSY: Duration = Duration::from_secs(5);
@@ -72,7 +81,7 @@ impl Pass<'_> {
         self.memory.failures.retain(|topic, _| match topic {
             Topic::Scaling => demand.excess > 0,
             Topic::Rollout => demand.turn.is_some(),
-            Topic::Naming => demand.missing > 0,
+            Topic::Naming | Topic::Quota => demand.missing > 0,
             Topic::Placement => !deleting && (unborn || demand.missing > 0),
             Topic::Template | Topic::Guest => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Folder => deleting || seen.folder.id.is_none(),
@@ -96,7 +105,7 @@ impl Pass<'_> {
     ) -> (Decisions, Option<Blueprint>) {
         let mut decisions = Decisions::default();
         let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
-        let births = if held { 0 } else { demand.births(slots) };
+        let births = self.within_quota(seen, if held { 0 } else { demand.births(slots) }).await;
         let resumed: Vec<String> = demand.resumed(slots).to_vec();
         let clones = births + resumed.len() > 0;
         let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
@@ -154,6 +163,65 @@ impl Pass<'_> {
             self.ask_for_places(seen, &capacity, (purpose, blueprint, &resumed), &mut decisions).await;
         }
         (decisions, blueprint)
+    }
+
+    /// How many of so many newcomers the quota of the namespace lets be made now.
+    async fn within_quota(&mut self, seen: &Observed, births: usize) -> usize {
+        if births == 0 {
+            return 0;
+        }
+        let (group, ledger) = (&self.desired.group, &self.engine.ledger);
+        let quota = match self.engine.connections.quota(&group.namespace) {
+            Ok(Some(quota)) => quota,
+            Ok(None) => {
+                self.memory.clear(&Topic::Quota);
+                return births;
+            }
+            Err(Problem { reason, message, stalled }) => {
+                self.fail(Topic::Quota, Why { reason: reason.to_owned(), message, stalled, patience: QUOTA_PATIENCE });
+                return 0;
+            }
+        };
+        if !ledger.has_read(&group.namespace) {
+            // Whoever led before may have begun what no pass of ours has seen yet.
+            let all: Api<DeserializeGuard<VmGroup>> = Api::namespaced(self.engine.kube.clone(), &group.namespace);
+            match bounded(all.list(&ListParams::default())).await {
+                Ok(groups) => {
+                    let groups = groups.items.into_iter().filter_map(|group| group.0.ok());
+                    let had = groups.filter_map(|group| Some((group.metadata.uid.clone()?, Amount::had_by(&group))));
+                    ledger.read(&self.desired.group.namespace, had);
+                }
+                Err(error) => {
+                    let why = Why {
+                        reason: "Waiting".to_owned(),
+                        message: format!("what the namespace's groups have cannot be read: {}", chain(&error)),
+                        stalled: false,
+                        patience: QUOTA_PATIENCE,
+                    };
+                    self.fail(Topic::Quota, why);
+                    return 0;
+                }
+            }
+        }
+        let wish = Wish { has: self.amount(seen.members.len()), each: self.amount(1), more: births };
+        let (group, ledger) = (&self.desired.group, &self.engine.ledger);
+        match ledger.ask(group, &self.desired.uid, &quota, wish) {
+            Ok(()) => {
+                self.memory.clear(&Topic::Quota);
+                births
+            }
+            Err(short) => {
+                let message = quota::told(&group.namespace, &quota, &wish, &short);
+                let reason = "QuotaExceeded".to_owned();
+                self.fail(Topic::Quota, Why { reason, message, stalled: false, patience: QUOTA_PATIENCE });
+                short.granted
+            }
+        }
+    }
+
+    /// So many members of this group.
+    pub(super) fn amount(&self, members: usize) -> Amount {
+        Amount::of(members, self.desired.cpus, self.desired.memory_mib / 1024)
     }
 
     async fn find_source(&mut self, connected: &Connected) -> Option<Source> {

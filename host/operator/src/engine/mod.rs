@@ -38,6 +38,7 @@ use crate::metrics::{Metrics, Step};
 use crate::ownership::{Cluster, Owner};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
+use crate::quota::Ledger;
 use crate::report::{self, Facts, Members, Obstacle};
 use crate::status::{self, StatusError};
 use crate::validate::{Desired, Farewell, validate};
@@ -73,6 +74,8 @@ pub struct Engine {
     pub connections: Connections,
     /// The policies.
     pub policies: PolicyBook,
+    /// What the groups of each namespace have.
+    pub ledger: Ledger,
     /// Names on their way.
     pub reserved_names: ReservedNames,
     /// What is remembered of groups.
@@ -223,6 +226,7 @@ impl Engine {
     /// Forgets a group that is gone.
     fn forget(&self, uid: &str) {
         self.connections.forget(uid);
+        self.ledger.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
@@ -392,6 +396,8 @@ impl Pass<'_> {
         let held_back = report::held_back(demand.held_back, self.desired.replicas, self.desired.hold_scale_in);
         let members = self.members(&connected, &seen, &plan, !decisions.turns.is_empty());
         let members = Members { held_back, ..members };
+        let machines = members.record.len().max(members.existing);
+        self.engine.ledger.note(&self.desired.group, &self.desired.uid, self.amount(machines));
         self.engine.population.count(&self.desired.uid, members.record.iter().map(|member| member.state));
         laps.time(Step::Tell, self.report(Some(&members), None)).await?;
         Ok(false)
