@@ -350,16 +350,17 @@ impl Stage {
             if self.world.kube.get("vmgroups", Some(NAMESPACE), name).is_some() {
                 continue;
             }
+            let mut spec = json!({"cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE});
+            if let Some(seconds) = self.script.grace {
+                spec["gracePeriodSeconds"] = json!(seconds);
+            }
+            if let Some((max_unavailable, max_surge)) = self.script.changes {
+                let bounds = json!({"maxUnavailable": max_unavailable, "maxSurge": max_surge});
+                spec["updateStrategy"] = json!({"rollingUpdate": bounds});
+            }
             let made = self.world.kube.apply(json!({
                 "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
-                "metadata": {"name": name, "namespace": NAMESPACE},
-                "spec": {
-                    "cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE,
-                    "gracePeriodSeconds": self.script.grace,
-                    "updateStrategy": self.script.changes.map(|(max_unavailable, max_surge)| json!({
-                        "rollingUpdate": {"maxUnavailable": max_unavailable, "maxSurge": max_surge},
-                    })),
-                },
+                "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
             }));
             let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
             self.judge.made(&uid, name, replicas, now);
