@@ -22,7 +22,7 @@ use self::cluster::Cluster;
 use self::process::{Process, free_port, run, tail};
 use self::secret::MountedSecret;
 use self::vcenter::Vcenter;
-use crate::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
+use crate::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, ROOT, VmView, World, WorldError};
 
 pub use self::audit::{Audit, Expected, Tally};
 pub use self::process::Said;
@@ -39,6 +39,8 @@ pub struct RealWorld {
     // Dropped from the first to the last: the folder goes when nobody writes to it.
     operators: BTreeMap<usize, Process>,
     vcenter: Vcenter,
+    /// Further ones, for operators that know several.
+    others: Vec<Vcenter>,
     cluster: Cluster,
     options: Options,
     operator_logs: Vec<PathBuf>,
@@ -91,6 +93,20 @@ impl RealWorld {
     /// The front of vCenter.
     pub fn front(&self) -> &Vcsim {
         &self.vcenter.vcsim
+    }
+
+    /// The front of the vCenter of this number, counted from 0.
+    pub fn front_of(&self, number: usize) -> &Vcsim {
+        &self.of(number).vcsim
+    }
+
+    /// The machines of the vCenter of this number that are no templates.
+    pub async fn vms_of(&self, number: usize) -> Result<Vec<VmView>, WorldError> {
+        self.of(number).vms().await
+    }
+
+    fn of(&self, number: usize) -> &Vcenter {
+        number.checked_sub(1).map_or(&self.vcenter, |number| &self.others[number])
     }
 
     /// govc, past the front.
@@ -167,6 +183,13 @@ impl RealWorld {
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
             .env("HOME", &self.folder.0)
             .env("KUBECONFIG", kubeconfig);
+        if self.options.connections > 0 {
+            command.args(["--connections", CONNECTIONS]);
+            self.operators.insert(number, Process::start(&name, command, &log, None)?);
+            self.operator_logs.push(log);
+            self.metrics = Some(metrics);
+            return Ok(());
+        }
         let login_dir = self.login.as_ref().map(MountedSecret::folder).or(self.options.login_dir.as_deref());
         match login_dir {
             Some(folder) => command.env("VC_LOGIN_DIR", folder),
@@ -240,9 +263,14 @@ impl World for RealWorld {
         let folder = Folder::new()?;
         let (kubernetes, vcenter) = (folder.0.join("kubernetes"), folder.0.join("vcenter"));
         let (cluster, vcenter) = tokio::try_join!(Cluster::start(&kubernetes), Vcenter::start(&vcenter, &options))?;
+        let mut others = Vec::new();
+        for number in 1..options.connections {
+            others.push(Vcenter::start(&folder.0.join(format!("vcenter-{number}")), &options).await?);
+        }
         let world = Self {
             operators: BTreeMap::new(),
             vcenter,
+            others,
             cluster,
             options,
             operator_logs: vec![],

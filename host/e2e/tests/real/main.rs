@@ -7,6 +7,7 @@
 
 mod page;
 mod registry;
+mod sites;
 mod worst_day;
 
 use std::time::Duration;
