@@ -557,7 +557,7 @@ impl Stage {
             Deed::Unmark => {
                 let Some((owner, uuid)) = member_of(vm) else { return };
                 // Who is being destroyed cannot be saved any more.
-                let doomed = self.judge.leaving(owner, uuid) && self.calls.is_doomed(vm);
+                let doomed = self.judge.may_go_down(owner, uuid) && self.calls.is_doomed(vm);
                 if !doomed && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
                     self.judge.touch(&vm.moref, now);
                     self.mark_foreign(&vm.path);

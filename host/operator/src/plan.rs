@@ -234,9 +234,14 @@ impl Change {
         let resized = !vm.made.same_size(&desired.made());
         let made =
             if resized { Made { revision: vm.made.revision.clone(), ..desired.made() } } else { vm.made.clone() };
+        // Size and mark are written together, whether or not the size is new: a change
+        // that vCenter was told of before, and carries out late, moves both.
+        let (cpus, memory_mib) = if resized { (desired.cpus, desired.memory_mib) } else { (vm.cpus, vm.memory_mib) };
+        // While it runs, only what it takes is touched.
+        let stays = |same: bool| same && vm.on();
         Self {
-            cpus: Some(desired.cpus).filter(|cpus| resized && *cpus != vm.cpus),
-            memory_mib: Some(desired.memory_mib).filter(|memory| resized && *memory != vm.memory_mib),
+            cpus: Some(cpus).filter(|cpus| !stays(*cpus == vm.cpus)),
+            memory_mib: Some(memory_mib).filter(|memory| !stays(*memory == vm.memory_mib)),
             made,
             // While it runs it has seen no restart.
             restarted: desired.restarted_at.clone().filter(|_| !vm.on()),

@@ -259,9 +259,11 @@ impl Judge {
         self.foreign.contains_key(moref)
     }
 
-    /// Whether a member is chosen to leave, or its group is going.
-    pub fn leaving(&self, owner: &str, uuid: &str) -> bool {
-        self.groups.get(owner).is_none_or(|group| group.deleted || group.left.contains(uuid))
+    /// Whether a member is chosen to leave or to be changed, or its group is going: it
+    /// may be powered off.
+    pub fn may_go_down(&self, owner: &str, uuid: &str) -> bool {
+        let chosen = |group: &Group| group.left.contains(uuid) || group.changed.contains(uuid);
+        self.groups.get(owner).is_none_or(|group| group.deleted || chosen(group))
     }
 
     /// Looks at the groups as Kubernetes has them.

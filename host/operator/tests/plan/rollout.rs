@@ -121,6 +121,16 @@ fn with_on_delete_only_a_restart_takes_anybody_down() {
     assert!(matches!(&plan.steps[..], [Step::Reconfigure { change, .. }] if change.cpus == Some(2)), "{plan:?}");
 }
 
+/// Found by a random run (seed 684): a change that vCenter had reported as failed took
+/// effect late, and the next one wrote its mark beside the other's size.
+#[test]
+fn a_mark_never_goes_without_its_size() {
+    let group = Desired { restarted_at: Some("now".into()), ..desired(1) };
+    let plan = planned(&group, &seen(vec![off(on(1))]), 8);
+    let [Step::Reconfigure { change, .. }] = &plan.steps[..] else { panic!("{plan:?}") };
+    assert_eq!((change.cpus, change.memory_mib), (Some(change.made.cpus), Some(change.made.memory_mib)));
+}
+
 #[test]
 fn a_rollout_that_is_stuck_takes_nobody_else_down() {
     let group = with(4, 2, 0);
