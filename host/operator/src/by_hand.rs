@@ -185,8 +185,7 @@ impl Hand {
     /// Takes all marks from a machine: nobody's from now on.
     pub async fn release(&self, machine: &Machine) -> Result<(), HandError> {
         let vm = self.unchanged(machine).await?;
-        let keys = [mark::GROUP_UID, mark::GROUP, mark::CLUSTER, mark::MEMBER, mark::CREATED, mark::RELEASED];
-        let none: Vec<(String, String)> = keys.iter().map(|key| ((*key).to_owned(), String::new())).collect();
+        let none: Vec<(String, String)> = mark::ALL.map(|key| (key.to_owned(), String::new())).to_vec();
         let task = self.vcenter.set_extra(&vm.id, &none).await?;
         self.done(&task, &format!("take the marks from {}", machine.path)).await
     }

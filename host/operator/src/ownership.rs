@@ -39,6 +39,8 @@ pub mod mark {
     pub const MADE: &str = "vmgroup.made";
     /// The restart that was asked for last when the member was started last.
     pub const RESTARTED: &str = "vmgroup.restarted";
+    /// All that the operator writes.
+    pub const ALL: [&str; 8] = [GROUP_UID, GROUP, CLUSTER, MEMBER, CREATED, RELEASED, MADE, RESTARTED];
     /// Facts for the policies, written by whoever runs the site.
     pub const ATTRIBUTE_PREFIX: &str = "vmgroup.attr.";
 }
