@@ -214,7 +214,9 @@ impl TaskBook {
                 inner.waiting.retain(|other| other != uid);
             }
         }
-        inner.hand_out(&self.wake, Instant::now(), Some(uid));
+        // A call that started no task has given its slot back meanwhile, and it may be
+        // this group's turn: its pass is over, so it has to be woken like any other.
+        inner.hand_out(&self.wake, Instant::now(), None);
         inner.prune(uid);
     }
 
@@ -478,6 +480,22 @@ mod tests {
         assert!(book.begin("slow").is_none());
         drop(out);
         assert_eq!(book.request("b", &name("b"), 2), 2);
+    }
+
+    /// Seed 956: another group's call that started no task (a guest was asked to shut
+    /// down) gave its slot back just before a pass ended that stood in line for it.
+    #[tokio::test(start_paused = true)]
+    async fn who_gets_a_slot_at_the_end_of_its_pass_is_woken() {
+        let wake = Wake::default();
+        let book = TaskBook::new(1, wake.clone());
+        assert_eq!(book.request("a", &name("a"), 1), 1);
+        let asking = book.begin("a").unwrap();
+        assert_eq!(book.request("b", &name("b"), 1), 0);
+        drop(asking);
+        book.settle("b");
+        let mut woken = std::pin::pin!(wake.stream());
+        assert_eq!(tokio::time::timeout(RESERVATION, woken.next()).await, Ok(Some(name("b"))));
+        assert_eq!(book.request("b", &name("b"), 1), 1);
     }
 
     #[tokio::test(start_paused = true)]
