@@ -14,7 +14,7 @@ use super::{SOON, wanted};
 /// A connection to a vcsim, trusting the authority that signed its certificate.
 fn connection(name: &str, vcsim: &Vcsim, serves: &str) -> String {
     let ca = std::fs::read_to_string(vcsim.ca()).unwrap();
-    let ca: String = ca.lines().map(|line| format!("      {line}\n")).collect();
+    let ca = ca.lines().map(|line| format!("      {line}\n")).collect::<Vec<_>>().concat();
     format!(
         "- name: {name}\n  address: {}\n  credentials: {{ secret: vc-{name} }}\n  trust:\n    ca: |\n{ca}  limits: {{ tasks: 4 }}\n  serves: {serves}\n",
         vcsim.url()
