@@ -134,7 +134,7 @@ impl Applier<'_> {
         if let Some(None) = slot {
             return Some(Effect::Displaced);
         }
-        Some(match step {
+        let effect = match step {
             Step::CreateFolder { .. } => return None,
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
@@ -144,7 +144,11 @@ impl Applier<'_> {
             Step::Stop { uuid, vm } => self.stop(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
-        })
+        };
+        if let (Effect::Asked { .. }, Some(Some(slot))) = (&effect, slot) {
+            slot.worked();
+        }
+        Some(effect)
     }
 
     /// What came of a call that starts a task. `goal` is what the inventory will

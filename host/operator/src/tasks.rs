@@ -179,7 +179,7 @@ impl TaskBook {
         let group = inner.groups.get_mut(uid)?;
         group.reserved = group.reserved.checked_sub(1)?;
         group.starting += 1;
-        Some(Slot { book: self.clone(), uid: uid.to_owned() })
+        Some(Slot { book: self.clone(), uid: uid.to_owned(), worked: false })
     }
 
     /// Writes down a task that was started on a slot of the group, or that another
@@ -214,8 +214,8 @@ impl TaskBook {
                 inner.waiting.retain(|other| other != uid);
             }
         }
-        // A call that started no task has given its slot back meanwhile, and it may be
-        // this group's turn: its pass is over, so it has to be woken like any other.
+        // A slot may have become free meanwhile, and it may be this group's turn: its pass
+        // is over, so it has to be woken like any other.
         inner.hand_out(&self.wake, Instant::now(), None);
         inner.prune(uid);
     }
@@ -326,6 +326,15 @@ impl TaskBook {
 pub struct Slot {
     book: TaskBook,
     uid: String,
+    worked: bool,
+}
+
+impl Slot {
+    /// The call has done its work, and there is no task to wait for: the group itself
+    /// can go on with what it stands in line for.
+    pub fn worked(mut self) {
+        self.worked = true;
+    }
 }
 
 impl Drop for Slot {
@@ -334,6 +343,11 @@ impl Drop for Slot {
         if let Some(group) = inner.groups.get_mut(&self.uid) {
             group.starting = group.starting.saturating_sub(1);
         }
+        // If no task was started it is somebody else's turn. Who stands in line himself,
+        // and whose call has failed, gives it back when his pass ends: woken for that
+        // slot he would only fail again, at once and for ever.
+        let awake = (!self.worked).then_some(self.uid.as_str());
+        inner.hand_out(&self.book.wake, Instant::now(), awake);
     }
 }
 
@@ -496,6 +510,32 @@ mod tests {
         let mut woken = std::pin::pin!(wake.stream());
         assert_eq!(tokio::time::timeout(RESERVATION, woken.next()).await, Ok(Some(name("b"))));
         assert_eq!(book.request("b", &name("b"), 1), 1);
+    }
+
+    /// Seed 1990: who wanted more than he got, and whose call failed, was woken for the
+    /// slot of that very call, and failed again, 20,000 times in an instant.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_woken_for_the_slot_of_his_own_failed_call() {
+        let wake = Wake::default();
+        let book = TaskBook::new(1, wake.clone());
+        assert_eq!(book.request("a", &name("a"), 2), 1);
+        drop(book.begin("a").unwrap());
+        book.settle("a");
+        let mut woken = std::pin::pin!(wake.stream());
+        assert!(tokio::time::timeout(RESERVATION * 2, woken.next()).await.is_err());
+        assert_eq!(book.request("b", &name("b"), 1), 1, "it is free for others");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_call_has_worked_without_a_task_goes_on_with_the_next() {
+        let wake = Wake::default();
+        let book = TaskBook::new(1, wake.clone());
+        assert_eq!(book.request("a", &name("a"), 2), 1);
+        book.begin("a").unwrap().worked();
+        book.settle("a");
+        let mut woken = std::pin::pin!(wake.stream());
+        assert_eq!(tokio::time::timeout(RESERVATION, woken.next()).await, Ok(Some(name("a"))));
+        assert_eq!(book.request("a", &name("a"), 1), 1);
     }
 
     #[tokio::test(start_paused = true)]
