@@ -12,6 +12,7 @@
     reason = "a test suite: a broken world or scenario ends in a panic that says what it was"
 )]
 
+pub mod blind;
 pub mod component;
 #[allow(missing_docs, clippy::return_self_not_must_use, reason = "made for the policy host's own tests")]
 #[path = "../../policy/tests/hostile/made.rs"]

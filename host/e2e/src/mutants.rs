@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::blind;
 use crate::scenarios;
 use crate::sim::SimWorld;
 use crate::soak;
@@ -99,6 +100,9 @@ pub enum MutantError {
         /// What was looked for.
         find: String,
     },
+    /// What is to be found, or to be put there, cannot be an expression.
+    #[error("mutant {0}: no expression, as its brackets do not match:\n{1}")]
+    NoExpression(String, String),
     /// Two mutants want to be in one place.
     #[error("mutants {0} and {1} overlap")]
     Overlap(String, String),
@@ -133,6 +137,27 @@ fn places(text: &str, find: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
+/// Whether each bracket has its counterpart; those in literals do not come alone either.
+fn is_balanced(code: &str) -> bool {
+    let mut open = Vec::new();
+    code.chars().all(|c| match c {
+        '(' => {
+            open.push(')');
+            true
+        }
+        '[' => {
+            open.push(']');
+            true
+        }
+        '{' => {
+            open.push('}');
+            true
+        }
+        ')' | ']' | '}' => open.pop() == Some(c),
+        _ => true,
+    }) && open.is_empty()
+}
+
 /// The files of the workspace with this root that mutants live in, by path, with
 /// all of these in them.
 pub fn planted(root: &Path, mutants: &[Mutant]) -> Result<BTreeMap<PathBuf, String>, MutantError> {
@@ -140,6 +165,9 @@ pub fn planted(root: &Path, mutants: &[Mutant]) -> Result<BTreeMap<PathBuf, Stri
     let mut files: BTreeMap<PathBuf, (String, Plants<'_>)> = BTreeMap::new();
     for mutant in mutants {
         for edit in &mutant.edits {
+            if let Some(code) = [&edit.find, &edit.plant].into_iter().find(|code| !is_balanced(code)) {
+                return Err(MutantError::NoExpression(mutant.name.clone(), code.clone()));
+            }
             if !files.contains_key(&edit.file) {
                 files.insert(edit.file.clone(), (read(&root.join(&edit.file))?, BTreeMap::new()));
             }
@@ -242,6 +270,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("a panic without words").to_owned()
 }
 
+/// A scenario of the simulated world alone.
+const BLIND: &str = "a_vanished_machines_name_is_free_at_once";
+
 macro_rules! by_name {
     ($($name:ident),* $(,)?) => {
         /// Tells a scenario in the simulated world.
@@ -250,13 +281,14 @@ macro_rules! by_name {
                 tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match name {
                 $(stringify!($name) => runtime.block_on(scenarios::$name::<SimWorld>()),)*
+                BLIND => runtime.block_on(blind::a_vanished_machines_name_is_free_at_once()),
                 _ => panic!("there is no scenario {name}"),
             }))
             .map_err(|panic| panic_text(&*panic))
         }
 
         /// The names of all scenarios.
-        pub const SCENARIOS: &[&str] = &[$(stringify!($name)),*];
+        pub const SCENARIOS: &[&str] = &[$(stringify!($name),)* BLIND];
     };
 }
 

@@ -84,9 +84,9 @@ pub enum Effect {
     Displaced,
     /// Nothing is left of the group in vCenter. The text names what was left alone.
     Finished(Option<String>),
-    /// Something is still left; look again soon. These members are, wherever in the
-    /// datacenter they have got to.
-    NotFinished(Vec<String>),
+    /// Something is still left; look again soon. These members are (UUIDs and names),
+    /// wherever in the datacenter they have got to.
+    NotFinished(Vec<(String, String)>),
 }
 
 /// What steps are carried out with.

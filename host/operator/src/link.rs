@@ -187,12 +187,12 @@ impl Connected {
         self.inventory().in_folder(folder).iter().any(|vm| owner.owns(vm))
     }
 
-    /// The UUIDs of this group's members by a fresh look at the whole datacenter, out
+    /// The UUIDs and names of this group's members by a fresh look at the whole datacenter, out
     /// of the root folder too.
-    pub async fn members_anywhere(&self, vcenter: &Vcenter, owner: &Owner) -> Result<Vec<String>, Error> {
+    pub async fn members_anywhere(&self, vcenter: &Vcenter, owner: &Owner) -> Result<Vec<(String, String)>, Error> {
         let marked = vcenter.list_marked(&self.site.vm_folder, &owner.uid).await?;
         let members = marked.into_iter().filter(|vm| owner.owns(vm));
-        Ok(members.map(|vm| vm.instance_uuid.to_lowercase()).collect())
+        Ok(members.map(|vm| (vm.instance_uuid.to_lowercase(), vm.name)).collect())
     }
 
     /// Has a task's end reported, or that its goal is reached.

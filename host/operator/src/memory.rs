@@ -98,8 +98,9 @@ pub struct GroupMemory {
     pub recounted: bool,
     /// What is known of members that are not in the inventory.
     pub births: HashMap<String, Birth>,
-    /// Members whose virtual machine the last pass saw.
-    pub known: HashSet<String>,
+    /// Members whose virtual machine the last pass saw, with their names: those of a
+    /// large group stand nowhere else.
+    pub known: HashMap<String, String>,
     /// What went wrong and is held back.
     pub failures: BTreeMap<Topic, Failure>,
     /// Names that turned out to be taken by somebody whom the inventory does not show.
@@ -324,7 +325,7 @@ pub struct Memories(Arc<Mutex<Remembered>>);
 struct Remembered {
     /// Counts how often everything was forgotten.
     era: u64,
-    groups: HashMap<String, GroupMemory>,
+    groups: HashMap<String, Box<GroupMemory>>,
 }
 
 impl Memories {
@@ -336,19 +337,26 @@ impl Memories {
     /// (it panicked, it was cancelled) leaves the next one to start afresh.
     pub fn take(&self, uid: &str) -> GroupMemory {
         let mut remembered = self.remembered();
-        let memory = remembered.groups.remove(uid).unwrap_or_default();
+        let memory = remembered.groups.remove(uid).map(|memory| *memory).unwrap_or_default();
         GroupMemory { era: remembered.era, ..memory }
     }
 
     /// A copy of a group's memory, to look into; none if there is none, or a pass
     /// has it.
     pub fn peek(&self, uid: &str) -> Option<GroupMemory> {
-        self.remembered().groups.get(uid).cloned()
+        self.remembered().groups.get(uid).map(|memory| GroupMemory::clone(memory))
     }
 
     /// Brings it back, unless everything was forgotten meanwhile: a pass that
     /// outlives our lease must not bring along what it knew before.
     pub fn put(&self, uid: &str, memory: GroupMemory) {
+        let mut memory = Box::new(memory);
+        // It lies here until something happens to the group, next to thousands of others.
+        if let Some((status, _)) = &mut memory.written {
+            status.members.shrink_to_fit();
+            status.conditions.shrink_to_fit();
+        }
+        memory.known.shrink_to_fit();
         let mut remembered = self.remembered();
         if remembered.era == memory.era {
             remembered.groups.insert(uid.to_owned(), memory);

@@ -341,8 +341,10 @@ impl Judge {
                     format!("{} has {} members, and never more than {most} were wished", group.name, there.len());
                 return Err(Violation { property: "S3", text });
             }
-            if there.len() != group.members.len() {
-                group.counts.push(now, there.len());
+            // One may have come before another one went, between two looks.
+            let together = there.union(&group.members).count();
+            if group.counts.0.back().is_none_or(|(_, count)| *count != together) {
+                group.counts.push(now, together);
             }
             group.members = there;
             group.report(now, self.lag)?;

@@ -213,13 +213,13 @@ impl Pass<'_> {
         let owner = self.desired.uid.clone();
         let mut vms = self.owner.members(&connected.inventory().indexed(&owner), &self.memory.vanished);
         let flights = self.connection.tasks.kinds_in_flight(&owner);
-        let record = self.written().0.members.clone();
+        let mut record = self.written().0.members.clone();
         let present: HashSet<String> = vms.iter().map(|vm| vm.instance_uuid.to_lowercase()).collect();
 
         let doubtful: BTreeSet<String> = record
             .iter()
             .map(|member| member.uuid.to_lowercase())
-            .chain(self.memory.known.iter().cloned())
+            .chain(self.memory.known.keys().cloned())
             .filter(|uuid| !present.contains(uuid) && !flights.contains_key(uuid))
             .filter(|uuid| self.memory.births.get(uuid) != Some(&Birth::Absent))
             .collect();
@@ -242,6 +242,13 @@ impl Pass<'_> {
                     dropped.push(uuid);
                 }
                 Err(error) => {
+                    // He who stands need not be named in a large group's record; but he may
+                    // not be forgotten only because nobody could look.
+                    if recorded.is_none()
+                        && let Some(name) = self.memory.known.get(&uuid)
+                    {
+                        record.push(MemberStatus::new(name, &uuid, MemberState::Ready));
+                    }
                     self.memory.births.insert(uuid, Birth::Unresolved);
                     self.fail_vc(Topic::Reading, &error);
                     self.look_again(SOON);
@@ -320,18 +327,18 @@ impl Pass<'_> {
     /// Forgets what is remembered of members that are no more.
     fn tidy(&mut self, seen: &Observed) {
         let (born, unborn): (Vec<&Seen>, Vec<&Seen>) = seen.members.iter().partition(|member| member.vm.is_some());
-        self.memory.known = born.into_iter().map(|member| member.uuid.clone()).collect();
+        self.memory.known = born.into_iter().map(|member| (member.uuid.clone(), member.name.clone())).collect();
         let unborn: HashSet<&str> = unborn.into_iter().map(|member| member.uuid.as_str()).collect();
         self.memory.births.retain(|uuid, _| unborn.contains(uuid.as_str()));
         let there = &self.memory.known;
-        self.memory.no_hot_add.retain(|uuid| there.contains(uuid));
+        self.memory.no_hot_add.retain(|uuid| there.contains_key(uuid));
         self.memory.bound_for.retain(|uuid, _| unborn.contains(uuid.as_str()));
         let stopping =
             |uuid: &String| seen.members.iter().any(|member| member.uuid == *uuid && member.stopping_since.is_some());
         self.memory.asked_to_stop.retain(stopping);
         let known = &self.memory.known;
         self.memory.failures.retain(|topic, _| match topic {
-            Topic::Member(uuid) => known.contains(uuid) || unborn.contains(uuid.as_str()),
+            Topic::Member(uuid) => known.contains_key(uuid) || unborn.contains(uuid.as_str()),
             _ => true,
         });
     }

@@ -139,6 +139,8 @@ impl Tracked {
         for entry in self.tasks.values_mut() {
             entry.in_view = false;
             entry.due = now;
+            // What the old view has told is no sign that the new one will tell anything.
+            entry.parts.clear();
         }
     }
 
@@ -295,6 +297,23 @@ mod tests {
         assert_eq!(tracked.next_batch(later).unwrap(), Batch { add: vec!["t-1".into()], remove: vec![] });
         assert!(saw(&mut tracked, "t-1", "running").is_some());
         assert_eq!(tracked.due(later), None, "they are heard of");
+    }
+
+    /// Seed 7945: it was seen to run, the view was lost, and the task as well before the
+    /// next view was looked at.
+    #[test]
+    fn a_task_of_which_only_an_old_view_has_told_is_asked_for_again() {
+        let now = Instant::now();
+        let mut tracked = Tracked::default();
+        tracked.track("t-1".into(), None, now);
+        tracked.next_batch(now + GATHER);
+        assert!(saw(&mut tracked, "t-1", "running").is_some());
+        tracked.view_is_new(now + GATHER);
+        assert_eq!(tracked.next_batch(now + GATHER).unwrap().add, ["t-1".into()]);
+        let later = now + GATHER + SILENCE;
+        assert_eq!(tracked.due(later), Some(later));
+        assert_eq!(tracked.next_batch(later).unwrap().remove, ["t-1".into()]);
+        assert_eq!(tracked.next_batch(later).unwrap().add, ["t-1".into()]);
     }
 
     #[test]
