@@ -83,6 +83,8 @@ struct Group {
     struck: Vec<(Duration, String)>,
     /// How many machines there were, and since when.
     counts: Wishes,
+    /// When each member was there last, by UUID.
+    last: BTreeMap<String, Duration>,
     /// How many there are according to the status.
     told: u64,
     /// It says something else than before.
@@ -141,7 +143,10 @@ impl Group {
 
     /// The status tells what is, not what is to be.
     fn report(&mut self, now: Duration, lag: Duration) -> Result<(), Violation> {
-        let most = self.counts.most(now, lag + CLONE);
+        // What is told of one member can be older than what is told of another: who has just
+        // come was looked for, and of who has just gone nobody may have heard.
+        let since = now.saturating_sub(lag + CLONE);
+        let most = self.last.values().filter(|at| **at >= since).count();
         if std::mem::take(&mut self.news) && self.told > most as u64 {
             let text = format!("{} says that it has {} members, and there are {most} at most", self.name, self.told);
             return Err(Violation { property: "truth", text });
@@ -207,6 +212,7 @@ impl Judge {
             members: BTreeSet::new(),
             struck: Vec::new(),
             counts: Wishes::default(),
+            last: BTreeMap::new(),
             told: 0,
             news: false,
         };
@@ -341,11 +347,11 @@ impl Judge {
                     format!("{} has {} members, and never more than {most} were wished", group.name, there.len());
                 return Err(Violation { property: "S3", text });
             }
-            // One may have come before another one went, between two looks.
-            let together = there.union(&group.members).count();
-            if group.counts.0.back().is_none_or(|(_, count)| *count != together) {
-                group.counts.push(now, together);
+            if there.len() != group.members.len() {
+                group.counts.push(now, there.len());
             }
+            // Who is not there any more was until just now.
+            group.last.extend(there.union(&group.members).map(|uuid| (uuid.clone(), now)));
             group.members = there;
             group.report(now, self.lag)?;
         }
