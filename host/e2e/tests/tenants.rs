@@ -132,6 +132,92 @@ async fn s8_a_broken_config_map_of_a_namespace_harms_nobody_else() {
     assert_eq!(names(&world).await.len(), 1);
 }
 
+/// What is kept of a namespace's policies there.
+fn last_good(world: &SimWorld, namespace: &str) -> Option<serde_json::Value> {
+    world.kube.get("configmaps", Some(namespace), "vmgroup-policy-last-good")
+}
+
+async fn kept(world: &SimWorld, namespace: &str, part: &str) {
+    eventually(&format!("{part} is kept"), SOON, async || {
+        let kept = last_good(world, namespace).map(|map| map["data"].to_string()).unwrap_or_default();
+        if kept.contains(part) { Ok(()) } else { Err(kept) }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_the_last_known_good_of_a_namespace_serves_after_a_restart() {
+    let (mut world, user) = started(TEAMS).await;
+    let mine = vmgroup_policy::shipped::find("ordered").unwrap().bytes;
+    let good = format!("{}scaling: {{ plugin: mine.wasm, config: {{ order: oldest }} }}\n", named("a"));
+    user.policy_of("team-a", Some(&good), &[("mine.wasm", &mine)]).await;
+    user.group("team-a", "web", 3).await;
+    user.ready("team-a", "web", 3, SOON).await;
+    kept(&world, "team-a", "mine.wasm").await;
+    assert_eq!(last_good(&world, "team-b"), None, "who brings nothing has nothing kept");
+
+    world.kill_operator().await.unwrap();
+    user.policy_of("team-a", Some("scaling: { plugin: absent.wasm }"), &[]).await;
+    world.start_operator().await.unwrap();
+    let told = user.told("team-a", "web", "PolicyRefused", "absent.wasm", SOON).await;
+    assert!(told.contains("scaling mine.wasm"), "the last known good is named: {told}");
+    user.scale("team-a", "web", 4).await;
+    user.ready("team-a", "web", 4, SOON).await;
+    user.scale("team-a", "web", 2).await;
+    let group = user.ready("team-a", "web", 2, SOON).await;
+    assert_eq!(names(&world).await, ["a-web-2", "a-web-3"], "named and chosen by its own");
+    assert_eq!(naming_from(group).1.as_deref(), Some("team-a/vmgroup-policy"));
+
+    // One that was deleted and made again is another: nothing is known of it, and what
+    // was kept goes with the one that it was kept for.
+    world.kill_operator().await.unwrap();
+    let owner = last_good(&world, "team-a").unwrap()["metadata"]["ownerReferences"][0].clone();
+    let old = world.kube.get("configmaps", Some("team-a"), "vmgroup-policy").unwrap();
+    assert_eq!((&owner["kind"], &owner["uid"]), (&serde_json::json!("ConfigMap"), &old["metadata"]["uid"]));
+    world.kube.delete("configmaps", Some("team-a"), "vmgroup-policy").unwrap();
+    user.policy_of("team-a", Some("scaling: { plugin: absent.wasm }"), &[]).await;
+    world.start_operator().await.unwrap();
+    user.scale("team-a", "web", 1).await;
+    user.told("team-a", "web", "Stalled", "nobody leaves", SOON).await;
+    assert_eq!(names(&world).await.len(), 2);
+    user.policy_of("team-a", Some("scaling: { plugin: ordered }"), &[]).await;
+    user.ready("team-a", "web", 1, SOON).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn s8_what_was_taken_back_in_a_namespace_is_not_tried_again_after_a_restart() {
+    let (mut world, user) = started(TEAMS).await;
+    let bad = Made::new(Kind::Scaling)
+        .panics("no such member")
+        .bad_before((EPOCH + Duration::from_hours(24)).as_secs())
+        .bytes();
+    let file = "scaling: { plugin: bad.wasm }\n";
+    user.policy_of("team-a", Some(file), &[("bad.wasm", &bad)]).await;
+    for namespace in ["team-a", "team-b"] {
+        user.group(namespace, "web", 2).await;
+        user.ready(namespace, "web", 2, SOON).await;
+        user.scale(namespace, "web", 1).await;
+    }
+    user.ready("team-b", "web", 1, SOON).await;
+    let told = event(&user, "team-a", "PolicyRolledBack").await;
+    assert!(told.contains("bad.wasm"), "{told}");
+    kept(&world, "team-a", "no such member").await;
+    assert!(decisions(&world, 0, "PolicyTrapped") >= 3, "it was tried");
+    for restart in 1..=2 {
+        world.kill_operator().await.unwrap();
+        world.start_operator().await.unwrap();
+        user.told("team-a", "web", "PolicyRefused", "rolled back", SOON).await;
+        // Who leaves is known nowhere but there, and there it is not known any more.
+        user.told("team-a", "web", "Stalled", "was taken back", SOON).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        assert_eq!(decisions(&world, restart, "PolicyTrapped"), 0, "not tried again, restart {restart}");
+        assert_eq!(names(&world).await.len(), 3);
+    }
+    // An edit is a new try.
+    user.policy_of("team-a", Some(&format!("# mended\n{file}").replace("bad.wasm", "ordered")), &[]).await;
+    user.ready("team-a", "web", 1, SOON).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_namespace_cannot_speak_for_others_and_cannot_take_all_the_memory() {
     let (_world, user) = started(TEAMS).await;
@@ -181,8 +267,8 @@ async fn only_so_many_namespaces_may_and_whoever_comes_later_waits_for_room() {
 }
 
 /// Decisions of this outcome in a world, so far.
-fn decisions(world: &SimWorld, outcome: &str) -> u64 {
-    let text = world.metrics(0).encode();
+fn decisions(world: &SimWorld, operator: usize, outcome: &str) -> u64 {
+    let text = world.metrics(operator).encode();
     let lines = text.lines().filter(|line| line.starts_with("vmgroup_policy_decisions_total"));
     let lines = lines.filter(|line| line.contains(&format!("outcome=\"{outcome}\"")));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
@@ -218,7 +304,7 @@ async fn busy_world(spinning: Option<&str>) -> (SimWorld, User, u64) {
             user.ready(namespace, name, i32::try_from(replicas).unwrap(), SOON).await;
         }
     }
-    let answered = decisions(&world, "answered");
+    let answered = decisions(&world, 0, "answered");
     (world, user, answered)
 }
 
@@ -230,11 +316,11 @@ async fn s8_a_spinning_namespace_starves_nobody() {
     assert_eq!(beside, alone, "the others are asked as often as without it");
     let told = user.told("team-spin", "web7", "Stalled", "for this namespace within 60 s", SOON).await;
     assert!(told.contains("taken 1 s"), "{told}");
-    let spun = decisions(&world, "PolicyOutOfFuel");
+    let spun = decisions(&world, 0, "PolicyOutOfFuel");
     assert!((10..=30).contains(&spun), "cut off after a second of a core, twenty groups or not: {spun}");
     // By itself it comes to nothing more than its share.
     tokio::time::sleep(Duration::from_mins(10)).await;
-    let later = decisions(&world, "PolicyOutOfFuel") - spun;
+    let later = decisions(&world, 0, "PolicyOutOfFuel") - spun;
     assert!((50..=130).contains(&later), "ten seconds of a core in ten minutes: {later}");
     // With a good policy all is well as soon as there is time.
     user.policy_of("team-spin", Some(&named("s")), &[]).await;
@@ -253,7 +339,7 @@ async fn s8_a_spinning_namespace_is_taken_back_alone() {
         user.ready("team-spin", &format!("web{number}"), 1, Duration::from_mins(5)).await;
     }
     // Those that were under way end as they began, and are bounded by the budget.
-    let spun = decisions(&world, "PolicyOutOfFuel");
+    let spun = decisions(&world, 0, "PolicyOutOfFuel");
     assert!((3..=11).contains(&spun), "the breaker is its own: {spun}");
     assert!(beside >= alone);
     let admins = user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;

@@ -334,11 +334,8 @@ impl PolicyBook {
         let chose = offers.in_force.names(Kind::Scaling);
         let lets_others = offers.in_force.content.lets_builtin_choose();
         let chooses = edition.names(Kind::Scaling);
-        let withhold = matches!(self.0.whose, Whose::Namespace { .. }) && chose && !chooses && !lets_others;
-        self.roll_back(&mut offers, RolledBack { content, refusal }, edition);
-        if withhold {
-            self.withhold_scaling(NOTHING_GOOD_OF_ITS_OWN);
-        }
+        let holds_scaling = matches!(self.0.whose, Whose::Namespace { .. }) && chose && !chooses && !lets_others;
+        self.roll_back(&mut offers, RolledBack { content, refusal, holds_scaling }, edition);
         drop(offers);
         self.tell_of_change();
     }
@@ -352,8 +349,13 @@ impl PolicyBook {
     fn roll_back(&self, offers: &mut Offers, rolled_back: RolledBack, edition: Edition) {
         self.0.metrics.policy_swap("rolled-back");
         self.0.refusal.store(Some(Arc::new(rolled_back.refusal.clone())));
+        let holds_scaling = rolled_back.holds_scaling;
         offers.rolled_back = Some(rolled_back);
-        let serving = self.install(offers, edition);
+        self.install(offers, edition);
+        if holds_scaling {
+            self.withhold_scaling(NOTHING_GOOD_OF_ITS_OWN);
+        }
+        let serving = self.in_force();
         tracing::warn!(generation = serving.generation, in_force = serving.told(), "policies rolled back");
     }
 
@@ -387,7 +389,8 @@ impl PolicyBook {
     /// What is to be kept over a restart; none: nothing has been accepted yet.
     fn keepsake(&self) -> Option<Kept> {
         let offers = self.offers();
-        let accepted = *self.0.settled.borrow() && self.in_force().withheld.is_empty();
+        let taken_back = offers.rolled_back.as_ref().is_some_and(|rolled_back| rolled_back.holds_scaling);
+        let accepted = *self.0.settled.borrow() && (self.in_force().withheld.is_empty() || taken_back);
         accepted.then(|| Kept {
             in_force: Some(offers.in_force.content.clone()),
             previous: offers.earlier.front().map(|edition| edition.content.clone()),
@@ -397,10 +400,10 @@ impl PolicyBook {
 
     /// What was kept and still passes its checks, the latest first.
     async fn read_kept(&self, kept: &Kept) -> Vec<Edition> {
-        let (checker, builtin) = (self.0.checker.clone(), self.in_force().builtin.clone());
+        let (checker, builtin, reader) = (self.0.checker.clone(), self.in_force().builtin.clone(), self.reader());
         let contents: Vec<Content> = kept.in_force.iter().chain(&kept.previous).cloned().collect();
         let read = move || {
-            let read = |content| match Edition::read(&checker, &builtin, content, Reader::Administrator) {
+            let read = |content| match Edition::read(&checker, &builtin, content, reader) {
                 Ok(edition) => Some(edition),
                 Err(refusal) => {
                     tracing::warn!(%refusal, "what was in force before does not pass its check any more");
@@ -455,10 +458,7 @@ impl PolicyBook {
             _ => {
                 let (checker, builtin, content) =
                     (self.0.checker.clone(), self.in_force().builtin.clone(), content.clone());
-                let reader = match self.0.whose {
-                    Whose::Administrator(_) => Reader::Administrator,
-                    Whose::Namespace { .. } => Reader::Namespace,
-                };
+                let reader = self.reader();
                 self.0.offload.run(move || Edition::read(&checker, &builtin, &content, reader)).await
             }
         };
@@ -521,6 +521,9 @@ impl PolicyBook {
     fn make_do(&self, offers: &mut Offers, content: &Content) {
         if let Some(edition) = offers.earlier.pop_front() {
             self.install(offers, edition);
+            if offers.rolled_back.as_ref().is_some_and(|rolled_back| rolled_back.holds_scaling) {
+                self.withhold_scaling(NOTHING_GOOD_OF_ITS_OWN);
+            }
         } else if !content.lets_builtin_choose() {
             self.withhold_scaling(NOTHING_GOOD);
         }
@@ -585,6 +588,13 @@ impl PolicyBook {
         offers.in_force = edition;
         self.0.in_force.store(serving.clone());
         serving
+    }
+
+    fn reader(&self) -> Reader {
+        match self.0.whose {
+            Whose::Administrator(_) => Reader::Administrator,
+            Whose::Namespace { .. } => Reader::Namespace,
+        }
     }
 
     fn standing(&self) -> Result<Arc<Serving>, Arc<Refusal>> {

@@ -360,8 +360,8 @@ fn follow_policies(
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
     let RunConfig { namespace, policy_config_map: name, policy_dir, .. } = config;
-    let mut keeper = Keeper::new(kube.clone(), namespace, name, book.clone(), fence);
-    let tenants = follow_tenants(kube.clone(), namespace.clone(), book.clone(), events.clone(), stop.clone());
+    let mut keeper = Keeper::new(kube.clone(), namespace, name, book.clone(), fence.clone());
+    let tenants = follow_tenants(kube.clone(), namespace.clone(), book.clone(), events.clone(), fence, stop.clone());
     let watching = match policy_dir.clone() {
         Some(folder) => watch_folder(folder, book, stop.clone()).left_future(),
         None => watch_config_map(kube, namespace.clone(), name.clone(), book, events, stop.clone()).right_future(),

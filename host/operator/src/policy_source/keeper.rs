@@ -1,6 +1,7 @@
 //! Keeps the policies in force in a ConfigMap beside the policy ConfigMap, and
 //! recalls them at the start: a broken edit must not meet an operator that has
-//! nothing to go back to. Only who leads writes.
+//! nothing to go back to. Only who leads writes. A namespace that brings policies of
+//! its own has one of its own, in that namespace, which goes with its policy ConfigMap.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, Patch, PatchParams};
@@ -50,6 +51,8 @@ pub struct Keeper {
     name: String,
     book: PolicyBook,
     fence: Fence,
+    /// Name and uid of the policy ConfigMap, if it is kept for that one alone.
+    owner: Option<(String, String)>,
     /// As it is there.
     stored: Option<Stored>,
 }
@@ -60,7 +63,15 @@ impl Keeper {
     /// and to make it, if it is not there, `create`.
     pub fn new(client: kube::Client, namespace: &str, policy_config_map: &str, book: PolicyBook, fence: Fence) -> Self {
         let name = format!("{policy_config_map}-last-good");
-        Self { api: Api::namespaced(client, namespace), name, book, fence, stored: None }
+        Self { api: Api::namespaced(client, namespace), name, book, fence, owner: None, stored: None }
+    }
+
+    /// The same for the policy ConfigMap of this uid: when it is deleted, what was kept
+    /// is deleted with it, and of another one of its name nothing is known.
+    #[must_use]
+    pub(super) fn that_goes_with(mut self, policy_config_map: &str, uid: String) -> Self {
+        self.owner = Some((policy_config_map.to_owned(), uid));
+        self
     }
 
     /// Tells the book what was in force before this process. To be called, and to
@@ -90,7 +101,10 @@ impl Keeper {
     async fn load(&mut self) -> Result<Kept, KeeperError> {
         let stored = bounded(self.api.get_opt(&self.name)).await?.map(Stored::of).unwrap_or_default();
         let stored = self.stored.insert(stored);
-        Ok(stored.read()?)
+        match &self.owner {
+            Some((_, uid)) if stored.owner.as_ref() != Some(uid) => Ok(Kept::default()),
+            _ => Ok(stored.read()?),
+        }
     }
 
     /// Keeps what is in force as it changes, while we lead, until `stop`.
@@ -151,18 +165,22 @@ impl Keeper {
         let there = self.stored.as_ref().unwrap_or(&nothing);
         let builtin = kept.in_force.as_ref().is_none_or(|content| content.data.is_none());
         // Nothing was ever chosen: no need to remember that.
-        if builtin && there.data.is_empty() {
+        if builtin && kept.rolled_back.is_none() && there.data.is_empty() {
             return Ok(());
         }
-        let stored = Stored::form(&kept)?;
+        let stored = Stored { owner: self.owner.as_ref().map(|(_, uid)| uid.clone()), ..Stored::form(&kept)? };
         if *there == stored || !self.fence.holds() {
             return Ok(());
         }
-        let patch = json!({
+        let mut patch = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": self.name },
             "data": stored.data, "binaryData": stored.binary,
         });
+        if let Some((name, uid)) = &self.owner {
+            patch["metadata"]["ownerReferences"] =
+                json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid }]);
+        }
         let params = PatchParams::apply(MANAGER).force();
         bounded(self.api.patch(&self.name, &params, &Patch::Apply(patch))).await?;
         self.stored = Some(stored);

@@ -41,6 +41,9 @@ pub(super) struct Kept {
 pub(super) struct RolledBack {
     pub(super) content: Fingerprint,
     pub(super) refusal: Refusal,
+    /// Nobody is chosen to leave meanwhile: what serves instead was not chosen for that.
+    #[serde(default)]
+    pub(super) holds_scaling: bool,
 }
 
 /// Why something that was kept cannot be used, or something cannot be kept.
@@ -83,16 +86,20 @@ struct Entry {
     resource_version: String,
 }
 
-/// `data` and `binaryData` of the ConfigMap.
+/// `data` and `binaryData` of the ConfigMap, and whose it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) data: BTreeMap<String, String>,
     pub(super) binary: BTreeMap<String, ByteString>,
+    /// The uid of the policy ConfigMap that it belongs to, if it goes with it.
+    pub(super) owner: Option<String>,
 }
 
 impl Stored {
     pub(super) fn of(map: ConfigMap) -> Self {
-        Self { data: map.data.unwrap_or_default(), binary: map.binary_data.unwrap_or_default() }
+        let mut owners = map.metadata.owner_references.unwrap_or_default().into_iter();
+        let owner = owners.find(|owner| owner.kind == "ConfigMap").map(|owner| owner.uid);
+        Self { data: map.data.unwrap_or_default(), binary: map.binary_data.unwrap_or_default(), owner }
     }
 
     /// As it is to be written. If not all of it fits, the previous policies are
@@ -256,6 +263,7 @@ mod tests {
                     remedy: "r".to_owned(),
                     resource_version: "8".to_owned(),
                 },
+                holds_scaling: true,
             }),
         };
         let back = Stored::form(&kept).unwrap().read().unwrap();
@@ -269,7 +277,8 @@ mod tests {
         assert_eq!(data.binaries.keys().collect::<Vec<_>>(), ["a.wasm"]);
         assert!(data.binaries["a.wasm"].starts_with(&[0x1f, 0x8b]));
         assert!(back.previous.unwrap().data.is_none());
-        assert_eq!(back.rolled_back.unwrap().refusal.plugin, "a.wasm");
+        let rolled_back = back.rolled_back.unwrap();
+        assert_eq!((rolled_back.refusal.plugin.as_str(), rolled_back.holds_scaling), ("a.wasm", true));
     }
 
     #[test]

@@ -4,14 +4,16 @@
 //!
 //! One watch over all namespaces, for `ConfigMap`s of one name, and only while somebody
 //! may; checks are made one at a time, turn by turn, and of each namespace only the
-//! latest content waits. Must not know what the policies say.
+//! latest content waits. Before a namespace's first check it is recalled what was in
+//! force there. Must not know what the policies say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt as _};
+use futures::future::{AbortHandle, AbortRegistration, Abortable, BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
@@ -21,14 +23,19 @@ use tokio_util::sync::CancellationToken;
 use vmgroup_api::policy_file::Tenants as Settings;
 
 use super::desk::{ConfigMapEvents, Desk};
-use super::{Own, PolicyBook, PolicyFiles, Whose};
+use super::{Keeper, Own, PolicyBook, PolicyFiles, Whose};
 use crate::events::{EventType, Events};
+use crate::lease::Fence;
 use crate::link::chain;
 use crate::wake::Wake;
 
 /// `ConfigMap`s in one answer of the API server: each may have a mebibyte, and most may
 /// be of namespaces that are none of these.
 const PAGE: u32 = 4;
+
+/// How long what was in force in a namespace may take to be recalled: the checks of
+/// all others wait for it.
+const RECALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// What serves a group because of the namespace that it is in.
 pub(super) enum Standing {
@@ -213,13 +220,15 @@ impl Tenants {
 }
 
 /// Has the `ConfigMap`s of namespaces serve there, as far as the policies in force let
-/// them, until `stop`. `namespace` is the operator's own. Needs `list` and `watch` on
-/// `ConfigMap`s of that name in all namespaces, as soon as anybody may.
+/// them, and keeps there what is in force, until `stop`. `namespace` is the operator's
+/// own. Needs `list` and `watch` on `ConfigMap`s of that name in all namespaces, as soon
+/// as anybody may, and what a [`Keeper`] needs there.
 pub async fn follow_tenants(
     client: kube::Client,
     namespace: String,
     book: PolicyBook,
     events: Events,
+    fence: Fence,
     stop: CancellationToken,
 ) {
     let Whose::Administrator(tenants) = &book.0.whose else { return };
@@ -240,7 +249,8 @@ pub async fn follow_tenants(
         };
         let watching = async {
             let Some(settings) = &settings else { return std::future::pending().await };
-            Watch::new(settings, &namespace, &book, tenants, &events).run(client.clone()).await;
+            let make = MakeKeeper { client: client.clone(), fence: fence.clone(), stop: stop.clone() };
+            Watch::new(settings, &namespace, &book, tenants, &events, make).run().await;
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -250,8 +260,44 @@ pub async fn follow_tenants(
     }
 }
 
-/// A check under way: gives the namespace back, and whether its ConfigMap is gone.
-type Check = BoxFuture<'static, (String, Desk, bool)>;
+/// A check under way.
+type Check = BoxFuture<'static, Checked>;
+
+/// A check that is over.
+struct Checked {
+    namespace: String,
+    desk: Desk,
+    /// Its ConfigMap is gone.
+    gone: bool,
+    /// Who is to keep what is in force from now on, if that is somebody new.
+    keeper: Option<(Keeper, AbortRegistration)>,
+}
+
+/// What keeping takes.
+struct MakeKeeper {
+    client: kube::Client,
+    fence: Fence,
+    stop: CancellationToken,
+}
+
+impl MakeKeeper {
+    fn keeper(&self, namespace: &str, config_map: &str, uid: String, book: PolicyBook) -> Keeper {
+        let keeper = Keeper::new(self.client.clone(), namespace, config_map, book, self.fence.clone());
+        keeper.that_goes_with(config_map, uid)
+    }
+}
+
+/// Who keeps what is in force in a namespace, and for the ConfigMap of which uid.
+struct Kept {
+    uid: String,
+    keeping: AbortHandle,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeping.abort();
+    }
+}
 
 /// The watch over the `ConfigMap`s, as long as the same settings count.
 struct Watch<'a> {
@@ -260,8 +306,10 @@ struct Watch<'a> {
     book: &'a PolicyBook,
     tenants: &'a Tenants,
     events: &'a Events,
+    make: MakeKeeper,
     /// Those that are not busy with a check.
     desks: BTreeMap<String, Desk>,
+    kept: BTreeMap<String, Kept>,
     /// What is to be checked; none: it is gone.
     pending: BTreeMap<String, Option<ConfigMap>>,
     /// Whose turn it was last.
@@ -279,6 +327,7 @@ impl<'a> Watch<'a> {
         book: &'a PolicyBook,
         tenants: &'a Tenants,
         events: &'a Events,
+        make: MakeKeeper,
     ) -> Self {
         Self {
             settings,
@@ -286,7 +335,9 @@ impl<'a> Watch<'a> {
             book,
             tenants,
             events,
+            make,
             desks: BTreeMap::new(),
+            kept: BTreeMap::new(),
             pending: BTreeMap::new(),
             last: String::new(),
             listed: BTreeSet::new(),
@@ -295,13 +346,14 @@ impl<'a> Watch<'a> {
     }
 
     /// Until it is to be begun afresh.
-    async fn run(mut self, client: kube::Client) {
-        let api: Api<ConfigMap> = Api::all(client);
+    async fn run(mut self) {
+        let api: Api<ConfigMap> = Api::all(self.make.client.clone());
         let selector = format!("metadata.name={}", self.settings.config_map);
         let config = watcher::Config::default().fields(&selector).page_size(PAGE);
         let mut stream = pin!(watcher::watcher(api, config).default_backoff());
         let mut rollbacks = pin!(self.tenants.0.changes.desks.stream());
         let mut checks: FuturesUnordered<Check> = FuturesUnordered::new();
+        let mut keeping = FuturesUnordered::new();
         loop {
             if checks.is_empty() {
                 match self.next_check() {
@@ -311,7 +363,10 @@ impl<'a> Watch<'a> {
                 }
             }
             tokio::select! {
-                Some((namespace, desk, gone)) = checks.next() => {
+                Some(Checked { namespace, desk, gone, keeper }) = checks.next() => {
+                    if let Some((keeper, until)) = keeper {
+                        keeping.push(Abortable::new(keeper.run(self.make.stop.clone()), until));
+                    }
                     let waiting = gone && !self.pending.contains_key(&namespace) && self.tenants.dismiss(&namespace);
                     if !gone {
                         self.desks.insert(namespace, desk);
@@ -320,6 +375,7 @@ impl<'a> Watch<'a> {
                         return;
                     }
                 }
+                Some(_) = keeping.next() => {}
                 Some(namespace) = rollbacks.next() => {
                     if let Some(desk) = self.desks.get_mut(&namespace) {
                         desk.tell_of_rollback().await;
@@ -390,20 +446,47 @@ impl<'a> Watch<'a> {
         let map = self.pending.remove(&namespace)?;
         self.last.clone_from(&namespace);
         let own = self.tenants.admit(self.book, self.settings, &namespace)?;
+        let mut keeper = self.keeper(&namespace, map.as_ref(), &own);
         let mut desk = self.desks.remove(&namespace).unwrap_or_else(|| {
             let events = ConfigMapEvents::new(self.events.clone(), &namespace, &self.settings.config_map);
             Desk::new(own, Some(events))
         });
+        let stop = self.make.stop.clone();
         Some(
             async move {
                 let gone = map.is_none();
                 if let Some(map) = &map {
                     desk.is_about(map.metadata.uid.as_ref());
                 }
+                if let Some((keeper, _)) = &mut keeper
+                    && tokio::time::timeout(RECALL_WITHIN, keeper.recall(&stop)).await.is_err()
+                {
+                    tracing::warn!(namespace, "what was in force there before is not known; it goes on without");
+                }
                 desk.offer(map.map(PolicyFiles::of)).await;
-                (namespace, desk, gone)
+                Checked { namespace, desk, gone, keeper }
             }
             .boxed(),
         )
+    }
+
+    /// Who is to keep what is in force there; none: somebody does so already, or it is
+    /// not to be kept any more.
+    fn keeper(
+        &mut self,
+        namespace: &str,
+        map: Option<&ConfigMap>,
+        own: &PolicyBook,
+    ) -> Option<(Keeper, AbortRegistration)> {
+        let Some(uid) = map.and_then(|map| map.metadata.uid.clone()) else {
+            self.kept.remove(namespace);
+            return None;
+        };
+        if self.kept.get(namespace).is_some_and(|kept| kept.uid == uid) {
+            return None;
+        }
+        let (keeping, until) = AbortHandle::new_pair();
+        self.kept.insert(namespace.to_owned(), Kept { uid: uid.clone(), keeping });
+        Some((self.make.keeper(namespace, &self.settings.config_map, uid, own.clone()), until))
     }
 }
