@@ -1,11 +1,12 @@
 # `make` lists the targets. Each does its own set-up, and works the second time
-# as the first. Rust is enough for all of them but e2e and bench, which need Go.
+# as the first. Rust is enough for all of them but e2e and bench, which need Go, and
+# c-policy, which needs clang.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo serve test e2e bench plugins crd fmt lint deny soak mutants clean
+.PHONY: help demo serve test e2e bench plugins c-policy crd fmt lint deny soak mutants clean
 
 # Where cargo builds, should somebody have moved it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -49,6 +50,8 @@ e2e: ## The same stories against the real kube-apiserver, etcd, vcsim and regist
 	@cargo test --workspace --test real --no-run
 	$(call say, running the suite on the real components)
 	@VMGROUP_E2E=1 cargo test --workspace --test real -- --test-threads=1 --nocapture
+	@if clang --print-targets 2>/dev/null | grep -q wasm32; then $(MAKE) --no-print-directory c-policy; \
+	else echo '==> left out, as there is no clang that makes WebAssembly: the policy in C, built anew' >&2; fi
 
 bench: ## Print the figures: speed, calls, memory. Needs Go
 	$(call say, building vcsim)
@@ -59,6 +62,22 @@ bench: ## Print the figures: speed, calls, memory. Needs Go
 
 plugins: ## The shipped policies as WebAssembly, with their sizes
 	@scripts/build-plugins --sizes
+
+# Where the policy in C is built, and what generates its bindings if nobody has it.
+C_POLICY := $(abspath $(TARGET))/c-policy
+
+c-policy: export PATH := $(C_POLICY)/bin:$(PATH)
+c-policy: ## The policy in C, built anew and tried as the one that is checked in. Needs clang
+	@if ! command -v wit-bindgen >/dev/null; then \
+	echo '==> building wit-bindgen; about 4 minutes the first time' >&2; \
+	cargo install wit-bindgen-cli --version 0.61.1 --locked --no-default-features --features c --root '$(C_POLICY)' --quiet; fi
+	$(call say, building the policy in C)
+	@examples/c-policy/build '$(C_POLICY)/least-memory.wasm'
+	@if cmp --silent '$(C_POLICY)/least-memory.wasm' examples/c-policy/least-memory.wasm; \
+	then echo 'byte for byte what is checked in'; \
+	else echo 'other bytes than those checked in, as from other versions of its tools; what it does is tried now'; fi
+	$(call say, trying it)
+	@VMGROUP_C_POLICY='$(C_POLICY)/least-memory.wasm' cargo test --workspace --test other_language --quiet
 
 crd: ## Generate deploy/base/crd.yaml from the types in host/api
 	@cargo build --workspace --bin vmgroup
