@@ -18,6 +18,7 @@ pub mod component;
 #[path = "../../policy/tests/hostile/made.rs"]
 pub mod made;
 pub mod mutants;
+pub mod playground;
 pub mod real;
 pub mod sabotage;
 pub mod scenarios;

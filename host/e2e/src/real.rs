@@ -369,7 +369,7 @@ fn tool(name: &str) -> Result<PathBuf, WorldError> {
 }
 
 /// The operator's binary, beside the folder of the test's.
-fn operator() -> Result<PathBuf, WorldError> {
+pub fn operator() -> Result<PathBuf, WorldError> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or("the test has no target folder")?;
     let program = folder.join("vmgroup");

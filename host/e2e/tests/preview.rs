@@ -74,6 +74,11 @@ async fn what_is_said_is_what_happens() {
 
     let back = ask(&world, &wanted(9), "").await.unwrap();
     assert_eq!((back.coming.len(), back.going.len()), (0, 3), "{back:?}");
+    // Who is next is the first of them.
+    let next = Wanted { group: "shop/web".to_owned(), one_fewer: true, ..Wanted::default() };
+    let next = ask(&world, &next, "").await.unwrap();
+    assert_eq!((next.replicas, &next.going[..]), (11, &back.going[..1]), "{next:?}");
+    assert!(next.there.contains(&next.going[0].name) && next.there.len() == 12, "{next:?}");
     user.scale("shop", "web", 9).await;
     user.ready("shop", "web", 9, SOON).await;
     let left = hosts(&world).await;

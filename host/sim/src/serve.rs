@@ -84,7 +84,8 @@ impl TlsIdentity {
     }
 }
 
-/// A running server. Dropping it closes the port and every connection.
+/// A running server. Dropping it closes the port and every connection that has not
+/// become something else than HTTP.
 #[derive(Debug)]
 pub struct Server {
     /// Where it listens.
@@ -149,11 +150,11 @@ where
     // Errors here are the client's going away, or a Cut: both mean "close".
     match tls {
         None => {
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
         }
         Some(acceptor) => {
             if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
             }
         }
     }

@@ -8,25 +8,19 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Parser;
-use kube::CustomResourceExt;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
-use vmgroup_api::{PolicyStatus, VmGroup};
+use vmgroup_api::PolicyStatus;
 use vmgroup_e2e::made::{Made, SELF_TEST};
-use vmgroup_e2e::world::{OPERATOR_NAMESPACE, ROOT, TEMPLATE, User};
+use vmgroup_e2e::playground::{PASSWORD, Playground, USER};
+use vmgroup_e2e::world::{OPERATOR_NAMESPACE, ROOT};
 use vmgroup_policy::Kind;
-use vmgroup_sim::clock::Clock;
-use vmgroup_sim::kube::KubeSim;
-use vmgroup_sim::serve::{Server, TlsIdentity, kubeconfig, serve};
-use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig, VcenterSim, VmView};
+use vmgroup_sim::vcenter::VmView;
 
 const SOON: Duration = Duration::from_secs(30);
-const USER: &str = "operator@vsphere.local";
-const PASSWORD: &str = "demo";
 
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -58,7 +52,7 @@ async fn main() -> Result<()> {
     };
     if let Err(error) = told {
         eprintln!("\n{}", stage.paint.bad(&format!("the demo failed: {error}")));
-        eprintln!("{}", std::fs::read_to_string(&stage.log).unwrap_or_default());
+        eprintln!("{}", std::fs::read_to_string(stage.ground.path("operator.log")).unwrap_or_default());
         // Exiting runs no destructors, and nothing may be left behind.
         let _ = operator.kill().await;
         std::process::exit(1);
@@ -98,78 +92,19 @@ impl Paint {
 }
 
 struct Stage {
-    vcenter: VcenterSim,
-    user: User,
+    ground: Playground,
     paint: Paint,
-    log: PathBuf,
-    folder: PathBuf,
     step: u32,
     seen_events: BTreeSet<String>,
-    kube_server: Server,
-    vcenter_server: Server,
 }
 
 impl Stage {
     /// Simulators and operator, up and running.
     async fn set() -> Result<(Self, Child)> {
         let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-        let folder = PathBuf::from(".vmgroup/demo");
-        std::fs::create_dir_all(&folder)?;
-        let clock = Clock::system();
-        let kube = KubeSim::new(clock, 7);
-        let vcenter = VcenterSim::new(
-            VcenterConfig {
-                user: USER.into(),
-                password: PASSWORD.into(),
-                templates: vec![TEMPLATE.into(), "my-operator-template".into()],
-                durations: TaskDurations { clone: Duration::from_millis(600), ..TaskDurations::default() },
-                ..VcenterConfig::default()
-            },
-            clock,
-        );
-        kube.create_namespace(OPERATOR_NAMESPACE).map_err(|error| format!("{error:?}"))?;
-        kube.apply(serde_json::to_value(VmGroup::crd())?).map_err(|error| format!("{error:?}"))?;
-        let (identity, ca) = TlsIdentity::self_signed(&["localhost"])?;
-        let kube_server = serve(kube.service(), None).await?;
-        let vcenter_server = serve(vcenter.service(), Some(&identity)).await?;
-        let (kubeconfig_file, ca_file, log) =
-            (folder.join("kubeconfig"), folder.join("vcenter-ca.pem"), folder.join("operator.log"));
-        std::fs::write(&kubeconfig_file, kubeconfig(kube_server.addr))?;
-        std::fs::write(&ca_file, ca)?;
-        let operator = Command::new(binary()?)
-            .args(["run", "--log-format", "text", "--metrics-addr", "127.0.0.1:0"])
-            .args(["--namespace", OPERATOR_NAMESPACE])
-            .arg("--socket")
-            .arg(folder.join("socket"))
-            .arg("--vc-ca-file")
-            .arg(&ca_file)
-            .env("KUBECONFIG", &kubeconfig_file)
-            .env("VC_HOST", format!("https://{}/sdk", vcenter_server.addr))
-            .env("VC_USER", USER)
-            .env("VC_PASS", PASSWORD)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log)?)
-            .kill_on_drop(true)
-            .spawn()?;
-        let config = kube::Config::from_custom_kubeconfig(
-            kube::config::Kubeconfig::read_from(&kubeconfig_file)?,
-            &kube::config::KubeConfigOptions::default(),
-        )
-        .await?;
-        let user = User::new(kube::Client::try_from(config)?);
-        let stage = Self {
-            vcenter,
-            user,
-            paint,
-            log,
-            folder,
-            step: 0,
-            seen_events: BTreeSet::new(),
-            kube_server,
-            vcenter_server,
-        };
-        Ok((stage, operator))
+        let ground = Playground::set(Path::new(".vmgroup/demo")).await?;
+        let operator = ground.operator(&binary()?, &[])?;
+        Ok((Self { ground, paint, step: 0, seen_events: BTreeSet::new() }, operator))
     }
 
     async fn story(&mut self) -> Result<()> {
@@ -191,18 +126,18 @@ impl Stage {
     /// The inner loop: a group, and `vmgroup policy serve --apply` beside it.
     async fn serve(&mut self, folder: &Path) -> Result<()> {
         self.head("A group of five on simulators, and the policy that is being written");
-        self.user.group("shop", "web", 5).await;
-        self.user.ready("shop", "web", 5, SOON).await;
+        self.ground.user.group("shop", "web", 5).await;
+        self.ground.user.ready("shop", "web", 5, SOON).await;
         self.show_machines(&BTreeSet::new())?;
         self.say("what became of each swap, and what it would do, in another terminal:");
-        println!("    export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig")?, self.path("socket")?);
+        println!("    export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig"), self.path("socket"));
         println!("    kubectl -n {OPERATOR_NAMESPACE} describe configmap vmgroup-policy");
         println!("    kubectl -n shop scale vmgroup web --replicas=3; kubectl -n shop describe vmgroup web");
         println!("    {} preview shop/web --replicas 3", binary()?.display());
         let mut serve = Command::new(binary()?)
             .args(["policy", "serve", "--apply"])
             .arg(folder)
-            .env("KUBECONFIG", self.path("kubeconfig")?)
+            .env("KUBECONFIG", self.path("kubeconfig"))
             .kill_on_drop(true)
             .spawn()?;
         let mut told = String::new();
@@ -212,7 +147,7 @@ impl Stage {
                 _ = tokio::signal::ctrl_c() => return Ok(()),
                 ended = serve.wait() => return Err(format!("`vmgroup policy serve` ended: {}", ended?).into()),
                 _ = look.tick() => {
-                    let events = self.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+                    let events = self.ground.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
                     if let Some(event) = events.last().filter(|event| **event != told) {
                         println!("  {} {event}", self.paint.head("operator"));
                         told.clone_from(event);
@@ -225,8 +160,8 @@ impl Stage {
     async fn a_group_comes_up(&mut self) -> Result<()> {
         self.head("A group comes up");
         self.command("kubectl apply -f - <<< 'kind: VmGroup, name: web, cpu: 2, memory: 1, replicas: 3'");
-        self.user.group("shop", "web", 3).await;
-        self.user.ready("shop", "web", 3, SOON).await;
+        self.ground.user.group("shop", "web", 3).await;
+        self.ground.user.ready("shop", "web", 3, SOON).await;
         self.show_group().await?;
         self.show_machines(&BTreeSet::new())?;
         let vms = self.machines();
@@ -242,15 +177,15 @@ impl Stage {
         let first = self.names();
         tokio::time::sleep(Duration::from_millis(1100)).await;
         self.command("kubectl scale vmgroup web -n shop --replicas=5");
-        self.user.scale("shop", "web", 5).await;
-        self.user.ready("shop", "web", 5, SOON).await;
+        self.ground.user.scale("shop", "web", 5).await;
+        self.ground.user.ready("shop", "web", 5, SOON).await;
         self.show_machines(&first)?;
         self.say("who would go is known before");
         let foreseen = self.vmgroup(&["preview", "shop/web", "--replicas", "3"]).await?;
         self.hold("nobody is gone yet", self.names().len() == 5)?;
         self.command("kubectl scale vmgroup web -n shop --replicas=3");
-        self.user.scale("shop", "web", 3).await;
-        self.user.ready("shop", "web", 3, SOON).await;
+        self.ground.user.scale("shop", "web", 3).await;
+        self.ground.user.ready("shop", "web", 3, SOON).await;
         self.show_reasons().await;
         let left = self.names();
         self.hold("the two newest went (the built-in scaling policy), the first three stayed", left == first)?;
@@ -265,23 +200,23 @@ impl Stage {
         for line in policy.lines() {
             println!("    {}", self.paint.dim(line));
         }
-        self.user.policy(Some(policy), &[]).await;
+        self.ground.user.policy(Some(policy), &[]).await;
         self.wait_for_policy("ordinal", |policies| policies.naming.plugin).await;
         self.say("checked in stages, then swapped between two decisions; now the next decisions differ");
         let before = self.names();
-        self.user.scale("shop", "web", 6).await;
-        self.user.ready("shop", "web", 6, SOON).await;
+        self.ground.user.scale("shop", "web", 6).await;
+        self.ground.user.ready("shop", "web", 6, SOON).await;
         self.show_machines(&before)?;
         let new: Vec<String> = self.names().difference(&before).cloned().collect();
         self.hold("new members are named by the new pattern", new == ["shop-web-00", "shop-web-01", "shop-web-02"])?;
         for vm in self.machines() {
             let idle = vm.name.ends_with("01") || vm.name.ends_with("02");
-            self.vcenter.set_cpu_usage(&vm.path, if idle { 15 } else { 900 })?;
+            self.ground.vcenter.set_cpu_usage(&vm.path, if idle { 15 } else { 900 })?;
         }
         self.say("shop-web-01 and shop-web-02 have nothing to do, the others are busy");
         self.command("kubectl scale vmgroup web -n shop --replicas=4");
-        self.user.scale("shop", "web", 4).await;
-        self.user.ready("shop", "web", 4, SOON).await;
+        self.ground.user.scale("shop", "web", 4).await;
+        self.ground.user.ready("shop", "web", 4, SOON).await;
         self.show_reasons().await;
         let left = self.names();
         self.hold(
@@ -305,10 +240,10 @@ impl Stage {
         }
         let report = self.vmgroup(&["shadow", "report"]).await?;
         self.hold("it would have had others leave", report.contains("agrees in 0 % of 1 decisions"))?;
-        let records = self.path("decisions.jsonl.zst")?;
+        let records = self.path("decisions.jsonl.zst");
         self.command("vmgroup decisions export > decisions.jsonl.zst");
         std::fs::write(&records, self.output(&["decisions", "export"]).await?)?;
-        let page = self.path("replay.html")?;
+        let page = self.path("replay.html");
         let replay = ["policy", "replay", &records, "--policy", "ordered", "--config", r#"{"order":"oldest"}"#];
         let replayed = self.vmgroup(&[&replay[..], &["--html", &page]].concat()).await?;
         self.hold(
@@ -340,7 +275,7 @@ impl Stage {
     /// What the operator's binary prints, asking the operator that runs.
     async fn output(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         let output =
-            Command::new(binary()?).args(arguments).env("VMGROUP_SOCKET", self.path("socket")?).output().await?;
+            Command::new(binary()?).args(arguments).env("VMGROUP_SOCKET", self.path("socket")).output().await?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -353,11 +288,11 @@ impl Stage {
         let good = vmgroup_policy::shipped::find("ordered").ok_or("the shipped policy `ordered` is missing")?;
         let half = &good.bytes[..good.bytes.len() / 2];
         let before = self.names();
-        self.user.policy(Some("scaling: { plugin: better.wasm }\n"), &[("better.wasm", half)]).await;
-        let message = self.user.told("shop", "web", "PolicyRefused", "better.wasm", SOON).await;
+        self.ground.user.policy(Some("scaling: { plugin: better.wasm }\n"), &[("better.wasm", half)]).await;
+        let message = self.ground.user.told("shop", "web", "PolicyRefused", "better.wasm", SOON).await;
         println!("    {}", self.paint.bad(&message));
         self.hold("nothing happened to the group, and the policies of before are in force", self.names() == before)?;
-        let group = self.user.groups("shop").get("web").await?;
+        let group = self.ground.user.groups("shop").get("web").await?;
         let in_force = group.status.and_then(|status| status.policies).map(|policies| policies.scaling.plugin);
         self.hold("the status says so", in_force.as_deref() == Some("idle-first"))
     }
@@ -367,23 +302,23 @@ impl Stage {
         let bad = Made::new(Kind::Scaling).panics("index out of bounds").bad_since(SELF_TEST + 1).bytes();
         let policy = "naming:  { plugin: ordinal, config: { pattern: \"{namespace}-{group}-{ordinal}\", width: 2 } }\nplacement: { plugin: spread, config: { by: host } }\nscaling: { plugin: clever.wasm }\nbreaker: { failures: 2 }\n";
         self.command("kubectl edit configmap vmgroup-policy -n vmgroup-system   # scaling: { plugin: clever.wasm }, breaker: { failures: 2 }");
-        self.user.policy(Some(policy), &[("clever.wasm", &bad)]).await;
+        self.ground.user.policy(Some(policy), &[("clever.wasm", &bad)]).await;
         self.wait_for_policy("clever.wasm", |policies| policies.scaling.plugin).await;
         self.say("it is in force, and crashes whenever somebody has to leave; nobody does");
         let before = self.names();
         self.command("kubectl scale vmgroup web -n shop --replicas=3");
-        self.user.scale("shop", "web", 3).await;
-        let stalled = self.user.told("shop", "web", "Stalled", "crashed", SOON).await;
+        self.ground.user.scale("shop", "web", 3).await;
+        let stalled = self.ground.user.told("shop", "web", "Stalled", "crashed", SOON).await;
         println!("    {}", self.paint.bad(&stalled));
         self.hold("nobody left", self.names() == before)?;
         self.wait_for_policy("idle-first", |policies| policies.scaling.plugin).await;
-        let events = self.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
+        let events = self.ground.user.events(OPERATOR_NAMESPACE, "vmgroup-policy").await;
         let taken_back = events.iter().filter(|event| event.starts_with("PolicyRolledBack"));
         for event in taken_back.clone() {
             println!("    {}", self.paint.bad(event));
         }
         self.hold("it was taken back by itself, and an event says so", taken_back.count() == 1)?;
-        self.user.ready("shop", "web", 3, SOON).await;
+        self.ground.user.ready("shop", "web", 3, SOON).await;
         self.show_reasons().await;
         self.hold("the policy of before chose who leaves", self.names().len() == 3)
     }
@@ -393,8 +328,8 @@ impl Stage {
         let lost = self.machines().into_iter().next().ok_or("no machine")?;
         let before = self.names();
         self.command(&format!("govc vm.destroy {}", lost.path));
-        self.vcenter.power_off(&lost.path)?;
-        self.vcenter.destroy(&lost.path)?;
+        self.ground.vcenter.power_off(&lost.path)?;
+        self.ground.vcenter.destroy(&lost.path)?;
         let deadline = Instant::now() + SOON;
         let healed = |machines: &[VmView]| {
             machines.len() == before.len()
@@ -406,7 +341,7 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.user.ready("shop", "web", 3, SOON).await;
+        self.ground.user.ready("shop", "web", 3, SOON).await;
         self.show_machines(&before)?;
         let left = self.machines();
         let others = before.iter().filter(|name| **name != lost.name);
@@ -420,10 +355,11 @@ impl Stage {
     async fn the_group_goes(&mut self) -> Result<()> {
         self.head("The group goes");
         self.command("kubectl delete vmgroup web -n shop");
-        self.user.delete("shop", "web").await;
-        self.user.gone("shop", "web", SOON).await;
-        let left = self.vcenter.vms().into_iter().filter(|vm| !vm.template).count();
-        let folders = self.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).count();
+        self.ground.user.delete("shop", "web").await;
+        self.ground.user.gone("shop", "web", SOON).await;
+        let left = self.ground.vcenter.vms().into_iter().filter(|vm| !vm.template).count();
+        let folders =
+            self.ground.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).count();
         self.hold("no machine and no folder is left in vCenter", left == 0 && folders == 0)
     }
 
@@ -450,7 +386,7 @@ impl Stage {
     }
 
     fn machines(&self) -> Vec<VmView> {
-        let mut vms: Vec<VmView> = self.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
+        let mut vms: Vec<VmView> = self.ground.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
         vms.sort_by(|a, b| a.name.cmp(&b.name));
         vms
     }
@@ -460,7 +396,7 @@ impl Stage {
     }
 
     async fn show_group(&self) -> Result<()> {
-        let group = self.user.groups("shop").get("web").await?;
+        let group = self.ground.user.groups("shop").get("web").await?;
         let status = group.status.unwrap_or_default();
         let number = |count: Option<i32>| count.map_or_else(String::new, |count| count.to_string());
         println!("    {}", self.paint.dim("NAME   PHASE     CURRENT   DESIRED   LAST_MESSAGE"));
@@ -486,7 +422,7 @@ impl Stage {
     }
 
     async fn show_reasons(&mut self) {
-        for event in self.user.events("shop", "web").await {
+        for event in self.ground.user.events("shop", "web").await {
             if event.contains(" leaves: ") && self.seen_events.insert(event.clone()) {
                 println!("    {}", event.trim_start_matches("ScalingIn: "));
             }
@@ -494,7 +430,7 @@ impl Stage {
     }
 
     async fn wait_for_policy(&self, plugin: &str, of: impl Fn(PolicyStatus) -> String) {
-        let api = self.user.groups("shop");
+        let api = self.ground.user.groups("shop");
         vmgroup_e2e::world::eventually("the policy is in force", SOON, async || {
             let group = api.get("web").await.map_err(|error| error.to_string())?;
             let in_force = of(group.status.and_then(|status| status.policies).ok_or("none")?);
@@ -504,27 +440,27 @@ impl Stage {
     }
 
     /// The whole path of a file of the demo's.
-    fn path(&self, file: &str) -> Result<String> {
-        Ok(std::env::current_dir()?.join(&self.folder).join(file).display().to_string())
+    fn path(&self, file: &str) -> String {
+        self.ground.path(file).display().to_string()
     }
 
     async fn stay(&self, operator: &mut Child) -> Result<()> {
         // Whoever plays begins with the built-in policies.
-        self.user.config_maps().delete("vmgroup-policy", &kube::api::DeleteParams::default()).await?;
+        self.ground.user.config_maps().delete("vmgroup-policy", &kube::api::DeleteParams::default()).await?;
         println!("\n{}", self.paint.head("It goes on running. In another terminal:"));
-        println!("  export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig")?, self.path("socket")?);
+        println!("  export KUBECONFIG={} VMGROUP_SOCKET={}", self.path("kubeconfig"), self.path("socket"));
         println!(
             "  kubectl create namespace myoperator-vms; kubectl apply -f examples/vmgroup.yaml; kubectl get vg -A"
         );
         println!("  {} preview myoperator-vms/vmgroup-sample --replicas 5", binary()?.display());
         println!(
             "  export GOVC_URL=https://{}/sdk GOVC_USERNAME={USER} GOVC_PASSWORD={PASSWORD} GOVC_TLS_CA_CERTS={}",
-            self.vcenter_server.addr,
-            self.path("vcenter-ca.pem")?
+            self.ground.vcenter_server.addr,
+            self.path("vcenter-ca.pem")
         );
         println!("  govc ls {ROOT}");
-        println!("  tail -f {}", self.path("operator.log")?);
-        println!("Kubernetes is at http://{}. Ctrl-C ends it.", self.kube_server.addr);
+        println!("  tail -f {}", self.path("operator.log"));
+        println!("Kubernetes is at http://{}. Ctrl-C ends it.", self.ground.kube_server.addr);
         tokio::select! {
             _ = tokio::signal::ctrl_c() => Ok(()),
             ended = operator.wait() => Err(format!("the operator ended: {ended:?}").into()),

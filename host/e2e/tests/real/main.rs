@@ -5,6 +5,7 @@
 //! so and do nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
+mod kubectl_plugin;
 mod page;
 mod registry;
 mod sites;
@@ -13,6 +14,7 @@ mod worst_day;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use serde_json::Value;
 use vmgroup_e2e::real::RealWorld;
@@ -210,6 +212,26 @@ async fn policies_of_namespaces_need_their_component() {
     let account = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:vmgroup-operator");
     let said = world.kubectl(&["auth", "can-i", &account, "-n", "team-a", "list", "configmaps"], None).await.unwrap();
     assert_eq!(said.out.trim(), "no", "{said:?}");
+
+    // What was good is kept there under the component's rights, to serve after a restart
+    // that finds it broken; and goes with what it was kept for (the garbage collector is
+    // no part of the API server).
+    let maps: Api<ConfigMap> = Api::namespaced(world.kube(), "team-a");
+    let kept = eventually("it is kept", SOON, async || {
+        let kept = maps.get_opt("vmgroup-policy-last-good").await.unwrap();
+        kept.filter(|map| map.data.as_ref().is_some_and(|data| data["in-force.yaml"].contains("own-")))
+            .ok_or("not yet".to_owned())
+    })
+    .await;
+    let owner = kept.metadata.owner_references.unwrap_or_default().remove(0);
+    assert_eq!(Some(owner.uid), maps.get("vmgroup-policy").await.unwrap().metadata.uid);
+    world.kill_operator().await.unwrap();
+    user.policy_of("team-a", Some("naming: { plugin: absent.wasm }"), &[]).await;
+    world.start_operator().await.unwrap();
+    user.told("team-a", "web", "PolicyRefused", "absent.wasm", SOON * 2).await;
+    user.scale("team-a", "web", 2).await;
+    user.ready("team-a", "web", 2, SOON).await;
+    assert!(world.vms().await.unwrap().iter().any(|vm| vm.name == "own-1"));
 }
 
 /// User data is read under the component's rights, and without those nobody is made and
@@ -244,6 +266,14 @@ async fn guests_that_differ_need_their_component() {
     )
     .await;
     user.told("shop", "db", "Stalled", "no-such", SOON).await;
+}
+
+/// The plugin of kubectl, through the real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_vmgroup_reaches_the_operator() {
+    if wanted("kubectl_vmgroup_reaches_the_operator") {
+        kubectl_plugin::story(&vmgroup_e2e::real::operator().unwrap()).await.unwrap();
+    }
 }
 
 /// The identity in the lease; none when it is released or was never taken.

@@ -106,6 +106,12 @@ pub(super) fn resource_list(resources: &[Arc<Resource>], group: &str, version: &
                 "kind": "Scale", "verbs": ["get", "patch", "update"],
             }));
         }
+        if r.is("pods") {
+            list.push(json!({
+                "name": "pods/exec", "singularName": "", "namespaced": true,
+                "kind": "PodExecOptions", "verbs": ["create", "get"],
+            }));
+        }
     }
     if list.is_empty() {
         return None;
@@ -157,6 +163,11 @@ fn aggregated_resource(r: &Resource) -> Value {
         subresources.push(json!({
             "subresource": "scale", "responseKind": kind("autoscaling", "v1", "Scale"),
             "verbs": ["get", "patch", "update"],
+        }));
+    }
+    if r.is("pods") {
+        subresources.push(json!({
+            "subresource": "exec", "responseKind": kind("", "v1", "PodExecOptions"), "verbs": ["create", "get"],
         }));
     }
     let mut entry = json!({

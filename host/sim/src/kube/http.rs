@@ -13,19 +13,20 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::json::{array, field, text};
 use super::request::{Query, Route, Target, accepted, operation, route};
-use super::resources::Resource;
+use super::resources::{Resource, storage_key};
 use super::select::Selector;
 use super::status::{ApiError, FieldError};
 use super::store::{Key, State};
 use super::table;
 use super::watch::{self, Start, View, Wish};
 use super::write::{FieldValidation, PatchBody, Preconditions, Sub, Write, Written, scale_of};
-use super::{discovery, openapi, proto};
+use super::{discovery, exec, openapi, proto};
 use crate::faults::{Cut, Fault, Faults};
 
 /// What the real server reads of a request at most.
@@ -105,6 +106,11 @@ impl KubeService {
             Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
             Some(Fault::LoseReply | Fault::FailTask(_) | Fault::LoseTask | Fault::DenyTask { .. }) | None => {}
         }
+        if let Route::Resource(target) = &route
+            && target.is_exec()
+        {
+            return Ok(self.exec(parts, target, &query).unwrap_or_else(|e| refusal(&e)));
+        }
         let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
             let message = format!("Request entity too large: limit is {MAX_BODY}");
             return Ok(refusal(&ApiError::new(413, "RequestEntityTooLarge", message)));
@@ -114,14 +120,20 @@ impl KubeService {
         if fault == Some(Fault::LoseReply) { Err(Cut) } else { Ok(response) }
     }
 
+    /// The one thing that is no exchange of documents.
+    fn exec(&self, parts: Parts, target: &Target, query: &Query) -> Result<Response<Body>, ApiError> {
+        let state = self.lock();
+        authenticate(&state, &parts.headers)?;
+        let key = (target.namespace.clone(), target.name.clone());
+        if state.get(&storage_key("", "pods"), &key).is_none() {
+            return Err(ApiError::not_found("", "pods", &target.name));
+        }
+        exec::accept(parts, target, query, state.exec.clone())
+    }
+
     fn dispatch(&self, route: &Route, call: &Call) -> Result<Response<Body>, ApiError> {
         let mut state = self.lock();
-        if let Some(token) = &state.token {
-            let given = call.headers.get(header::AUTHORIZATION).and_then(|h| h.to_str().ok());
-            if given.and_then(|g| g.strip_prefix("Bearer ")) != Some(token) {
-                return Err(ApiError::new(401, "Unauthorized", "Unauthorized"));
-            }
-        }
+        authenticate(&state, &call.headers)?;
         if let Route::Resource(target) = route {
             if target.plural == "selfsubjectaccessreviews" && call.method == Method::POST {
                 // There is no authorization: everybody may do everything.
@@ -230,6 +242,15 @@ impl KubeService {
         };
         Ok(respond(200, "application/json", watch::open(state, self.state.clone(), wish)))
     }
+}
+
+fn authenticate(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(token) = &state.token else { return Ok(()) };
+    let given = headers.get(header::AUTHORIZATION).and_then(|h| h.to_str().ok());
+    if given.and_then(|g| g.strip_prefix("Bearer ")) == Some(token) {
+        return Ok(());
+    }
+    Err(ApiError::new(401, "Unauthorized", "Unauthorized"))
 }
 
 fn version_of(query: &Query) -> Result<Option<u64>, ApiError> {

@@ -20,8 +20,9 @@
 //! ```
 //!
 //! Simplified against the real one: no authorization; no garbage collector, so
-//! owner references and propagation policies have no effect; the namespace and
-//! CRD controllers act at once; built-in kinds have no schemas beyond a few
+//! owner references and propagation policies have no effect; no kubelet, so pods do
+//! nothing but what [`KubeSim::on_exec`] runs; the namespace and CRD controllers act at
+//! once; built-in kinds have no schemas beyond a few
 //! checks; events do not expire.
 //!
 //! Must not know VmGroups: what it serves comes from the CRDs given to it.
@@ -30,6 +31,7 @@ mod builtin;
 mod checks;
 mod delete;
 mod discovery;
+mod exec;
 mod http;
 mod json;
 mod managed;
@@ -46,11 +48,13 @@ mod table;
 mod watch;
 mod write;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use self::exec::Exec;
 pub use self::http::KubeService;
 pub use self::status::ApiError;
 pub use self::watch::WatchFault;
@@ -109,6 +113,16 @@ impl KubeSim {
     /// From now on every request needs this bearer token (`None`: no longer).
     pub fn require_token(&self, token: Option<&str>) {
         self.state().token = token.map(str::to_owned);
+    }
+
+    /// From now on this runs what clients exec in pods (any pod that there is, with or
+    /// without that container), and gives the exit code. Over HTTP only.
+    pub fn on_exec<F, R>(&self, run: F)
+    where
+        F: Fn(Exec) -> R + Send + Sync + 'static,
+        R: Future<Output = i32> + Send + 'static,
+    {
+        self.state().exec = Some(exec::runner(run));
     }
 
     /// Creates the object, or replaces the one of its name whatever its

@@ -36,6 +36,12 @@ pub(super) struct Target {
     pub sub: String,
 }
 
+impl Target {
+    pub(super) fn is_exec(&self) -> bool {
+        self.group.is_empty() && self.plural == "pods" && self.sub == "exec"
+    }
+}
+
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -116,6 +122,10 @@ impl Query {
 
     pub(super) fn get(&self, key: &str) -> &str {
         self.0.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
+    }
+
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
     pub(super) fn on(&self, key: &str) -> bool {
@@ -200,6 +210,7 @@ mod tests {
             (Method::GET, "/api/v1/namespaces/n", "GET namespaces"),
             (Method::PUT, "/api/v1/namespaces/n/status", "UPDATE namespaces/status"),
             (Method::DELETE, "/api/v1/namespaces/n/configmaps", "DELETECOLLECTION configmaps"),
+            (Method::GET, "/api/v1/namespaces/n/pods/x/exec?command=ls", "GET pods/exec"),
             (Method::GET, "/version", "GET /version"),
         ] {
             let uri: Uri = uri.parse().unwrap();

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::builtin;
+use super::exec::Runner;
 use super::json::{meta_mut, object_mut};
 use super::resources::{self, Resource};
 use super::watch::WatchFault;
@@ -73,6 +74,7 @@ pub(super) struct State {
     signal: watch::Sender<Signal>,
     pub cel: Validator,
     pub mischief: Option<Mischief>,
+    pub exec: Option<Runner>,
     pub token: Option<String>,
     pub writes: u64,
 }
@@ -91,6 +93,7 @@ impl State {
             signal: watch::Sender::default(),
             cel: Validator::new(),
             mischief: None,
+            exec: None,
             token: None,
             writes: 0,
         }
