@@ -73,7 +73,7 @@ enum Command {
     /// Looks into the decisions of the running operator.
     #[command(subcommand)]
     Decisions(DecisionsCommand),
-    /// Says why a machine is called so, is there, and had to leave or not.
+    /// Says why a machine is called so, is there, and is next to leave or not.
     Explain(ExplainArgs),
     /// Shows who would come and go, where and why, if a group were scaled.
     Preview(Box<preview::PreviewArgs>),
@@ -152,11 +152,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         // A closed pipe is how `vmgroup crd | head` ends.
-        Err(CliError::Output(error) | CliError::Policy(policy::PolicyError::Output(error)))
-            if error.kind() == std::io::ErrorKind::BrokenPipe =>
-        {
-            ExitCode::SUCCESS
-        }
+        Err(
+            CliError::Output(error)
+            | CliError::Policy(policy::PolicyError::Output(error))
+            | CliError::Ask(socket::AskFailure::Output(error)),
+        ) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             failure::tell(&error, as_json);
             ExitCode::FAILURE

@@ -59,12 +59,12 @@ async fn why(State((recorder, offload)): Shared, Query(machine): Query<Machine>)
     let Machine { group, vm } = machine;
     let filter = Filter { group: Some(group.clone()), ..Filter::default() };
     // Unpacking megabytes of records takes longer than the runtime likes.
-    let explanation = offload.run(move || explain(&recorder.records(&filter), &vm)).await;
+    let explanation = offload.run(move || explain(recorder.records(&filter), &vm)).await;
     if explanation.is_empty() {
         let vm = &explanation.vm;
         let text = format!(
             "no decision about `{vm}` of {group} is kept in memory: it was taken before the operator started, or too long ago. \
-             Look into the files of --decision-folder, if there is one"
+             Where there is a --decision-folder, --records looks into its files"
         );
         return (StatusCode::NOT_FOUND, text).into_response();
     }

@@ -36,12 +36,26 @@ pub struct Wanted {
     pub group: String,
     /// How many members; nothing: as many as its spec says.
     pub replicas: Option<usize>,
+    /// One fewer than there are, instead: who is next?
+    #[serde(default)]
+    pub one_fewer: bool,
     /// What the policy in the body is called.
     pub plugin: Option<String>,
     /// Which question it is to answer; nothing: all that it can.
     pub kind: Option<Kind>,
     /// Its configuration, a JSON object.
     pub config: Option<String>,
+}
+
+/// Of how many members a preview is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// As many as the spec says.
+    Spec,
+    /// So many.
+    Members(usize),
+    /// One fewer than there are when what is under way has ended, so that somebody goes.
+    OneFewer,
 }
 
 /// What would happen.
@@ -56,6 +70,9 @@ pub struct Preview {
     pub replicas: usize,
     /// How many there are, once what is under way has ended.
     pub members: usize,
+    /// What they are called.
+    #[serde(default)]
+    pub there: Vec<String>,
     /// What is under way already, and taken as done.
     pub under_way: Vec<Said>,
     /// Who would come, in this order.
@@ -203,7 +220,7 @@ async fn show(State(Page { engine, turn }): State<Page>, Query(wanted): Query<Wa
 
 /// Makes a preview, with a policy to be tried if there is one.
 pub async fn make(engine: &Engine, wanted: Wanted, body: Bytes) -> Result<Preview, PreviewError> {
-    let Wanted { group, replicas, plugin, kind, config } = wanted;
+    let Wanted { group, replicas, one_fewer, plugin, kind, config } = wanted;
     let group = GroupRef::parse(&group).ok_or(PreviewError::Name(group))?;
     let mut candidates: Vec<Arc<Policy>> = Vec::new();
     if !body.is_empty() {
@@ -213,5 +230,10 @@ pub async fn make(engine: &Engine, wanted: Wanted, body: Bytes) -> Result<Previe
         let checked = engine.policies.check(kind, source).await;
         candidates = checked.map_err(|error| PreviewError::Refused(Box::new(error)))?;
     }
-    engine.preview(&group, replicas, &candidates).await
+    let wish = match replicas {
+        Some(replicas) => Wish::Members(replicas),
+        None if one_fewer => Wish::OneFewer,
+        None => Wish::Spec,
+    };
+    engine.preview(&group, wish, &candidates).await
 }

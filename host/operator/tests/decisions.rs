@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use axum::extract::Query;
+use axum::{Json, Router, routing};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use vmgroup_operator::decisions;
 use vmgroup_operator::offload::Offload;
+use vmgroup_operator::preview::{Preview, Said, Wanted};
 use vmgroup_policy::wit::types::{Context, Group, Inventory, Member, PowerState, Purpose};
 use vmgroup_policy::wit::{naming, scaling};
 use vmgroup_policy::{Host, Kind, Limits, Policy, Question, Source, shipped};
@@ -133,7 +136,18 @@ async fn decisions_are_listed_shown_explained_and_replayed() {
     let folder = Folder::new();
     let (socket, stop) = (folder.0.join("socket"), CancellationToken::new());
     let listener = decisions::listen(&socket).unwrap();
+    // Of whom nothing is recorded, and of whom something is.
+    let there = ["web-1", "web-3", "web-9"].map(str::to_owned).to_vec();
+    let going = vec![Said { name: "web-3".to_owned(), reason: "the newest".to_owned() }];
+    let page = move |Query(wanted): Query<Wanted>| {
+        let (there, going) = (there.clone(), going.clone());
+        async move {
+            assert!(wanted.one_fewer && wanted.replicas.is_none());
+            Json(Preview { there, going, ..Preview::default() })
+        }
+    };
     let router = decisions::router(story(), Offload::Blocking);
+    let router = router.merge(Router::new().route("/preview", routing::post(page)));
     let server = tokio::spawn(decisions::serve(listener, socket.clone(), router, stop.clone()));
 
     let list = prints(&socket, &["decisions", "list", "--group", "shop/web"]).await;
@@ -150,14 +164,32 @@ async fn decisions_are_listed_shown_explained_and_replayed() {
 
     let why = prints(&socket, &["explain", "shop/web", "web-3"]).await;
     assert!(why.contains("leaving  chosen: ") && why.contains("by ordinal"), "{why}");
+    assert!(why.contains("next     yes: ") && why.contains("the newest"), "{why}");
     let why = prints(&socket, &["explain", "shop/web", "web-1"]).await;
     assert!(why.contains("not chosen when 1 of 3") && why.contains("web-3: "), "{why}");
-    assert!(complains(&socket, &["explain", "shop/web", "nobody"]).await.contains("no decision about `nobody`"));
+    assert!(why.contains("next     no: if one fewer were wished, web-3 would go: the newest"), "{why}");
+    let why = prints(&socket, &["explain", "shop/web", "web-2"]).await;
+    assert!(why.contains("it is no member any more"), "{why}");
+    let why = prints(&socket, &["explain", "shop/web", "web-9"]).await;
+    assert!(why.contains("decided before the records begin") && why.contains("next     no"), "{why}");
+    let why = prints(&socket, &["explain", "shop/web", "web-3", "--output", "json"]).await;
+    let why: Value = serde_json::from_str(&why).unwrap();
+    assert_eq!((&why["next"]["is"], &why["next"]["reason"]), (&json!("next"), &json!("the newest")));
+    let nobody = complains(&socket, &["explain", "shop/web", "nobody"]).await;
+    assert!(nobody.contains("no member of shop/web now, and no decision about `nobody`"), "{nobody}");
 
     let export = vmgroup(&socket, &["decisions", "export"]).await.stdout;
     let file = folder.0.join("decisions.jsonl.zst");
     std::fs::write(&file, export).unwrap();
     let (file, page) = (file.to_str().unwrap().to_owned(), folder.0.join("replay.html"));
+    // The same of a file, whoever has written it.
+    assert_eq!(prints(&socket, &["decisions", "list", "--group", "shop/web", "--records", &file]).await, list);
+    let last = prints(&socket, &["decisions", "list", "--limit", "1", "--records", &file]).await;
+    assert_eq!(last.trim_end(), list.lines().last().unwrap());
+    assert_eq!(prints(&socket, &["decisions", "show", "2", "--records", &file]).await, shown);
+    let why = prints(&socket, &["explain", "shop/web", "web-3", "--records", &file]).await;
+    assert!(why.contains("leaving  chosen: ") && !why.contains("next"), "{why}");
+    assert!(complains(&socket, &["explain", "shop/no", "web-3", "--records", &file]).await.contains("shop/no"));
     let replay = ["policy", "replay", &file, "--policy", "ordered", "--config"];
     let same = prints(&socket, &[&replay[..], &[r#"{"order":"newest"}"#, "--exit-code"]].concat()).await;
     assert!(same.contains("1  same\n") && same.contains("1 decisions replayed, 1 of another kind"), "{same}");

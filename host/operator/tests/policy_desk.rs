@@ -50,7 +50,8 @@ fn begin(desk: &Path, name: &str, kind: &str) -> PathBuf {
         std::fs::rename(folder.join("target"), &kept).unwrap();
     }
     let _ = std::fs::remove_dir_all(&folder);
-    prints(desk, &["policy", "new", name, "--kind", kind]);
+    let made = json(&vmgroup(desk, &["policy", "new", name, "--kind", kind, "--output", "json"]));
+    assert_eq!((&made["folder"], &made["kind"]), (&name.into(), &kind.into()));
     if kept.exists() {
         std::fs::rename(&kept, folder.join("target")).unwrap();
     }
@@ -106,6 +107,12 @@ fn it_is_served(folder: &Path) {
     for part in ["accepted", "request.json", "+ web-1: newest: made", "conforms on 20 random questions"] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }
+    let told = json(&vmgroup(folder, &[&once[..], &["--output", "json"]].concat()));
+    assert_eq!(
+        (&told["passed"], &told["check"]["accepted"], &told["applied"]),
+        (&true.into(), &true.into(), &false.into())
+    );
+    assert!(told["fixtures"][0]["new"][0].as_str().unwrap().starts_with("web-1: newest: made"), "{told}");
     let (policy, source) = (folder.join("policy.yaml"), folder.join("src/lib.rs"));
     let (right, code) = (std::fs::read_to_string(&policy).unwrap(), std::fs::read_to_string(&source).unwrap());
 

@@ -68,9 +68,10 @@ impl Explanation {
 
 /// Looks through the records of its group, the oldest first. Where a name was
 /// given more than once, the latest counts; policies on trial do not.
-pub fn explain(records: &[Record], vm: &str) -> Explanation {
+pub fn explain(records: impl IntoIterator<Item = Record>, vm: &str) -> Explanation {
     let mut explanation = Explanation { vm: vm.to_owned(), ..Explanation::default() };
-    for record in records.iter().filter(|record| record.role != Role::Shadow) {
+    for record in records.into_iter().filter(|record| record.role != Role::Shadow) {
+        let record = &record;
         let Outcome::Answered(answer) = &record.outcome else { continue };
         let lines = answer.lines(&record.question);
         let said = || {

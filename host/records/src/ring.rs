@@ -69,7 +69,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn admits(&self, summary: &Summary) -> bool {
+    /// Whether one is wanted, however many there are.
+    pub fn admits(&self, summary: &Summary) -> bool {
         self.group.as_ref().is_none_or(|group| *group == summary.group)
             && self.kind.as_ref().is_none_or(|kind| *kind == summary.kind)
     }

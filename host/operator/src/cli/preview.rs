@@ -56,17 +56,22 @@ pub(super) async fn run(arguments: PreviewArgs, out: &mut impl Write) -> Result<
     let source = policy.as_deref().map(policy::file_or_shipped).transpose()?;
     let config = config.as_deref().map(policy::config).transpose()?.map(|config| config.to_string());
     let (plugin, body) = source.map_or((None, Bytes::new()), |source| (Some(source.name), source.bytes));
-    let wanted = Wanted { group, replicas, plugin, kind: kind.map(Into::into), config };
-    let patience = DEADLINE + Duration::from_secs(10);
-    let preview: Preview = from.post(&path("/preview", &wanted)?, body, patience).await?;
+    let wanted = Wanted { group, replicas, one_fewer: false, plugin, kind: kind.map(Into::into), config };
+    let preview: Preview = make(&from, &wanted, body).await?;
     match from.output {
         Output::Json => Ok(json(out, &preview)?),
         Output::Text => Ok(print(out, &preview)?),
     }
 }
 
+/// Asks for a preview, with a policy to be tried.
+pub(super) async fn make(from: &SocketArg, wanted: &Wanted, body: Bytes) -> Result<Preview, AskFailure> {
+    from.post(&path("/preview", wanted)?, body, DEADLINE + Duration::from_secs(10)).await
+}
+
 fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
-    let Preview { group, wished_now, replicas, members, under_way, coming, going, asked, stopped, troubles } = preview;
+    let Preview { group, wished_now, replicas, members, there: _, under_way, coming, going, asked, stopped, troubles } =
+        preview;
     let paint = Paint::new();
     let instead = if wished_now == replicas { String::new() } else { format!(" instead of {wished_now}") };
     writeln!(out, "{}: {members} there, {replicas} wished{instead}", paint.bold(group))?;

@@ -75,6 +75,9 @@ pub enum AskFailure {
     /// It does not have what was asked for.
     #[error("{0}")]
     Denied(String),
+    /// Records in a file.
+    #[error(transparent)]
+    Records(#[from] vmgroup_records::ReadError),
     /// A file that was to be sent along.
     #[error(transparent)]
     Input(#[from] super::policy::InputError),

@@ -25,7 +25,7 @@ use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, See
 use crate::ownership::Owner;
 use crate::plan::{self, Demand};
 use crate::policy_source::Serving;
-use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble};
+use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble, Wish};
 use crate::readiness::Waits;
 use crate::revision::Made;
 use crate::status::bounded;
@@ -52,13 +52,12 @@ struct Rehearsal<'a> {
 }
 
 impl Engine {
-    /// What a group of so many members (nothing: of as many as its spec says)
-    /// would look like, and how it would come to that. `candidates` are asked
-    /// instead of the policies in force for their kinds.
+    /// What a group of so many members would look like, and how it would come to
+    /// that. `candidates` are asked instead of the policies in force for their kinds.
     pub async fn preview(
         &self,
         group: &GroupRef,
-        replicas: Option<usize>,
+        wish: Wish,
         candidates: &[Arc<Policy>],
     ) -> Result<Preview, PreviewError> {
         let api: Api<VmGroup> = Api::namespaced(self.kube.clone(), &group.namespace);
@@ -68,7 +67,9 @@ impl Engine {
             return Err(PreviewError::Deleting(group.clone()));
         }
         let wished_now = desired.replicas;
-        desired.replicas = replicas.unwrap_or(wished_now);
+        if let Wish::Members(replicas) = wish {
+            desired.replicas = replicas;
+        }
         // Only who comes and who goes is rehearsed, not who is changed or replaced.
         desired.strategy.rolling = false;
         desired.restarted_at = None;
@@ -80,13 +81,19 @@ impl Engine {
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
         let seen = self.look_only(&connection, &connected, &object, &desired, &memory);
         let (seen, under_way) = settled(seen, &desired.made(), clock::seconds(self.clock.now()));
+        let there: Vec<String> =
+            seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.name.clone()).collect();
+        if wish == Wish::OneFewer {
+            desired.replicas = there.len().min(wished_now).saturating_sub(1);
+        }
         let named = seen.members.iter().filter_map(|it| Some((it.uuid.clone(), it.reason.clone()?))).collect();
         let serving = candidates.iter().fold(Serving::clone(&self.policies.serving(desired.who())), Serving::trying);
         let preview = Preview {
             group: group.to_string(),
             wished_now,
             replicas: desired.replicas,
-            members: seen.members.iter().filter(|member| member.vm.is_some()).count(),
+            members: there.len(),
+            there,
             under_way,
             troubles: memory
                 .failures

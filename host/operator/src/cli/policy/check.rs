@@ -84,7 +84,7 @@ fn stages(result: &Verdict) -> &[StageReport] {
 }
 
 /// The verdict for programs.
-fn report(plugin: &Plugin) -> Value {
+pub(super) fn report(plugin: &Plugin) -> Value {
     let Plugin { source, kind, verdict: result, policy_file: _ } = plugin;
     let stages: Vec<Value> = stages(result)
         .iter()

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 use vmgroup_policy::Kind;
 use vmgroup_policy::generate::{self, Size};
 
-use super::PolicyError;
 use super::input::KindArg;
 use super::text::Paint;
+use super::{Output, PolicyError};
 
 /// Files of this repository, by their path in it.
 macro_rules! files {
@@ -85,6 +86,10 @@ pub struct NewArgs {
     /// Where the SDK comes from: a folder, a git URL, or a version of a registry [default: a copy]
     #[arg(long, value_name = "SOURCE", value_parser = sdk)]
     sdk: Option<Sdk>,
+
+    /// For people or for programs
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Output,
 }
 
 /// The name of a policy and of its crate.
@@ -154,9 +159,15 @@ fn sdk(text: &str) -> Result<Sdk, String> {
 pub(super) fn run(arguments: &NewArgs, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
     let Name(name) = &arguments.name;
     let folder = PathBuf::from(name);
-    make(&folder, name, arguments.kind.into(), arguments.sdk.as_ref())?;
+    let kind = Kind::from(arguments.kind);
+    make(&folder, name, kind, arguments.sdk.as_ref())?;
+    if arguments.output == Output::Json {
+        let plugin = format!("target/plugins/{name}.wasm");
+        super::json(out, &json!({ "name": name, "kind": kind, "folder": folder, "plugin": folder.join(plugin) }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let paint = Paint::new();
-    writeln!(out, "{} is a policy for {}. Next:", paint.bold(&format!("{name}/")), Kind::from(arguments.kind))?;
+    writeln!(out, "{} is a policy for {kind}. Next:", paint.bold(&format!("{name}/")))?;
     writeln!(out, "  cd {name}")?;
     writeln!(out, "  cargo test              # natively, on any machine")?;
     writeln!(out, "  vmgroup policy build    # target/plugins/{name}.wasm")?;

@@ -19,6 +19,8 @@ use clap::Args;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use vmgroup_api::policy_file::FILE_NAME;
 use vmgroup_policy::{Policy, conformance};
 use vmgroup_records::{Difference, Record, Replay, Replayed, Verdict, read};
@@ -30,7 +32,7 @@ use crate::run::kube_client;
 use super::ask::{self, ask};
 use super::input::{self, PluginArgs};
 use super::text::{Paint, number, time};
-use super::{PolicyError, ReplayError, build, check};
+use super::{Output, PolicyError, ReplayError, build, check};
 
 /// How often the crate is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -82,6 +84,10 @@ pub struct ServeArgs {
     /// Its policy ConfigMap
     #[arg(long, value_name = "NAME", default_value = "vmgroup-policy", requires = "apply")]
     config_map: String,
+
+    /// For people, or for programs: a line with an object for each round
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Output,
 }
 
 /// Why a policy that passed was not put into force.
@@ -104,26 +110,69 @@ pub enum ApplyError {
 /// What the fixtures were answered, line by line, by their file.
 type Answers = BTreeMap<PathBuf, BTreeSet<String>>;
 
+/// What one round has found; nothing of what it did not come to.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Round {
+    /// Whether all was well.
+    passed: bool,
+    /// Why it could not be built or tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// As of `vmgroup policy check`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<Value>,
+    fixtures: Vec<Fixture>,
+    /// How many of the recorded decisions of its kind it would have taken how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded: Option<Value>,
+    /// What of `vmgroup policy conformance` does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding: Option<Value>,
+    /// It is in the policy ConfigMap.
+    applied: bool,
+}
+
+/// What a fixture was answered, beside the round before.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fixture {
+    file: PathBuf,
+    micros: u64,
+    fuel: u64,
+    /// As in the round before.
+    as_before: bool,
+    gone: Vec<String>,
+    new: Vec<String>,
+}
+
 pub(super) fn run(arguments: &ServeArgs, out: &mut impl Write) -> Result<ExitCode, PolicyError> {
     let records = arguments.records.as_deref().map(read).transpose().map_err(ReplayError::Records)?;
     let records = records.unwrap_or_default();
+    let text = arguments.output == Output::Text;
     let mut before = Answers::new();
     loop {
         let seen = state(&arguments.folder);
-        let passed = match round(arguments, &records, &mut before, out) {
-            Ok(passed) => passed,
+        let mut found = Round::default();
+        match round(arguments, &records, &mut before, &mut found, out) {
+            Ok(passed) => found.passed = passed,
             Err(PolicyError::Output(error)) => return Err(PolicyError::Output(error)),
             Err(error) if arguments.once => return Err(error),
             // The next change may mend it.
-            Err(error) => {
-                writeln!(out, "{}: {}", Paint::new().bad("error"), crate::cli::chain(&error))?;
-                false
-            }
-        };
-        if arguments.once {
-            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            Err(error) if text => writeln!(out, "{}: {}", Paint::new().bad("error"), crate::cli::chain(&error))?,
+            Err(error) => found.error = Some(crate::cli::chain(&error)),
         }
-        writeln!(out, "waiting for a change …\n")?;
+        if !text {
+            // A line for each round, so that whoever reads along knows where it ends.
+            serde_json::to_writer(&mut *out, &found).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        if arguments.once {
+            return Ok(if found.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        if text {
+            writeln!(out, "waiting for a change …\n")?;
+        }
         out.flush()?;
         while state(&arguments.folder) == seen {
             thread::sleep(LOOK);
@@ -154,69 +203,75 @@ fn state(folder: &Path) -> BTreeMap<PathBuf, SystemTime> {
     files
 }
 
-/// One round: whether all was well.
+/// One round: whether all was well. What it finds is told as it is found.
 fn round(
     arguments: &ServeArgs,
     records: &[Record],
     before: &mut Answers,
+    found: &mut Round,
     out: &mut impl Write,
 ) -> Result<bool, PolicyError> {
-    let folder = &arguments.folder;
-    let paint = Paint::new();
+    let (folder, text, paint) = (&arguments.folder, arguments.output == Output::Text, Paint::new());
     let built = build::build(folder, false)?;
     let Some(file) = built.into_iter().next().map(|built| built.file) else { return Ok(false) };
     let policy_file = Some(folder.join(FILE_NAME)).filter(|path| path.is_file());
     let plugin = PluginArgs::of(file.clone(), policy_file.clone()).check()?;
+    found.check = Some(check::report(&plugin));
     let Ok(checked) = &plugin.verdict else {
-        check::show(super::Output::Text, &plugin, out)?;
+        if text {
+            check::show(Output::Text, &plugin, out)?;
+        }
         return Ok(false);
     };
     let policy = checked.policy.clone();
-    writeln!(
-        out,
-        "{} sha256:{}  {}",
-        paint.bold(&plugin.source.name),
-        policy.digest().short(),
-        paint.good("accepted")
-    )?;
-    fixtures(&policy, folder, before, out)?;
+    if text {
+        let accepted = paint.good("accepted");
+        writeln!(out, "{} sha256:{}  {accepted}", paint.bold(&plugin.source.name), policy.digest().short())?;
+    }
+    found.fixtures = fixtures(&policy, folder, before)?;
+    if text {
+        found.fixtures.iter().try_for_each(|fixture| show_fixture(fixture, out))?;
+    }
     if !records.is_empty() {
         let threads = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-        recorded(&Replay::new(&policy, threads).over(records), out)?;
+        let replayed = Replay::new(&policy, threads).over(records);
+        if text {
+            recorded(&replayed, out)?;
+        }
+        let counts = Verdict::ALL.map(|verdict| (verdict.as_str().to_owned(), json!(replayed.count(verdict))));
+        found.recorded = Some(json!({ "asked": replayed.asked, "verdicts": Map::from_iter(counts) }));
     }
     let report = conformance::run(&policy, 1, arguments.questions, |_| ());
-    match report.findings.first() {
-        None => writeln!(
-            out,
-            "  {} on {} random questions, at most {} fuel",
-            paint.good("conforms"),
-            report.questions,
-            number(report.fuel)
-        )?,
-        Some(finding) => {
+    if let Some(finding) = report.findings.first() {
+        if text {
             writeln!(out, "  {}: {}: {}", paint.bad("does not conform"), finding.property, finding.problem)?;
-            return Ok(false);
         }
+        let (property, problem) = (finding.property.to_string(), &finding.problem);
+        found.finding = Some(json!({ "property": property, "problem": problem }));
+        return Ok(false);
+    }
+    if text {
+        let (questions, fuel) = (report.questions, number(report.fuel));
+        writeln!(out, "  {} on {questions} random questions, at most {fuel} fuel", paint.good("conforms"))?;
     }
     if arguments.apply {
-        let text = match policy_file {
+        let content = match policy_file {
             Some(path) => String::from_utf8_lossy(&input::read(&path)?).into_owned(),
             None => format!("{}:\n  plugin: {}\n", policy.kind(), plugin.source.name),
         };
-        apply(arguments, &plugin.source.name, input::read(&file)?, text)?;
+        apply(arguments, &plugin.source.name, input::read(&file)?, content)?;
+        found.applied = true;
         let (namespace, name) = (&arguments.namespace, &arguments.config_map);
-        writeln!(
-            out,
-            "  {}; what became of it: kubectl -n {namespace} describe configmap {name}",
-            paint.good("applied")
-        )?;
+        if text {
+            let applied = paint.good("applied");
+            writeln!(out, "  {applied}; what became of it: kubectl -n {namespace} describe configmap {name}")?;
+        }
     }
     Ok(true)
 }
 
-/// Asks the fixtures, and shows which lines of an answer are new and which are gone.
-fn fixtures(policy: &Policy, folder: &Path, before: &mut Answers, out: &mut impl Write) -> Result<(), PolicyError> {
-    let paint = Paint::new();
+/// Asks the fixtures: which lines of an answer are new, and which are gone?
+fn fixtures(policy: &Policy, folder: &Path, before: &mut Answers) -> Result<Vec<Fixture>, PolicyError> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder.join("fixtures"))
         .into_iter()
         .flatten()
@@ -225,8 +280,8 @@ fn fixtures(policy: &Policy, folder: &Path, before: &mut Answers, out: &mut impl
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
         .collect();
     files.sort();
-    for path in files {
-        let question = ask::read(&path)?;
+    let ask_one = |file: PathBuf| -> Result<Fixture, PolicyError> {
+        let question = ask::read(&file)?;
         let asked = ask(policy, &question);
         let lines: BTreeSet<String> = match &asked.tried.outcome {
             Ok(answer) => answer
@@ -239,21 +294,35 @@ fn fixtures(policy: &Policy, folder: &Path, before: &mut Answers, out: &mut impl
                 .collect(),
             Err(error) => BTreeSet::from([format!("no answer: {error}")]),
         };
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let cost = format!("{}, {} fuel", time(asked.took), number(asked.tried.fuel));
-        let old = before.insert(path, lines.clone());
-        if old.as_ref() == Some(&lines) {
-            writeln!(out, "  {name}: as before ({cost})")?;
-            continue;
-        }
-        writeln!(out, "  {name} ({cost})")?;
+        let old = before.insert(file.clone(), lines.clone());
+        let as_before = old.as_ref() == Some(&lines);
         let old = old.unwrap_or_default();
-        for line in old.difference(&lines) {
-            writeln!(out, "    {} {line}", paint.bad("-"))?;
-        }
-        for line in lines.difference(&old) {
-            writeln!(out, "    {} {line}", paint.good("+"))?;
-        }
+        Ok(Fixture {
+            file,
+            micros: u64::try_from(asked.took.as_micros()).unwrap_or(u64::MAX),
+            fuel: asked.tried.fuel,
+            as_before,
+            gone: old.difference(&lines).cloned().collect(),
+            new: lines.difference(&old).cloned().collect(),
+        })
+    };
+    files.into_iter().map(ask_one).collect()
+}
+
+fn show_fixture(fixture: &Fixture, out: &mut impl Write) -> std::io::Result<()> {
+    let Fixture { file, micros, fuel, as_before, gone, new } = fixture;
+    let paint = Paint::new();
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    let cost = format!("{}, {} fuel", time(Duration::from_micros(*micros)), number(*fuel));
+    if *as_before {
+        return writeln!(out, "  {name}: as before ({cost})");
+    }
+    writeln!(out, "  {name} ({cost})")?;
+    for line in gone {
+        writeln!(out, "    {} {line}", paint.bad("-"))?;
+    }
+    for line in new {
+        writeln!(out, "    {} {line}", paint.good("+"))?;
     }
     Ok(())
 }
