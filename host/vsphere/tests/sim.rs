@@ -130,7 +130,8 @@ async fn capacity_tells_who_is_on_the_way_into_maintenance() {
 #[tokio::test(start_paused = true)]
 async fn a_datastore_of_a_host_out_of_service_cannot_be_used() {
     let (sim, vcenter) = simulated(VcenterConfig { datastores: 2, ..VcenterConfig::default() });
-    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let asked = vmgroup_vsphere::SiteSelection { datastore: Some("LocalDS_0, LocalDS_1".to_owned()), ..selection() };
+    let site = vcenter.resolve_site(&asked).await.unwrap();
     let usable = async || -> Vec<bool> {
         let capacity = vcenter.capacity(&site).await.unwrap();
         capacity.datastores.iter().map(|datastore| datastore.usable).collect()
