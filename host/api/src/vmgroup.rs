@@ -95,6 +95,13 @@ pub struct VmGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
+    /// What becomes of members on a host that is going into maintenance while nobody moves
+    /// them away (DRS is off, or not fully automated): `None` (also if it is not given)
+    /// names them in the condition `HostLeaving`; `Replace` replaces them, as many at a
+    /// time as `updateStrategy` says, by successors on other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evacuation: Option<Evacuation>,
+
     /// How a change of cpu, memory or template reaches the members that stand. If
     /// it is not given, one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,6 +219,15 @@ pub enum DeletionPolicy {
     Delete,
     /// They are released.
     Retain,
+}
+
+/// What becomes of members on a host that is going into maintenance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Evacuation {
+    /// They are named.
+    None,
+    /// They are replaced.
+    Replace,
 }
 
 /// Where the group stands. Written by the operator alone.

@@ -32,7 +32,7 @@ use crate::sabotage::{Call, Listener, Sabotage};
 use crate::sim::{EPOCH, SimWorld, everything};
 use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
-use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, LAST_POLICY, Script, Workload};
+use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, HOSTS, LAST_POLICY, Script, Workload};
 use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
@@ -168,6 +168,9 @@ impl Stage {
         world.sandbox = SANDBOX.clone();
         if script.changes.is_some() {
             world.vcenter.add_template("/DC0/vm", OTHER_TEMPLATE).expect("a template");
+        }
+        if script.faults.contains(&Fault::Maintenance) {
+            world.vcenter.set_drs(true, false);
         }
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
@@ -354,6 +357,10 @@ impl Stage {
             if let Some(seconds) = self.script.grace {
                 spec["gracePeriodSeconds"] = json!(seconds);
             }
+            let evacuates = self.script.faults.contains(&Fault::Maintenance);
+            if evacuates {
+                spec["evacuation"] = json!("Replace");
+            }
             if let Some((max_unavailable, max_surge)) = self.script.changes {
                 let bounds = json!({"maxUnavailable": max_unavailable, "maxSurge": max_surge});
                 spec["updateStrategy"] = json!({"rollingUpdate": bounds});
@@ -364,6 +371,10 @@ impl Stage {
             }));
             let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
             self.judge.made(&uid, name, replicas, now);
+            if evacuates {
+                // As `updateStrategy` is by default.
+                self.judge.changes(&uid, (1, 0));
+            }
             self.journal.tell(|| format!("user makes {name} with {replicas} ({uid})"));
             wish.uid = Some(uid);
         }
@@ -467,6 +478,7 @@ impl Stage {
             }
             Act::VcDown(down) => self.world.vcenter.set_down(*down),
             Act::EndSessions => self.world.vcenter.terminate_sessions(),
+            Act::Maintain(host, begins) => self.maintain(*host, *begins),
             Act::CancelTasks => drop(self.world.vcenter.cancel_tasks()),
             Act::VcRestart(finish) => {
                 self.calls.restarts();
@@ -490,6 +502,13 @@ impl Stage {
             }
             _ => {}
         }
+    }
+
+    /// A host goes into maintenance, or comes back.
+    fn maintain(&self, host: usize, begins: bool) {
+        let (name, vcenter) = (format!("DC0_C0_H{host}"), &self.world.vcenter);
+        let done = if begins { vcenter.enter_maintenance(&name) } else { vcenter.set_maintenance(&name, false) };
+        done.expect("there is such a host");
     }
 
     /// What somebody else does, who has every right in vCenter.
@@ -594,6 +613,9 @@ impl Stage {
         self.world.kube.calm_watches();
         self.world.kube.faults().clear();
         self.world.vcenter.faults().clear();
+        if self.script.faults.contains(&Fault::Maintenance) {
+            (0..HOSTS).for_each(|host| self.maintain(host, false));
+        }
         if self.script.workload == Workload::Policy || self.script.faults.contains(&Fault::Policies) {
             self.policy(LAST_POLICY, None);
         }

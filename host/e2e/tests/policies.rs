@@ -29,6 +29,7 @@ async fn who_is_on_a_host_that_enters_maintenance_leaves_first() {
     assert_eq!(hosts.len(), 3, "anti-affinity: each on a host of its own, and not on {hosts:?}");
 
     let leaving = hosts[1].clone();
+    world.vcenter.set_drs(true, false);
     world.vcenter.enter_maintenance(&leaving).unwrap();
     tokio::time::sleep(READ_AGAIN).await;
     user.scale("shop", "web", 2).await;
@@ -70,6 +71,7 @@ async fn a_plugin_of_the_contract_0_1_goes_on_working() {
     assert_eq!(names().await, ["web-0x", "web-1x", "web-2x"]);
 
     let host = world.vms().await.unwrap().into_iter().find(|vm| vm.name == "web-0x").unwrap().host;
+    world.vcenter.set_drs(true, false);
     world.vcenter.enter_maintenance(&host).unwrap();
     tokio::time::sleep(READ_AGAIN).await;
     user.scale("shop", "web", 2).await;

@@ -13,6 +13,7 @@ use crate::folder::Claims;
 use crate::late::Departed;
 use crate::lease::Fence;
 use crate::link::{Hearers, Link, Problem};
+use crate::room::Room;
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
 
@@ -34,6 +35,8 @@ pub struct Connection {
     pub claims: Claims,
     /// Groups that have been seen off there.
     pub departed: Departed,
+    /// Who is promised room there, and who waits for some.
+    pub room: Room,
     /// Who may make a pass.
     pub turns: Arc<Semaphore>,
 }
@@ -46,6 +49,7 @@ impl Connection {
             tasks,
             claims: Claims::default(),
             departed: Departed::default(),
+            room: Room::default(),
             turns: Arc::new(Semaphore::new(usize::from(PASSES))),
         }
     }
@@ -69,7 +73,13 @@ impl Connection {
 
     /// Who hears of what the link's watch sees.
     fn hearers(&self, wake: Wake) -> Hearers {
-        Hearers { tasks: self.tasks.clone(), wake, claims: self.claims.clone(), departed: self.departed.clone() }
+        Hearers {
+            tasks: self.tasks.clone(),
+            wake,
+            claims: self.claims.clone(),
+            departed: self.departed.clone(),
+            room: self.room.clone(),
+        }
     }
 
     /// Keeps the link up and takes late machines away, until told to stop.

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
-    Capacity, Category, Credentials, DatastoreRef, Error, Event, FolderRef, Goal, HostRef, Inventory, Observer,
+    Capacity, Category, Credentials, DatastoreRef, Error, Event, FolderRef, Goal, Host, HostRef, Inventory, Observer,
     Options, Password, Site, SiteSelection, TaskRef, Template, Transport, TransportError, TransportKind, Vcenter,
     Watch,
 };
@@ -24,6 +24,7 @@ use vmgroup_vsphere::{
 use crate::folder::Claims;
 use crate::late::Departed;
 use crate::ownership::{Owner, mark, marked_group};
+use crate::room::Room;
 use crate::tasks::TaskBook;
 use crate::wake::Wake;
 
@@ -158,9 +159,16 @@ pub struct Connected {
     /// vCenter's own identity; empty where it has none.
     pub instance_uuid: String,
     watch: Watch,
-    capacity: ArcSwapOption<(Instant, Arc<Capacity>)>,
+    capacity: ArcSwapOption<Read>,
     templates: Mutex<HashMap<String, (Instant, Template)>>,
     names: ArcSwap<Names>,
+}
+
+/// Capacity, and when it was read.
+struct Read {
+    began: Instant,
+    at: Instant,
+    capacity: Arc<Capacity>,
 }
 
 /// Names of places, for people.
@@ -202,18 +210,29 @@ impl Connected {
 
     /// Capacity, at most [`CAPACITY_AGE`] old.
     pub async fn capacity(&self, vcenter: &Vcenter) -> Result<Arc<Capacity>, Error> {
+        Ok(self.capacity_as_read(vcenter).await?.0)
+    }
+
+    /// The same, and when its reading began: what has come since then is not in it.
+    pub async fn capacity_as_read(&self, vcenter: &Vcenter) -> Result<(Arc<Capacity>, Instant), Error> {
         if let Some(cached) = self.capacity.load().as_ref()
-            && cached.0.elapsed() < CAPACITY_AGE
+            && cached.at.elapsed() < CAPACITY_AGE
         {
-            return Ok(cached.1.clone());
+            return Ok((cached.capacity.clone(), cached.began));
         }
+        let began = Instant::now();
         let fresh = Arc::new(vcenter.capacity(&self.site).await?);
         self.names.store(Arc::new(Names {
             hosts: fresh.hosts.iter().map(|host| (host.id.clone(), host.name.clone())).collect(),
             datastores: fresh.datastores.iter().map(|store| (store.id.clone(), store.name.clone())).collect(),
         }));
-        self.capacity.store(Some(Arc::new((Instant::now(), fresh.clone()))));
-        Ok(fresh)
+        self.capacity.store(Some(Arc::new(Read { began, at: Instant::now(), capacity: fresh.clone() })));
+        Ok((fresh, began))
+    }
+
+    /// Capacity is not what was read.
+    pub fn forget_capacity(&self) {
+        self.capacity.store(None);
     }
 
     /// The template of this name.
@@ -291,6 +310,8 @@ pub struct Hearers {
     pub claims: Claims,
     /// Of machines whose group is gone.
     pub departed: Departed,
+    /// That there may be room again.
+    pub room: Room,
 }
 
 /// The link. Cheap to clone; all clones are the same link.
@@ -511,6 +532,31 @@ impl Bridge {
     }
 }
 
+impl Bridge {
+    /// Whoever has members there has to look, and what was read of hosts is not true any
+    /// more.
+    fn host_changed(&self, host: &Host) {
+        let Some(link) = self.link.upgrade() else { return };
+        // While it comes up, everybody is woken when it is.
+        let Some(connected) = link.current.load_full() else { return };
+        connected.forget_capacity();
+        for vm in connected.inventory().on_host(&host.id) {
+            self.wake_owner(&vm);
+        }
+        self.hearers.room.freed(&self.hearers.wake);
+    }
+
+    /// Who waits for room looks again, and not at what was read before.
+    fn there_may_be_room(&self) {
+        if self.hearers.room.freed(&self.hearers.wake)
+            && let Some(link) = self.link.upgrade()
+            && let Some(connected) = link.current.load_full()
+        {
+            connected.forget_capacity();
+        }
+    }
+}
+
 impl Observer for Bridge {
     fn on_event(&self, event: &Event) {
         match event {
@@ -533,7 +579,11 @@ impl Observer for Bridge {
                     self.wake_owner(was);
                 }
             }
-            Event::VmGone(vm) => self.wake_owner(vm),
+            Event::VmGone(vm) => {
+                self.wake_owner(vm);
+                self.there_may_be_room();
+            }
+            Event::HostChanged(host) => self.host_changed(host),
             Event::Task(info) => self.hearers.tasks.update(info),
             Event::TaskGone(task) => self.hearers.tasks.gone(task),
             Event::FolderGone(folder) => {

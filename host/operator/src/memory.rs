@@ -28,6 +28,8 @@ pub enum Topic {
     Rollout,
     /// What the namespace may have.
     Quota,
+    /// Room in the target.
+    Room,
     /// Finding the template.
     Template,
     /// Finding what else clones are made from: user data, networks, a snapshot.
@@ -114,6 +116,10 @@ pub struct GroupMemory {
     pub asked_to_stop: HashSet<String>,
     /// Members that have turned out to take neither CPUs nor memory while they run.
     pub no_hot_add: HashSet<String>,
+    /// Hosts with members that are going into maintenance, as was told.
+    pub hosts_leaving: BTreeSet<String>,
+    /// The epoch of [`Room`](crate::room::Room) in which there was none.
+    pub no_room: u64,
     /// The folder's name, if the preferred one turned out to be somebody else's.
     pub folder_name: Option<String>,
     /// Machines that a fresh read did not find, and that the inventory may still show.

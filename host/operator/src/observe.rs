@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::Timestamp;
 use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, HostRef, PowerState, Vm, VmRef};
+use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, Host, HostRef, Maintenance, PowerState, Vm, VmRef};
 
 use crate::ownership::{Owner, mark};
 use crate::readiness::{Terms, Waits};
@@ -44,6 +44,8 @@ pub struct VmSeen {
     pub memory_hot_add: bool,
     /// What its guest says, where that is asked for.
     pub guest: Option<Guest>,
+    /// That its host is going into maintenance, and nobody moves it away.
+    pub stranded: Option<Stranded>,
     /// Facts for the policies.
     pub attributes: BTreeMap<String, String>,
     /// Its marks are of the first version, and are mended with the next write.
@@ -68,6 +70,7 @@ impl VmSeen {
             cpu_hot_add: vm.cpu_hot_add,
             memory_hot_add: vm.memory_hot_add,
             guest: vm.guest.as_deref().cloned(),
+            stranded: None,
             attributes: vm
                 .extra
                 .iter()
@@ -82,6 +85,26 @@ impl VmSeen {
     /// Powered on.
     pub fn on(&self) -> bool {
         self.power == PowerState::On
+    }
+}
+
+/// A machine on a host that is going into maintenance, and from which nobody moves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stranded {
+    /// The host's name.
+    pub host: String,
+    /// The host is in maintenance mode, and not only on its way.
+    pub arrived: bool,
+    /// Nobody can be powered on there, nor is a place found elsewhere for who is.
+    pub no_start: bool,
+}
+
+impl Stranded {
+    /// Nothing if the machine may stay where it is, or is moved.
+    pub fn of(vm: &Vm, host: &Host) -> Option<Self> {
+        let maintenance = host.maintenance.filter(|_| !host.drs.moves(&vm.id))?;
+        let arrived = maintenance == Maintenance::There;
+        Some(Self { host: host.name.clone(), arrived, no_start: !host.drs.places() })
     }
 }
 
@@ -172,6 +195,8 @@ pub struct Observed {
     pub members: Vec<Seen>,
     /// When the change that is being rolled out came further last.
     pub progressed_at: Option<Timestamp>,
+    /// Hosts of the site are going into maintenance.
+    pub hosts_leave: bool,
 }
 
 impl Observed {
@@ -195,6 +220,11 @@ pub struct Knowledge {
     pub held: HashMap<String, Timestamp>,
     /// Members whose guests have been asked to shut down.
     pub asked_to_stop: HashSet<String>,
+    /// Machines on hosts that are going into maintenance, and from which nobody moves
+    /// them.
+    pub stranded: HashMap<VmRef, Stranded>,
+    /// Hosts of the site are going into maintenance.
+    pub hosts_leave: bool,
     /// What members were made as whose marks do not tell.
     pub baseline: Made,
     /// Members that have turned out to take nothing while they run.
@@ -215,7 +245,12 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
     let see = |vm: &Vm| {
         let seen = VmSeen::of(vm, owner, &know.baseline);
         let refuses = know.no_hot_add.contains(&vm.instance_uuid.to_lowercase());
-        VmSeen { cpu_hot_add: seen.cpu_hot_add && !refuses, memory_hot_add: seen.memory_hot_add && !refuses, ..seen }
+        VmSeen {
+            cpu_hot_add: seen.cpu_hot_add && !refuses,
+            memory_hot_add: seen.memory_hot_add && !refuses,
+            stranded: know.stranded.get(&vm.id).cloned(),
+            ..seen
+        }
     };
     let waits = |vm: Option<&&Vm>, recorded: Waits| match vm {
         Some(vm) if vm.power == PowerState::On => Waits::of(&know.readiness, recorded, vm.guest.as_deref(), know.now),
@@ -273,5 +308,5 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
         });
     }
     members.sort_by(|a, b| (&a.name, &a.uuid).cmp(&(&b.name, &b.uuid)));
-    Observed { folder, members, progressed_at: know.progressed_at }
+    Observed { folder, members, progressed_at: know.progressed_at, hosts_leave: know.hosts_leave }
 }

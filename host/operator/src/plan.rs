@@ -64,6 +64,9 @@ pub struct Demand {
     pub turn: Option<Turn>,
     /// New members are made in others' places.
     pub replacing: bool,
+    /// They are made in the places of members that leave a host which is going into
+    /// maintenance.
+    pub evacuating: bool,
 }
 
 impl Demand {
@@ -146,6 +149,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let on = |member: &&Seen| member.vm.as_ref().is_some_and(VmSeen::on);
     let in_change = |member: &&Seen| rollout::in_change(desired, member);
     let (running, idle): (Vec<&Seen>, Vec<&Seen>) = born.into_iter().filter(free).partition(on);
+    // Nobody can be powered on where the host is to be emptied.
+    let idle = idle.into_iter().filter(|member| !member.vm.as_ref().is_some_and(rollout::no_start)).collect();
     out.start = uuids(idle);
     for member in running.iter().copied().filter(in_change) {
         let Some(vm) = &member.vm else { continue };
@@ -159,6 +164,7 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let resized = running.into_iter().filter(|member| rollout::due(desired, member) == Need::Resize);
     out.resize = uuids(resized.collect());
     out.replacing = staying.iter().any(|member| matches!(rollout::due(desired, member), Need::Successor(_)));
+    out.evacuating = rollout::evacuating(desired, seen);
     if surplus == 0 {
         out.turn = rollout::turn(desired, seen, &staying, now).and_then(|turn| {
             let count = turn.count.min(LEAVING_LIMIT.saturating_sub(leaving.len()));

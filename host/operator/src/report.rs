@@ -4,6 +4,7 @@
 //! Pure. Must not read or write anything.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
@@ -11,6 +12,7 @@ use vmgroup_api::{ConnectionStatus, FolderStatus, MemberState, MemberStatus, Pha
 use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
 use crate::apply::counted;
+use crate::evacuation::Told;
 use crate::memory::{Failure, Topic};
 use crate::plan::rollout::Progress;
 use crate::status::listed;
@@ -30,6 +32,10 @@ pub const ROLLOUT_STALLED: &str = "RolloutStalled";
 /// The abnormal-true condition: a new group of the namespace would be made in another
 /// vCenter than the one that this group's machines are in.
 pub const CONNECTION_DIFFERS: &str = "ConnectionDiffers";
+
+/// The abnormal-true condition: members are on a host that is going into maintenance, and
+/// nobody moves them away.
+pub const HOST_LEAVING: &str = "HostLeaving";
 
 /// The reason of a group whose members' guests do not get ready in time.
 pub const NOT_READY: &str = "NotReady";
@@ -98,6 +104,8 @@ pub struct Members {
     pub to_be_adopted: Vec<String>,
     /// Members too many that stay, and why.
     pub held_back: Option<String>,
+    /// Who is on a host that is going into maintenance, and is not moved.
+    pub stranded: Option<Told>,
     /// How far the change that the spec asks for has come.
     pub progress: Progress,
     /// Who is not ready in time, each with what is missing of it.
@@ -174,6 +182,17 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some(message) = &adopting {
         abnormal(ADOPTING, "Adopting", message);
     }
+    let stranded = match facts.members {
+        Some(members) => members.stranded.as_ref().map(|told| (told.reason.to_owned(), told.message.clone())),
+        // Not looked at, as above.
+        None => {
+            let known = old.conditions.iter().find(|known| known.type_ == HOST_LEAVING);
+            known.map(|known| (known.reason.clone(), known.message.clone()))
+        }
+    };
+    if let Some((reason, message)) = &stranded {
+        abnormal(HOST_LEAVING, reason, message);
+    }
     if let Some((reason, message)) = &facts.refusal {
         abnormal(POLICY_REFUSED, reason, message);
     }
@@ -224,8 +243,10 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
     let progress = &members.progress;
     if updating && progress.stuck && !facts.deleting {
         let why = worst(facts.failures).map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+        let (what, way_back) =
+            if progress.evacuation { ("evacuation", "") } else { ("rollout", "; changing the spec back rolls back") };
         let message = format!(
-            "the rollout has come no further for too long and is held: {ready} of {desired} members are ready, {} as the spec says; not ready: {}{why}. It goes on when they are; changing the spec back rolls back",
+            "the {what} has come no further for too long and is held: {ready} of {desired} members are ready, {} as the spec says; not ready: {}{why}. It goes on when they are{way_back}",
             progress.updated,
             some(&progress.late),
         );
@@ -249,19 +270,30 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         return say(Phase::Error, NOT_READY, message);
     }
     if members.as_wished(desired) {
-        let message = if progress.left.is_empty() {
-            SUCCESS.to_owned()
-        } else {
-            format!(
-                "{SUCCESS}; {} not as the spec says and left so (updateStrategy OnDelete, or protected): {}",
+        let mut message = SUCCESS.to_owned();
+        if !progress.left.is_empty() {
+            let _ = write!(
+                message,
+                "; {} not as the spec says and left so (updateStrategy OnDelete, protected, or on a host that is going into maintenance): {}",
                 counted_are(progress.left.len()),
                 some(&progress.left),
-            )
-        };
+            );
+        }
+        if let Some(told) = &members.stranded {
+            let _ = write!(message, "; {}", told.message);
+        }
         return say(Phase::Running, "AsWished", message);
     }
     if let Some(message) = members.held_back.as_ref().filter(|_| leaving == 0) {
         return say(Phase::Pending, "ScaleInHeld", message.clone());
+    }
+    if updating && progress.evacuation {
+        let message = format!(
+            "evacuating hosts that are going into maintenance: {} left to be replaced, {ready} of {desired} members are ready, {leaving} leaving, {making} being made{}",
+            progress.pending,
+            members.shutting_down(),
+        );
+        return say(Phase::Pending, "Evacuating", message);
     }
     if updating {
         let message = format!(
@@ -282,11 +314,9 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         return say(Phase::Pending, "ScalingIn", message);
     }
     if members.record.len() == desired && making == 0 && starting > 0 {
-        return say(
-            Phase::Pending,
-            "Starting",
-            format!("starting {}: {ready} of {desired} are ready", counted(starting, "member")),
-        );
+        let stranded = members.stranded.as_ref().map(|told| format!("; {}", told.message)).unwrap_or_default();
+        let message = format!("starting {}: {ready} of {desired} are ready{stranded}", counted(starting, "member"));
+        return say(Phase::Pending, "Starting", message);
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
 }
@@ -333,7 +363,7 @@ fn failures(members: &Members, desired: usize, facts: &Facts<'_>, worst: &Failur
 }
 
 /// The first of them, and how many more there are.
-fn some(names: &[impl AsRef<str>]) -> String {
+pub(crate) fn some(names: &[impl AsRef<str>]) -> String {
     let shown = names.iter().take(5).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
 }

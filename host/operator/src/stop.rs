@@ -78,6 +78,7 @@ mod tests {
             cpu_hot_add: false,
             memory_hot_add: false,
             guest: None,
+            stranded: None,
             attributes: BTreeMap::new(),
             outdated: false,
         };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use vmgroup_api::{
-    ADOPTING_ANNOTATION, CloneMode, DataSource, DeletionPolicy, DiskSpec, HOLD_SCALE_IN_ANNOTATION, KeyRef,
+    ADOPTING_ANNOTATION, CloneMode, DataSource, DeletionPolicy, DiskSpec, Evacuation, HOLD_SCALE_IN_ANNOTATION, KeyRef,
     ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION,
     VmGroup, VmGroupSpec,
 };
@@ -77,6 +77,9 @@ pub struct Desired {
     pub restarted_at: Option<String>,
     /// How changes reach the members that stand.
     pub strategy: Strategy,
+    /// Members on a host that is going into maintenance are replaced, where nobody else
+    /// moves them.
+    pub evacuate: bool,
     /// When a member counts as ready.
     pub readiness: Terms,
     /// How long a change may take to come further, before it is said to be stuck.
@@ -308,6 +311,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             .filter(|text| !text.is_empty())
             .map(|text| text.chars().take(RESTART_LIMIT).collect()),
         strategy,
+        evacuate: spec.evacuation == Some(Evacuation::Replace),
         readiness,
         progress_deadline: Duration::from_secs(progress_deadline.into()),
         deleting,

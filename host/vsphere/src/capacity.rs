@@ -20,7 +20,7 @@ const FIELDS: &str = "CustomFieldsManager";
 const TASK: &str = "Task";
 /// What the task is called (`TaskInfo.descriptionId`) that puts a host into maintenance.
 /// The host itself only says when it is there.
-const ENTERING: &str = "HostSystem.enterMaintenanceMode";
+pub(crate) const ENTERING: &str = "HostSystem.enterMaintenanceMode";
 
 /// The room of a site. Tables are ordered by name, then reference.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -103,7 +103,8 @@ pub struct DatastoreCapacity {
     pub id: DatastoreRef,
     /// Name, unescaped.
     pub name: String,
-    /// Accessible, and not in maintenance.
+    /// Accessible, not in maintenance, and mounted on a host that can be used, as far as
+    /// its hosts are known.
     pub usable: bool,
     /// Size in MiB.
     pub capacity_mib: u64,
@@ -244,6 +245,11 @@ impl Capacity {
             .filter(|object| site.datastores.iter().any(|datastore| datastore.id.as_str() == object.id.id))
             .map(|object| datastore(object, &index, &fields))
             .collect();
+        for datastore in &mut datastores {
+            // What only hosts out of service have goes with them.
+            let reached = datastore.hosts.iter().any(|at| hosts[*at].usable());
+            datastore.usable &= datastore.hosts.is_empty() || reached;
+        }
         datastores.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Self { clusters, hosts, datastores }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::Vm;
-use crate::refs::{FolderRef, VmRef};
+use crate::refs::{FolderRef, HostRef, VmRef};
 use crate::texts::Texts;
 
 /// A folder under the watched root, or the root itself.
@@ -21,6 +21,52 @@ pub struct Folder {
     pub name: String,
     /// The folder it lies in.
     pub parent: Option<FolderRef>,
+}
+
+/// How far a host is on its way out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maintenance {
+    /// A task puts it into maintenance mode, and waits for it to be emptied. No machine
+    /// can be powered on there.
+    Entering,
+    /// It is in maintenance mode.
+    There,
+}
+
+/// Whom DRS moves away from a host that is to be emptied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drs {
+    /// All but the exceptions: it is on, and fully automated.
+    pub(crate) automatic: bool,
+    /// It finds a host for who is powered on.
+    pub(crate) places: bool,
+    /// Machines with a setting of their own, and whether they are moved.
+    pub(crate) exceptions: BTreeMap<VmRef, bool>,
+}
+
+impl Drs {
+    /// Whether it finds a host by itself for who is powered on where that cannot be.
+    pub fn places(&self) -> bool {
+        self.places
+    }
+
+    /// Whether it moves this machine without anybody's doing.
+    pub fn moves(&self, vm: &VmRef) -> bool {
+        self.exceptions.get(vm).copied().unwrap_or(self.automatic)
+    }
+}
+
+/// A host of the site, as far as is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The reference.
+    pub id: HostRef,
+    /// Name, unescaped.
+    pub name: String,
+    /// Whether it is on its way into maintenance, or there.
+    pub maintenance: Option<Maintenance>,
+    /// Who moves its machines away then.
+    pub drs: Arc<Drs>,
 }
 
 /// A shared view of what lies under the watched root folder. It may be old by
@@ -48,6 +94,7 @@ struct Tables {
     by_folder: HashMap<FolderRef, Vec<VmRef>>,
     folders: BTreeMap<FolderRef, Arc<Folder>>,
     by_name: HashMap<(FolderRef, String), FolderRef>,
+    hosts: BTreeMap<HostRef, Arc<Host>>,
     texts: Texts,
     synced: bool,
     good: Option<Instant>,
@@ -131,6 +178,21 @@ impl Inventory {
         tables.folders.get(id).cloned()
     }
 
+    /// The host, if it is one of the site's.
+    pub fn host(&self, host: &HostRef) -> Option<Arc<Host>> {
+        self.read().hosts.get(host).cloned()
+    }
+
+    /// Whether any of the site's hosts is on its way into maintenance, or there.
+    pub fn some_host_leaves(&self) -> bool {
+        self.read().hosts.values().any(|host| host.maintenance.is_some())
+    }
+
+    /// The machines on this host, by reference. Looks at all of them.
+    pub fn on_host(&self, host: &HostRef) -> Vec<Arc<Vm>> {
+        self.read().vms.values().filter(|vm| vm.host.as_ref() == Some(host)).cloned().collect()
+    }
+
     /// Number of machines.
     pub fn len(&self) -> usize {
         self.read().vms.len()
@@ -175,6 +237,18 @@ impl Inventory {
 
     pub(crate) fn remove_folder(&self, folder: &FolderRef) -> Option<Arc<Folder>> {
         self.write().take_folder(folder)
+    }
+
+    /// Puts the hosts in as they are now; gives those of them back that are leaving, or
+    /// were, and differ.
+    pub(crate) fn put_hosts(&self, hosts: BTreeMap<HostRef, Arc<Host>>) -> Vec<Arc<Host>> {
+        let was = std::mem::replace(&mut self.write().hosts, hosts.clone());
+        let leaves = |host: Option<&Arc<Host>>| host.is_some_and(|host| host.maintenance.is_some());
+        let news = |host: &Arc<Host>| {
+            let before = was.get(&host.id);
+            before != Some(host) && (leaves(before) || leaves(Some(host)))
+        };
+        hosts.into_values().filter(news).collect()
     }
 
     pub(crate) fn vm_refs(&self) -> Vec<VmRef> {

@@ -37,7 +37,7 @@ pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
 pub use hardware::{Customization, Fittings, Hardware, Network};
-pub use inventory::{Folder, Inventory};
+pub use inventory::{Drs, Folder, Host, Inventory, Maintenance};
 pub use model::{About, Child, ConnectionState, Extra, Guest, PowerState, Source, Template, Vm};
 pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef, SnapshotRef,

@@ -70,26 +70,36 @@ pub(crate) struct Query {
 impl Query {
     /// Writes it as an element; order is the XSD's.
     pub(crate) fn write(&self, writer: &mut Writer, name: &str) {
+        writer.node(name, |w| self.write_inside(w));
+    }
+
+    /// The same, and what it begins with that is not there (any more) is passed over.
+    pub(crate) fn write_lenient(&self, writer: &mut Writer, name: &str) {
         writer.node(name, |w| {
-            for paths in &self.paths {
-                w.node("propSet", |w| {
-                    w.text("type", paths.kind);
-                    w.value("all", false);
-                    for path in &paths.paths {
-                        w.text("pathSet", path);
-                    }
-                });
-            }
-            for start in &self.starts {
-                w.node("objectSet", |w| {
-                    w.reference("obj", &start.object.kind, &start.object.id);
-                    w.value("skip", start.skip);
-                    for step in &start.steps {
-                        write_step(step, w);
-                    }
-                });
-            }
+            self.write_inside(w);
+            w.value("reportMissingObjectsInResults", true);
         });
+    }
+
+    fn write_inside(&self, w: &mut Writer) {
+        for paths in &self.paths {
+            w.node("propSet", |w| {
+                w.text("type", paths.kind);
+                w.value("all", false);
+                for path in &paths.paths {
+                    w.text("pathSet", path);
+                }
+            });
+        }
+        for start in &self.starts {
+            w.node("objectSet", |w| {
+                w.reference("obj", &start.object.kind, &start.object.id);
+                w.value("skip", start.skip);
+                for step in &start.steps {
+                    write_step(step, w);
+                }
+            });
+        }
     }
 }
 

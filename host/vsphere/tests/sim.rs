@@ -16,7 +16,9 @@ use common::{KEY, Seen, clone_spec, follow, selection, until};
 use simulated::{client, credentials, simulated};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig};
-use vmgroup_vsphere::{Category, Error, Event, FaultKind, HostState, PowerState, TaskState, Template, Vcenter};
+use vmgroup_vsphere::{
+    Category, Error, Event, FaultKind, HostState, Maintenance, PowerState, TaskState, Template, Vcenter,
+};
 
 const TEMPLATE: &str = "vm-operator-template";
 const ROOT: &str = "/DC0/vm/vm-operator";
@@ -105,6 +107,10 @@ async fn capacity_tells_who_is_on_the_way_into_maintenance() {
         let capacity = vcenter.capacity(&site).await.unwrap();
         capacity.hosts.iter().map(|host| host.state).collect()
     };
+    // Nobody moves away who is on it.
+    sim.set_drs(true, false);
+    sim.add_vm(ROOT, "somebody", &[]).unwrap();
+    sim.migrate(&format!("{ROOT}/somebody"), "DC0_C0_H1").unwrap();
     sim.enter_maintenance("DC0_C0_H1").unwrap();
     sim.set_quarantine("DC0_C0_H2", true).unwrap();
     sim.set_cluster_attribute("DC0_C0", "hall", "north").unwrap();
@@ -115,8 +121,27 @@ async fn capacity_tells_who_is_on_the_way_into_maintenance() {
     sim.set_quarantine("DC0_C0_H2", false).unwrap();
     assert_eq!(states().await, [HostState::InService; 3]);
     sim.enter_maintenance("DC0_C0_H1").unwrap();
-    sim.set_maintenance("DC0_C0_H1", true).unwrap();
+    assert_eq!(states().await[1], HostState::EnteringMaintenance);
+    sim.power_off(&format!("{ROOT}/somebody")).unwrap();
     assert_eq!(states().await[1], HostState::InMaintenance);
+}
+
+/// What only hosts out of service have is no place for anybody.
+#[tokio::test(start_paused = true)]
+async fn a_datastore_of_a_host_out_of_service_cannot_be_used() {
+    let (sim, vcenter) = simulated(VcenterConfig { datastores: 2, ..VcenterConfig::default() });
+    let asked = vmgroup_vsphere::SiteSelection { datastore: Some("LocalDS_0, LocalDS_1".to_owned()), ..selection() };
+    let site = vcenter.resolve_site(&asked).await.unwrap();
+    let usable = async || -> Vec<bool> {
+        let capacity = vcenter.capacity(&site).await.unwrap();
+        capacity.datastores.iter().map(|datastore| datastore.usable).collect()
+    };
+    sim.set_mounts("LocalDS_1", &["DC0_C0_H1"]).unwrap();
+    assert_eq!(usable().await, [true, true]);
+    sim.set_maintenance("DC0_C0_H1", true).unwrap();
+    assert_eq!(usable().await, [true, false]);
+    sim.set_mounts("LocalDS_1", &["DC0_C0_H0", "DC0_C0_H1"]).unwrap();
+    assert_eq!(usable().await, [true, true]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -463,4 +488,57 @@ async fn a_privilege_that_is_missing_is_told_by_type() {
     assert!(matches!(error.fault(), Some(FaultKind::NoPermission { .. })), "{error:?}");
     assert_eq!(error.category(), Category::Permission);
     assert!(!error.outcome_unknown());
+}
+
+/// Hosts on their way into maintenance are told of, over an outage too; what changes of
+/// hosts all the time is not.
+#[tokio::test(start_paused = true)]
+async fn the_watch_tells_which_hosts_leave() {
+    let (sim, vcenter) = simulated(VcenterConfig { drs: false, ..VcenterConfig::default() });
+    let path = format!("{ROOT}/somebody");
+    sim.add_vm(ROOT, "somebody", &[(KEY, "a")]).unwrap();
+    sim.migrate(&path, "DC0_C0_H1").unwrap();
+    let site = vcenter.resolve_site(&selection()).await.unwrap();
+    let seen = Seen::new();
+    let watch = vcenter.start_watch(&site, seen.clone());
+    seen.synced().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    sim.faults().reset_calls();
+    for mhz in 0..100 {
+        sim.set_cpu_usage(&path, mhz).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(sim.faults().calls().values().sum::<u64>() <= 1, "L2: {:?}", sim.faults().calls());
+
+    let told = async |wished: Option<Maintenance>, after: usize| {
+        until("a host is told of", || {
+            let events = seen.events();
+            events[after..].iter().any(|event| matches!(event, Event::HostChanged(host) if host.maintenance == wished))
+        })
+        .await;
+    };
+    let before = seen.events().len();
+    assert!(!watch.inventory().some_host_leaves());
+    sim.enter_maintenance("DC0_C0_H1").unwrap();
+    told(Some(Maintenance::Entering), before).await;
+    let vm = watch.inventory().vms().into_iter().find(|vm| vm.name == "somebody").unwrap();
+    let host = watch.inventory().host(vm.host.as_ref().unwrap()).unwrap();
+    assert!(host.name == "DC0_C0_H1" && !host.drs.moves(&vm.id) && watch.inventory().some_host_leaves());
+    assert_eq!(watch.inventory().on_host(&host.id), [vm.clone()]);
+    // Who moves its machines away is news as well.
+    let before = seen.events().len();
+    sim.set_drs(true, true);
+    told(Some(Maintenance::Entering), before).await;
+    assert!(watch.inventory().host(&host.id).unwrap().drs.moves(&vm.id));
+
+    let before = seen.events().len();
+    sim.set_down(true);
+    seen.find("Lost", |event| matches!(event, Event::Lost { .. }).then_some(())).await;
+    sim.set_maintenance("DC0_C0_H1", false).unwrap();
+    sim.set_down(false);
+    told(None, before).await;
+    let before = seen.events().len();
+    sim.power_off(&path).unwrap();
+    sim.enter_maintenance("DC0_C0_H1").unwrap();
+    told(Some(Maintenance::There), before).await;
 }

@@ -157,14 +157,17 @@ kinds! {
         Policies = "policies fail at work",
         /// Guests without VMware Tools, and such that do not shut down when asked.
         Guests = "guests deaf or stubborn",
+        /// Hosts go into maintenance with members on them, and come back. DRS moves nobody,
+        /// and the groups evacuate.
+        Maintenance = "hosts in maintenance",
     }
 }
 
 impl Fault {
-    /// Those that every seed draws from. Whether policies or guests fail hangs on the
-    /// seed itself, so that seeds from before that was tried go on meaning what they
-    /// meant.
-    const DRAWN: &[Self] = Self::ALL.split_at(Self::ALL.len() - 2).0;
+    /// Those that every seed draws from. Whether policies or guests fail, or hosts leave,
+    /// hangs on the seed itself, so that seeds from before that was tried go on meaning
+    /// what they meant.
+    const DRAWN: &[Self] = Self::ALL.split_at(Self::ALL.len() - 3).0;
 }
 
 kinds! {
@@ -272,6 +275,8 @@ pub enum Act {
     Stop,
     /// An operator is paused for this long.
     Freeze(Duration),
+    /// The host of this number, counted from 0, goes into maintenance, or comes back.
+    Maintain(usize, bool),
     /// Somebody else does something to the machine that the number picks.
     Deed(Deed, u64),
 }
@@ -320,6 +325,13 @@ const POLICIES_FAIL: u64 = 5;
 
 /// Every seed that this divides has guests that do not shut down.
 const GUESTS_FAIL: u64 = 3;
+
+/// Every seed that the first divides, and the second does not, has hosts that go into
+/// maintenance. None of those that are pinned is among them.
+const HOSTS_LEAVE: (u64, u64) = (14, 5);
+
+/// The hosts that there are.
+pub const HOSTS: usize = 3;
 
 /// How long guests have to, seed by seed.
 const GRACES: [Option<u32>; 4] = [None, Some(0), Some(7), Some(40)];
@@ -375,6 +387,11 @@ impl Script {
         if seed.is_multiple_of(GUESTS_FAIL) {
             faults.push(Fault::Guests);
             fates(Fault::Guests, &mut dice, ends, &mut acts);
+            acts.sort_by_key(|(at, _)| *at);
+        }
+        if seed.is_multiple_of(HOSTS_LEAVE.0) && !seed.is_multiple_of(HOSTS_LEAVE.1) {
+            faults.push(Fault::Maintenance);
+            fates(Fault::Maintenance, &mut dice, ends, &mut acts);
             acts.sort_by_key(|(at, _)| *at);
         }
         let grace = GRACES[usize::try_from(seed / 2).unwrap_or(0) % GRACES.len()];
@@ -698,6 +715,13 @@ fn fates(fault: Fault, dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration
         Fault::Intruder => deeds(dice, &[Deed::Intrude, Deed::TakeName, Deed::Copy], acts),
         Fault::Unmark => deeds(dice, &[Deed::Unmark], acts),
         Fault::Guests => deeds(dice, &[Deed::Deafen, Deed::Harden, Deed::Harden], acts),
+        Fault::Maintenance => {
+            for at in often(dice, 4) {
+                let host = dice.below(HOSTS);
+                acts.push((at, Act::Maintain(host, true)));
+                acts.push((at + dice.time(3_000, 90_000), Act::Maintain(host, false)));
+            }
+        }
         Fault::Leaders => {
             for at in often(dice, 4) {
                 let act = if dice.chance(5000) {

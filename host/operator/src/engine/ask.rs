@@ -2,6 +2,7 @@
 //! what becomes of their answers. Must not write anything to anybody.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{Api, ListParams};
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use vmgroup_api::VmGroup;
 use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
-use vmgroup_vsphere::{PowerState, Source, Template, VmRef};
+use vmgroup_vsphere::{Capacity, Category, PowerState, Source, Template, VmRef};
 
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::blueprint::Blueprint;
@@ -18,10 +19,11 @@ use crate::budget::Denied;
 use crate::decide::{NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, Problem, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
-use crate::observe::Observed;
-use crate::plan::rollout::{self, Need};
+use crate::observe::{Observed, Seen};
+use crate::plan::rollout::{self, Need, Turn};
 use crate::plan::{Decisions, Demand, Victim};
 use crate::quota::{self, Amount, Wish};
+use crate::room::{self, Each, Fit};
 use crate::status::bounded;
 
 /// The reason of a group whose namespace has used up its time.
@@ -82,6 +84,7 @@ impl Pass<'_> {
             Topic::Scaling => demand.excess > 0,
             Topic::Rollout => demand.turn.is_some(),
             Topic::Naming | Topic::Quota => demand.missing > 0,
+            Topic::Room => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Placement => !deleting && (unborn || demand.missing > 0),
             Topic::Template | Topic::Guest => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Folder => deleting || seen.folder.id.is_none(),
@@ -105,11 +108,14 @@ impl Pass<'_> {
     ) -> (Decisions, Option<Blueprint>) {
         let mut decisions = Decisions::default();
         let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
-        let births = self.within_quota(seen, if held { 0 } else { demand.births(slots) }).await;
-        let resumed: Vec<String> = demand.resumed(slots).to_vec();
+        // As long as nothing has gone there is no room where there was none.
+        let full = self.memory.held(&Topic::Room, self.now) && self.memory.no_room == self.connection.room.epoch();
+        let births = self.within_quota(seen, if held || full { 0 } else { demand.births(slots) }).await;
+        let resumed = if full { Vec::new() } else { demand.resumed(slots).to_vec() };
         let clones = births + resumed.len() > 0;
         let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
         let turn = demand.turn.as_ref().filter(|_| !self.memory.held(&Topic::Rollout, self.now));
+        let turn = turn.filter(|turn| !(turn.successors && full));
         if !clones && !leave && turn.is_none() {
             return (decisions, None);
         }
@@ -134,13 +140,7 @@ impl Pass<'_> {
                 return (decisions, None);
             }
         };
-        let capacity = match connected.capacity(self.connection.link.vcenter()).await {
-            Ok(capacity) => capacity,
-            Err(error) => {
-                self.fail_vc(Topic::Reading, &error);
-                return (decisions, None);
-            }
-        };
+        let Some((mut capacity, read)) = self.read_capacity(connected).await else { return (decisions, None) };
         self.memory.clear(&Topic::Reading);
         if leave {
             let about = (Topic::Scaling, Purpose::ScaleIn, demand.excess);
@@ -149,16 +149,33 @@ impl Pass<'_> {
         // Nobody goes whose successor cannot be made.
         let successors = turn.is_some_and(|turn| turn.successors);
         let blueprint = if clones || successors { self.find_blueprint(connected).await } else { None };
-        if let Some(turn) = turn.filter(|_| !successors || blueprint.is_some()) {
+        let mut fit = blueprint.as_ref().map(|blueprint| self.fit(&capacity, read, blueprint));
+        let short = fit.as_ref().is_some_and(|fit| fit.count < births + resumed.len());
+        if let Some(blueprint) = blueprint.as_ref().filter(|_| short && self.connection.room.freed_since(read)) {
+            // There may be more by now.
+            connected.forget_capacity();
+            let Some((now, read)) = self.read_capacity(connected).await else { return (decisions, None) };
+            fit = Some(self.fit(&now, read, blueprint));
+            capacity = now;
+        }
+        let turn = turn.filter(|_| !successors || blueprint.is_some());
+        let (turn, births, resumed) = self.within_room(seen, (&capacity, fit.as_ref()), turn, (births, resumed));
+        let clones = births + resumed.len() > 0;
+        if let Some(turn) = turn {
             let candidates = Observed {
                 members: seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect(),
                 ..seen.clone()
             };
-            let about = (Topic::Rollout, Purpose::Replacement, turn.count);
+            let purpose = if turn.evacuation { Purpose::Evacuation } else { Purpose::Replacement };
+            let about = (Topic::Rollout, purpose, turn.count);
             decisions.turns = self.ask_who((&candidates, &capacity), about, "nobody is changed or replaced").await;
         }
         if let Some(blueprint) = blueprint.as_ref().filter(|_| clones) {
-            let purpose = if demand.replacing { Purpose::Replacement } else { Purpose::ScaleOut };
+            let purpose = match (demand.evacuating, demand.replacing) {
+                (true, _) => Purpose::Evacuation,
+                (false, true) => Purpose::Replacement,
+                (false, false) => Purpose::ScaleOut,
+            };
             self.ask_for_names(connected, seen, &capacity, (purpose, births), &mut decisions).await;
             self.ask_for_places(seen, &capacity, (purpose, blueprint, &resumed), &mut decisions).await;
         }
@@ -217,6 +234,70 @@ impl Pass<'_> {
                 short.granted
             }
         }
+    }
+
+    async fn read_capacity(&mut self, connected: &Connected) -> Option<(Arc<Capacity>, Instant)> {
+        match connected.capacity_as_read(self.connection.link.vcenter()).await {
+            Ok(read) => Some(read),
+            Err(error) => {
+                self.fail_vc(Topic::Reading, &error);
+                None
+            }
+        }
+    }
+
+    /// How many members fit.
+    fn fit(&self, capacity: &Capacity, read: Instant, blueprint: &Blueprint) -> Fit {
+        let disk_mib = self.desired.make.disk_mib(blueprint.source.disk_mib());
+        let promised = self.connection.room.promised(&self.connection.tasks, read);
+        room::fit(capacity, &promised, Each { disk_mib, memory_mib: self.desired.memory_mib })
+    }
+
+    /// Of those whose turn it is, of the newcomers and of the resumed: who finds room now.
+    /// Who does not waits for it.
+    fn within_room(
+        &mut self,
+        seen: &Observed,
+        (capacity, fit): (&Capacity, Option<&Fit>),
+        turn: Option<&Turn>,
+        (births, mut resumed): (usize, Vec<String>),
+    ) -> (Option<Turn>, usize, Vec<String>) {
+        let Some(fit) = fit else { return (turn.cloned(), births, resumed) };
+        let wanted = births + resumed.len();
+        resumed.truncate(fit.count);
+        let births = births.min(fit.count - resumed.len());
+        let granted = births + resumed.len();
+        // Who goes makes room for his successor, unless where he was nobody can be.
+        let makes_room = |member: &&Seen| {
+            let store = member.vm.as_ref().and_then(|vm| vm.datastore.as_ref());
+            let known = store.and_then(|store| capacity.datastores.iter().find(|known| known.id == *store));
+            known.is_none_or(|store| store.usable)
+        };
+        let limit = |turn: &Turn| {
+            let candidates = seen.members.iter().filter(|member| turn.from.contains(&member.uuid));
+            let freed = candidates.filter(makes_room).count();
+            if fit.hosts { fit.count.saturating_sub(granted).saturating_add(freed) } else { 0 }
+        };
+        let most = turn.map_or(usize::MAX, |turn| if turn.successors { limit(turn) } else { usize::MAX });
+        let turns = turn.map(|turn| Turn { count: turn.count.min(most), ..turn.clone() });
+        let group = &self.desired.group;
+        if granted == wanted && turns.as_ref().is_none_or(|turn| turn.count > 0) {
+            self.connection.room.leave(group);
+            self.memory.clear(&Topic::Room);
+        } else {
+            let epoch = self.connection.room.wait(group);
+            if std::mem::replace(&mut self.memory.no_room, epoch) != epoch {
+                // It was another want of room.
+                self.memory.clear(&Topic::Room);
+            }
+            let wanted = wanted.max(usize::from(turns.as_ref().is_some_and(|turn| turn.count == 0)));
+            let message = format!(
+                "{}: {granted} of {wanted} more can be made now; the rest follows when there is room",
+                fit.figures
+            );
+            self.fail(Topic::Room, why(Category::Capacity, message));
+        }
+        (turns.filter(|turn| turn.count > 0), births, resumed)
     }
 
     /// So many members of this group.
@@ -285,7 +366,7 @@ impl Pass<'_> {
     fn question<'q>(
         &'q self,
         seen: &'q Observed,
-        capacity: &'q vmgroup_vsphere::Capacity,
+        capacity: &'q Capacity,
         usage: &'q HashMap<VmRef, vmgroup_vsphere::Usage>,
         (purpose, attempt): (Purpose, u32),
     ) -> Question<'q> {
@@ -307,7 +388,7 @@ impl Pass<'_> {
     /// answer.
     async fn ask_who(
         &mut self,
-        (seen, capacity): (&Observed, &vmgroup_vsphere::Capacity),
+        (seen, capacity): (&Observed, &Capacity),
         (topic, purpose, count): (Topic, Purpose, usize),
         without: &str,
     ) -> Vec<Victim> {
@@ -335,7 +416,7 @@ impl Pass<'_> {
         &mut self,
         connected: &Connected,
         seen: &Observed,
-        capacity: &vmgroup_vsphere::Capacity,
+        capacity: &Capacity,
         (purpose, births): (Purpose, usize),
         decisions: &mut Decisions,
     ) {
@@ -365,7 +446,7 @@ impl Pass<'_> {
     async fn ask_for_places(
         &mut self,
         seen: &Observed,
-        capacity: &vmgroup_vsphere::Capacity,
+        capacity: &Capacity,
         (purpose, blueprint, resumed): (Purpose, &Blueprint, &[String]),
         decisions: &mut Decisions,
     ) {

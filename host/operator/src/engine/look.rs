@@ -14,7 +14,7 @@ use crate::events::EventType;
 use crate::folder;
 use crate::link::Connected;
 use crate::memory::{Topic, Why};
-use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen, VmSeen};
+use crate::observe::{self, Birth, FolderSeen, Knowledge, Observed, Seen, Stranded, VmSeen};
 use crate::plan::rollout::{self, Need};
 use crate::report::Obstacle;
 use crate::revision::Made;
@@ -268,7 +268,16 @@ impl Pass<'_> {
             .collect();
         let baseline = self.desired.baseline(self.written().0.baseline.as_deref());
         let held = self.unsettled(&vms, &baseline, held);
+        let inventory = connected.inventory();
+        let hosts_leave = inventory.some_host_leaves();
+        let stranded = |vm: &Vm| {
+            let host = inventory.host(vm.host.as_ref()?)?;
+            Some((vm.id.clone(), Stranded::of(vm, &host)?))
+        };
+        let stranded = if hosts_leave { vms.iter().filter_map(stranded).collect() } else { HashMap::new() };
         let know = Knowledge {
+            stranded,
+            hosts_leave,
             flights,
             births: self.memory.births.clone(),
             bound_for: self.memory.bound_for.clone(),

@@ -363,7 +363,7 @@ impl Pass<'_> {
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.announce_released(&seen, &plan);
-        self.remember_places(&plan);
+        self.remember_places(&connected, &plan, blueprint.as_ref());
         let applier = Applier {
             vcenter: self.connection.link.vcenter(),
             connected: &connected,

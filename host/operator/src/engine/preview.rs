@@ -186,6 +186,7 @@ fn settled(seen: Observed, made: &Made, now: u64) -> (Observed, Vec<Said>) {
                 cpu_hot_add: false,
                 memory_hot_add: false,
                 guest: None,
+                stranded: None,
                 attributes: std::collections::BTreeMap::default(),
                 outdated: false,
             });

@@ -1,7 +1,7 @@
 //! The steps around applying: intents written down before, effects remembered
 //! and the status written after.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use vmgroup_vsphere::{Error as VcError, FaultKind};
 
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
 use crate::apply::{Effect, counted};
+use crate::blueprint::Blueprint;
 use crate::clock::k8s_time;
+use crate::evacuation::{self, Told};
 use crate::events::EventType;
 use crate::link::{Connected, Problem};
 use crate::memory::{Topic, Why};
@@ -22,7 +24,7 @@ use crate::observe::{Birth, BoundFor, Observed, VmSeen};
 use crate::plan::rollout::{self, Progress};
 use crate::plan::{Decisions, Plan};
 use crate::policy_source::{Chosen, Serving};
-use crate::report::{Facts, Members, Obstacle, ROLLOUT_STALLED};
+use crate::report::{Facts, HOST_LEAVING, Members, Obstacle, ROLLOUT_STALLED};
 use crate::status::StatusError;
 use crate::tasks::TaskKind;
 use crate::{folder, plan, report, status, stop};
@@ -60,9 +62,15 @@ impl Pass<'_> {
     }
 
     /// The policies count a member where it is going, before vCenter shows it.
-    pub(super) fn remember_places(&mut self, plan: &Plan) {
+    /// And what a clone takes of a datastore, before that shows.
+    pub(super) fn remember_places(&mut self, connected: &Connected, plan: &Plan, blueprint: Option<&Blueprint>) {
+        let disk_mib = blueprint.and_then(|blueprint| self.desired.make.disk_mib(blueprint.source.disk_mib()));
         for step in &plan.steps {
             if let plan::Step::Clone { uuid, place, .. } = step {
+                if let Some(disk_mib) = disk_mib.filter(|disk| *disk > 0) {
+                    let datastore = place.datastore.clone().or_else(|| connected.site.datastore.clone());
+                    self.connection.room.promise(&self.desired.uid, uuid, (datastore, disk_mib));
+                }
                 let bound_for = BoundFor { host: place.host.clone(), datastore: place.datastore.clone() };
                 self.memory.bound_for.insert(uuid.clone(), bound_for);
             }
@@ -316,9 +324,26 @@ impl Pass<'_> {
             folder: self.folder_to_record(seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
+            stranded: self.stranded(seen),
             progress: Progress { moved, ..Progress::of(&self.desired, seen, self.now) },
             late: self.late(seen),
         }
+    }
+
+    /// Who is on a host that is going into maintenance, and is not moved. Each host is told
+    /// of once.
+    fn stranded(&mut self, seen: &Observed) -> Option<Told> {
+        let told = evacuation::told(&self.desired, seen);
+        let hosts: BTreeSet<String> = told.iter().flat_map(|told| told.hosts.iter().cloned()).collect();
+        let before = std::mem::replace(&mut self.memory.hosts_leaving, hosts.clone());
+        // After a restart, what is in the condition was told.
+        let known = self.written().0.conditions.iter().any(|known| known.type_ == HOST_LEAVING);
+        let news = !known || (!before.is_empty() && !hosts.is_subset(&before));
+        if let Some(told) = told.as_ref().filter(|_| news) {
+            let (reason, text) = (HOST_LEAVING.to_owned(), told.message.clone());
+            self.notes.push(Note { kind: EventType::Warning, reason, action: "Evacuate", text });
+        }
+        told
     }
 
     /// The folder as it is to stand in the status. A name without a reference

@@ -11,7 +11,7 @@ use vmgroup_api::{MemberState, RolloutStatus};
 use crate::observe::{Observed, Seen, VmSeen};
 use crate::validate::Desired;
 
-/// What a member that exists needs to be as the spec says.
+/// What a member that exists needs to be as the spec says, or to be where it can stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Need {
     /// Nothing.
@@ -27,6 +27,8 @@ pub enum Need {
 /// Why a member is taken down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Why {
+    /// Its host is going into maintenance, and nobody moves it away.
+    Evacuation,
     /// The template has changed.
     Template,
     /// CPU or memory has changed.
@@ -39,6 +41,7 @@ impl Why {
     /// For people, after "member X is restarted" or "replaced".
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Evacuation => "its host is going into maintenance",
             Self::Template => "it was made from another template",
             Self::Size => "cpu or memory has changed",
             Self::Restart => "a restart was asked for",
@@ -89,10 +92,29 @@ fn served(desired: &Desired, need: Need) -> bool {
     }
 }
 
+/// Whether a member is on a host that is going into maintenance, and is to be replaced
+/// for it.
+pub fn evacuates(desired: &Desired, member: &Seen) -> bool {
+    let stranded = member.vm.as_ref().is_some_and(|vm| vm.stranded.is_some());
+    desired.evacuate && stranded && !member.leaving() && !desired.protects(member)
+}
+
+/// Whether a member is where it could not be powered on again.
+pub fn no_start(vm: &VmSeen) -> bool {
+    vm.stranded.as_ref().is_some_and(|stranded| stranded.no_start)
+}
+
 /// What a member needs and gets, in its turn; nothing while nothing is to be done.
 pub fn due(desired: &Desired, member: &Seen) -> Need {
     let Some(vm) = member.vm.as_ref().filter(|_| !member.leaving()) else { return Need::Nothing };
+    if evacuates(desired, member) {
+        return Need::Successor(Why::Evacuation);
+    }
     let need = need(desired, vm);
+    // Who is off could not be powered on again.
+    if matches!(need, Need::Cycle(_)) && no_start(vm) {
+        return Need::Nothing;
+    }
     let down = matches!(need, Need::Cycle(_) | Need::Successor(_));
     if served(desired, need) && !(down && desired.protects(member)) { need } else { Need::Nothing }
 }
@@ -131,6 +153,16 @@ pub fn updated(desired: &Desired, vm: &VmSeen) -> bool {
     need(desired, vm) == Need::Nothing
 }
 
+/// Whether who is made now is made in the place of a member that leaves a host which is
+/// going into maintenance.
+pub fn evacuating(desired: &Desired, seen: &Observed) -> bool {
+    let others = |member: &Seen| !matches!(due(desired, member), Need::Nothing | Need::Successor(Why::Evacuation));
+    let stranded = |member: &Seen| member.vm.as_ref().is_some_and(|vm| vm.stranded.is_some());
+    // The last of them may be gone already.
+    let under_way = seen.progressed_at.is_some() || seen.members.iter().any(stranded);
+    desired.evacuate && seen.hosts_leave && under_way && !seen.members.iter().any(others)
+}
+
 /// Members of whom the policy may choose some to be taken down for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Turn {
@@ -140,6 +172,8 @@ pub struct Turn {
     pub from: Vec<String>,
     /// Some of them are to have a successor.
     pub successors: bool,
+    /// They are to leave a host that is going into maintenance.
+    pub evacuation: bool,
 }
 
 /// How many machines there may be besides those that are wished, because some of
@@ -189,10 +223,14 @@ pub fn turn(desired: &Desired, seen: &Observed, staying: &[&Seen], now: Timestam
     let (from, count) =
         if idle.is_empty() { (serving, room.min(serving_now.saturating_sub(least))) } else { (idle, room) };
     let from: Vec<&Seen> = from.iter().filter(free).copied().collect();
+    // A host that is to be emptied does not wait for a change that can.
+    let leaving: Vec<&Seen> = from.iter().copied().filter(|member| evacuates(desired, member)).collect();
+    let evacuation = !leaving.is_empty();
+    let from = if evacuation { leaving } else { from };
     let count = count.min(from.len());
     let successors = from.iter().any(|member| matches!(due(desired, member), Need::Successor(_)));
     let from = from.into_iter().map(|member| member.uuid.clone()).collect();
-    (count > 0).then_some(Turn { count, from, successors })
+    (count > 0).then_some(Turn { count, from, successors, evacuation })
 }
 
 /// Whether a rollout has come no further for longer than it may.
@@ -218,17 +256,21 @@ pub struct Progress {
     pub moved: bool,
     /// It has come no further for longer than it may.
     pub stuck: bool,
+    /// It is all about members leaving hosts that are going into maintenance.
+    pub evacuation: bool,
 }
 
 impl Progress {
     /// By what was seen.
     pub fn of(desired: &Desired, seen: &Observed, now: Timestamp) -> Self {
-        let mut out = Self::default();
+        let mut out = Self { evacuation: desired.evacuate && seen.hosts_leave, ..Self::default() };
         for member in seen.members.iter().filter(|member| !member.leaving()) {
             let serves = available(desired, member);
             let is = member.vm.as_ref().map_or(Need::Nothing, |vm| need(desired, vm));
-            let waits = in_change(desired, member) || due(desired, member) != Need::Nothing;
+            let due = due(desired, member);
+            let waits = in_change(desired, member) || due != Need::Nothing;
             out.pending += usize::from(waits);
+            out.evacuation &= !waits || due == Need::Successor(Why::Evacuation);
             if is != Need::Nothing && !waits {
                 out.left.push(member.name.clone());
             }
@@ -236,7 +278,8 @@ impl Progress {
                 out.updated += 1;
                 out.ready += usize::from(serves);
             }
-            if !serves && (is == Need::Nothing || in_change(desired, member)) {
+            let done = is == Need::Nothing && due == Need::Nothing;
+            if !serves && (done || in_change(desired, member)) {
                 out.late.push(member.name.clone());
             }
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use vmgroup_api::MemberState;
-use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, VmSeen};
+use vmgroup_operator::observe::{Birth, FolderSeen, Observed, Seen, Stranded, VmSeen};
 use vmgroup_operator::plan::{Decisions, Demand, Newcomer, Place, Plan, Step, Victim, demand, plan};
 use vmgroup_operator::readiness::{Terms, Waits};
 use vmgroup_operator::revision::Made;
@@ -47,6 +47,7 @@ fn desired(replicas: usize) -> Desired {
         revision: "new".into(),
         restarted_at: None,
         strategy: Bounds::default(),
+        evacuate: false,
         readiness: Terms::default(),
         progress_deadline: Duration::from_mins(10),
         deleting: false,
@@ -75,6 +76,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             cpu_hot_add: false,
             memory_hot_add: false,
             guest: None,
+            stranded: None,
             attributes: BTreeMap::new(),
             outdated: false,
         }),
@@ -96,6 +98,7 @@ fn seen(members: Vec<Seen>) -> Observed {
         folder: FolderSeen { name: "shop-web".into(), id: Some(FolderRef::new("group-v1")) },
         members,
         progressed_at: None,
+        hosts_leave: false,
     }
 }
 

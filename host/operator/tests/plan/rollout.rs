@@ -185,3 +185,64 @@ proptest! {
         prop_assert!(fails || new == replicas, "{new} of {replicas} are new");
     }
 }
+
+fn stranded(mut seen: Seen, no_start: bool) -> Seen {
+    let host = Stranded { host: "esx-1".into(), arrived: false, no_start };
+    seen.vm.as_mut().unwrap().stranded = Some(host);
+    seen
+}
+
+fn leaving_hosts(members: Vec<Seen>) -> Observed {
+    Observed { hosts_leave: true, ..seen(members) }
+}
+
+#[test]
+fn who_is_on_a_host_that_leaves_is_replaced_only_if_asked_for() {
+    let observed = leaving_hosts(vec![stranded(on(1), true), on(2), on(3)]);
+    assert_eq!(demand(&desired(3), &observed, NOW), Demand::default());
+    let evacuate = Desired { evacuate: true, ..desired(3) };
+    golden("who_is_on_a_host_that_leaves_is_replaced", &planned(&evacuate, &observed, 8));
+    let turn = demand(&evacuate, &observed, NOW).turn.unwrap();
+    assert!(turn.evacuation && turn.successors);
+    assert_eq!((turn.count, turn.from), (1, vec!["uuid-001".to_owned()]));
+    // By hand or not: it is no change of the spec.
+    let by_hand = Bounds { rolling: false, ..Bounds::default() };
+    assert!(demand(&Desired { strategy: by_hand, ..evacuate.clone() }, &observed, NOW).turn.is_some());
+    let protected = leaving_hosts(vec![protected(stranded(on(1), true)), on(2), on(3)]);
+    assert_eq!(demand(&evacuate, &protected, NOW).turn, None);
+}
+
+#[test]
+fn a_host_that_leaves_goes_before_a_change() {
+    let evacuate = Desired { evacuate: true, ..with(4, 2, 0) };
+    let demanded = |members| demand(&evacuate, &leaving_hosts(members), NOW);
+    let both = demanded(vec![old(1), old(2), stranded(old(3), true), on(4)]);
+    assert_eq!(from(both.turn.as_ref()), (1, vec!["uuid-003"]));
+    assert!(both.turn.unwrap().evacuation);
+    // Who does not serve anyway is first all the same; a new one that does not is waited for.
+    let idle = demanded(vec![off(old(1)), stranded(on(2), true), on(3), on(4)]);
+    assert_eq!(from(idle.turn.as_ref()).1, ["uuid-001"]);
+    let late = demanded(vec![off(on(1)), off(on(2)), stranded(on(3), true), on(4)]);
+    assert_eq!(late.turn, None);
+}
+
+#[test]
+fn nobody_is_taken_down_or_started_where_he_could_not_come_up() {
+    let group = Desired { restarted_at: Some("now".into()), ..desired(3) };
+    let observed = leaving_hosts(vec![stranded(on(1), true), stranded(off(on(2)), true), off(on(3))]);
+    let demanded = demand(&group, &observed, NOW);
+    assert_eq!((demanded.start, demanded.turn), (vec!["uuid-003".to_owned()], None));
+    // DRS finds a place for who is powered on.
+    let observed = leaving_hosts(vec![stranded(on(1), false), stranded(off(on(2)), false), on(3)]);
+    assert_eq!(demand(&group, &observed, NOW).start, ["uuid-002"]);
+}
+
+#[test]
+fn the_last_successor_is_made_for_the_host_as_well() {
+    let evacuate = Desired { evacuate: true, ..desired(3) };
+    let begun = |hosts_leave| Observed { hosts_leave, progressed_at: Some(NOW), ..seen(vec![on(1), on(2)]) };
+    assert!(demand(&evacuate, &begun(true), NOW).evacuating);
+    assert!(!demand(&evacuate, &begun(false), NOW).evacuating, "it was called off");
+    assert!(!demand(&evacuate, &leaving_hosts(vec![on(1), on(2)]), NOW).evacuating, "it just grows");
+    assert!(!demand(&desired(3), &begun(true), NOW).evacuating);
+}

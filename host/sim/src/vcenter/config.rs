@@ -54,6 +54,9 @@ pub struct VcenterConfig {
     /// Whether clusters have DRS; without it, a clone or power-on without a
     /// host lands on the first host.
     pub drs: bool,
+    /// Whether DRS is fully automated, and moves machines away from a host that is to be
+    /// emptied; else it only finds a place for who is powered on.
+    pub drs_automatic: bool,
     /// How long tasks take.
     pub durations: TaskDurations,
     /// Sessions that are idle this long are closed. vCenter's default is 30 min.
@@ -87,6 +90,7 @@ impl Default for VcenterConfig {
             template_disk_bytes: 2 << 30,
             memory_admission: false,
             drs: true,
+            drs_automatic: true,
             durations: TaskDurations::default(),
             session_timeout: Duration::from_mins(30),
             max_sessions: 1_000,
@@ -108,6 +112,8 @@ pub struct TaskDurations {
     pub reconfigure: Duration,
     /// `Rename_Task`, `MoveIntoFolder_Task`.
     pub rename: Duration,
+    /// DRS moving a machine to another host.
+    pub migrate: Duration,
     /// From power-on until VMware Tools run.
     pub boot: Duration,
     /// From `ShutdownGuest` until the guest is off.
@@ -124,6 +130,7 @@ impl Default for TaskDurations {
             destroy: Duration::from_millis(200),
             reconfigure: Duration::from_millis(100),
             rename: Duration::from_millis(50),
+            migrate: Duration::from_secs(1),
             boot: Duration::from_millis(500),
             shutdown: Duration::from_secs(1),
             by_method: BTreeMap::new(),
@@ -140,6 +147,7 @@ impl TaskDurations {
             destroy: duration,
             reconfigure: duration,
             rename: duration,
+            migrate: duration,
             boot: duration,
             shutdown: duration,
             by_method: BTreeMap::new(),

@@ -190,7 +190,12 @@ impl State {
             Some(host) => host,
             None => self.choose_host(cluster)?,
         };
+        let mounted = |store: &Moref| self.datastore(*store).is_some_and(|store| store.hosts.contains(&host));
         let datastore = match new.datastore {
+            Some(store) if cluster.datastores.contains(&store) && !mounted(&store) => {
+                return Err(VimFault::new("InvalidDatastore", "Operation not valid on the datastore of that host.")
+                    .with("datastore", super::value::Val::Ref(store)));
+            }
             Some(store) if cluster.datastores.contains(&store) => store,
             Some(_) => return Err(VimFault::invalid_argument("spec.location.datastore")),
             None => cluster
@@ -198,6 +203,7 @@ impl State {
                 .iter()
                 .copied()
                 .rev()
+                .filter(mounted)
                 .max_by_key(|store| {
                     self.datastore(*store).map_or(0, |store| store.capacity - store.used.min(store.capacity))
                 })

@@ -3,8 +3,11 @@
 //!
 //! Synchronous: the long poll is the service's business.
 
+use std::time::Duration;
+
 use super::collector::{Collector, Retrieval};
 use super::entity::{Kind, Moref};
+use super::maintenance::ENTERING;
 use super::privileges;
 use super::properties;
 use super::selection::invalid_property;
@@ -151,6 +154,22 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
         "Destroy_Task" => destroy(state, call),
         "Rename_Task" => rename(state, call),
         "MoveIntoFolder_Task" => move_into(state, call),
+        "EnterMaintenanceMode_Task" => {
+            call.is_on(Kind::HostSystem)?;
+            // "If the timeout is less than or equal to zero, there is no timeout."
+            let timeout: i64 = call.node.number("timeout")?.ok_or_else(|| VimFault::invalid_argument("timeout"))?;
+            let work = Work::EnterMaintenance {
+                host: call.this,
+                timeout: u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs),
+                evacuate_off: call.node.flag("evacuatePoweredOffVms"),
+            };
+            Ok(started(state, call, "EnterMaintenanceMode_Task", ENTERING, work))
+        }
+        "ExitMaintenanceMode_Task" => {
+            call.is_on(Kind::HostSystem)?;
+            let work = Work::ExitMaintenance { host: call.this };
+            Ok(started(state, call, "ExitMaintenanceMode_Task", "HostSystem.exitMaintenanceMode", work))
+        }
         "CancelTask" => {
             call.is_on(Kind::Task)?;
             state.cancel_task(call.this)?;

@@ -18,6 +18,7 @@ mod config;
 mod entity;
 mod inventory;
 mod lookup;
+mod maintenance;
 mod methods;
 mod privileges;
 mod properties;
@@ -147,6 +148,7 @@ impl Shared {
         let (result, woken) = {
             let mut state = self.state();
             let result = work(&mut state);
+            state.settle_maintenance();
             (result, state.take_woken())
         };
         if woken {
@@ -415,20 +417,61 @@ impl VcenterSim {
         })
     }
 
-    /// Puts a host (by name) into maintenance mode or takes it out; its virtual
-    /// machines stay where they are. Ends a task that was about to.
+    /// Puts a host (by name) into maintenance mode at once, whatever is on it, or takes it
+    /// out. A task that was about to is cancelled.
     pub fn set_maintenance(&self, host: &str, on: bool) -> Result<(), WorldError> {
         self.on_host(host, |state, host| {
-            state.end_entering_maintenance(host);
+            if let Some((task, _)) = state.entering_task(host) {
+                // It runs, and can be.
+                let _ = state.cancel_task(task);
+            }
             state.change_host(host, |host| host.maintenance = on);
         })
     }
 
-    /// Begins to put a host (by name) into maintenance mode. As with a host from which
-    /// nobody moves the machines away, the task (`EnterMaintenanceMode_Task`) runs until
-    /// [`set_maintenance`](Self::set_maintenance) ends it.
+    /// Somebody begins to put a host (by name) into maintenance mode
+    /// (`EnterMaintenanceMode_Task`, without a timeout). The host is in it when no
+    /// powered-on machine is left there; fully automated DRS moves them away.
     pub fn enter_maintenance(&self, host: &str) -> Result<(), WorldError> {
-        self.on_host(host, State::begin_entering_maintenance)
+        self.on_host(host, State::somebody_enters)
+    }
+
+    /// Whether a host (by name) is in maintenance mode.
+    pub fn in_maintenance(&self, host: &str) -> Result<bool, WorldError> {
+        self.on_host(host, |state, host| state.host(host).is_some_and(|host| host.maintenance))
+    }
+
+    /// Whether clusters have DRS, and whether it is fully automated.
+    pub fn set_drs(&self, on: bool, automatic: bool) {
+        self.0.change(|state| {
+            (state.config.drs, state.config.drs_automatic) = (on, automatic);
+            for cluster in state.refs_of(Kind::ClusterComputeResource) {
+                state.touch(cluster);
+            }
+        });
+    }
+
+    /// Somebody moves a virtual machine to another host (by name).
+    pub fn migrate(&self, path: &str, host: &str) -> Result<(), WorldError> {
+        let to = self.on_host(host, |_, host| host)?;
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.migrate(vm, to);
+            Ok(())
+        })
+    }
+
+    /// Mounts a datastore (by name) on these hosts (by name), and on no other.
+    pub fn set_mounts(&self, datastore: &str, hosts: &[&str]) -> Result<(), WorldError> {
+        let hosts: Vec<Moref> =
+            hosts.iter().map(|host| self.on_host(host, |_, host| host)).collect::<Result<_, _>>()?;
+        self.on_named(Kind::Datastore, datastore, |state, store| state.mount(store, hosts))
+    }
+
+    /// How large a datastore (by name) is, in bytes.
+    pub fn set_datastore_size(&self, datastore: &str, bytes: u64) -> Result<(), WorldError> {
+        self.on_named(Kind::Datastore, datastore, |state, store| {
+            state.change_datastore(store, |it| it.capacity = bytes)
+        })
     }
 
     /// Puts a host (by name) into quarantine mode, as Proactive HA would, or takes it out.

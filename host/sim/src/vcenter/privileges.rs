@@ -11,11 +11,12 @@ use super::world::State;
 const OF_READERS: [&str; 3] = ["System.Anonymous", "System.Read", "System.View"];
 
 /// What there is to be had beside that, as far as a method here could take it.
-const OF_WRITERS: [&str; 27] = [
+const OF_WRITERS: [&str; 28] = [
     "Datastore.AllocateSpace",
     "Folder.Create",
     "Folder.Delete",
     "Global.SetCustomField",
+    "Host.Config.Maintenance",
     "Network.Assign",
     "Resource.AssignVMToPool",
     "Sessions.TerminateSession",
@@ -52,6 +53,7 @@ fn needed(call: &Call<'_>) -> Vec<&'static str> {
         ("Destroy_Task", Kind::Folder) => vec!["Folder.Delete"],
         ("Destroy_Task", Kind::VirtualMachine) => vec!["VirtualMachine.Inventory.Delete"],
         ("MoveIntoFolder_Task", _) => vec!["VirtualMachine.Inventory.Move"],
+        ("EnterMaintenanceMode_Task" | "ExitMaintenanceMode_Task", _) => vec!["Host.Config.Maintenance"],
         ("PowerOnVM_Task", _) => vec!["VirtualMachine.Interact.PowerOn"],
         ("PowerOffVM_Task" | "ShutdownGuest", _) => vec!["VirtualMachine.Interact.PowerOff"],
         ("CloneVM_Task", _) => {

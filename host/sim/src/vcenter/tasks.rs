@@ -63,6 +63,15 @@ pub(super) enum Work {
         list: Vec<Moref>,
         folder: Moref,
     },
+    /// Ends when the host is empty, or with the timeout.
+    EnterMaintenance {
+        host: Moref,
+        timeout: Option<Duration>,
+        evacuate_off: bool,
+    },
+    ExitMaintenance {
+        host: Moref,
+    },
     /// Nothing by itself: its result tells of other tasks.
     Report {
         result: Box<Val>,
@@ -77,6 +86,8 @@ pub(super) enum Event {
     /// A task that vCenter has forgotten, but its hosts finish.
     Finish(Box<Work>),
     Forget(Moref),
+    /// DRS moves a machine away from this host.
+    Migrate(Moref),
     GuestUp(Moref),
     GuestDown(Moref),
 }
@@ -111,7 +122,8 @@ pub(super) struct Task {
 
 impl Task {
     fn cancelable(&self) -> bool {
-        self.state == TaskState::Running && matches!(self.work, Work::Clone { .. } | Work::Move { .. })
+        self.state == TaskState::Running
+            && matches!(self.work, Work::Clone { .. } | Work::Move { .. } | Work::EnterMaintenance { .. })
     }
 }
 
@@ -137,6 +149,10 @@ impl State {
         }
         let now = self.now;
         let mut doom = doom;
+        let lasting = match &work {
+            Work::EnterMaintenance { host, timeout, .. } if refusal.is_none() => Some((*host, *timeout)),
+            _ => None,
+        };
         if let Some(fault) = refusal {
             took = took.min(REFUSAL);
             doom = Doom { lose: doom.lose, ..Doom::default() };
@@ -150,30 +166,12 @@ impl State {
             }
             self.tasks.insert(moref, self.new_task(method, description, entity, work, user, doom));
         }
-        self.plan(now + took, Event::Complete(moref));
+        match lasting {
+            Some((host, timeout)) => self.begin_entering(host, moref, timeout),
+            None => drop(self.plan(now + took, Event::Complete(moref))),
+        }
         self.list_task(moref, entity);
         moref
-    }
-
-    /// Begins a task on the host that ends when it is told to.
-    pub(super) fn begin_entering_maintenance(&mut self, host: Moref) {
-        if self.host(host).is_none_or(|host| host.entering.is_some()) {
-            return;
-        }
-        let (method, description) = ("EnterMaintenanceMode_Task", "HostSystem.enterMaintenanceMode");
-        let work = Work::Report { result: Box::new(Val::Unset) };
-        let moref = self.new_ref(Kind::Task);
-        let task = self.new_task(method, description, host, work, "simulator".to_owned(), Doom::default());
-        self.tasks.insert(moref, task);
-        self.list_task(moref, host);
-        self.change_host(host, |host| host.entering = Some(moref));
-    }
-
-    pub(super) fn end_entering_maintenance(&mut self, host: Moref) {
-        if let Some(task) = self.host(host).and_then(|host| host.entering) {
-            self.change_host(host, |host| host.entering = None);
-            self.complete(task);
-        }
     }
 
     fn new_task(
@@ -263,6 +261,7 @@ impl State {
                 let _ = self.perform(&work, "");
             }
             Event::Forget(moref) => self.forget_task(moref),
+            Event::Migrate(host) => self.migrate_one(host),
             Event::GuestUp(vm) => {
                 self.change_vm(vm, |vm| vm.tools_running = vm.power_on && vm.tools_installed);
             }
@@ -273,7 +272,7 @@ impl State {
         }
     }
 
-    fn complete(&mut self, moref: Moref) {
+    pub(super) fn complete(&mut self, moref: Moref) {
         let Some(task) = self.tasks.get(&moref).filter(|task| task.state == TaskState::Running) else {
             return;
         };
@@ -311,6 +310,9 @@ impl State {
                 task.state = TaskState::Error;
                 task.error = Some(fault);
             }
+        }
+        if let Work::EnterMaintenance { host, .. } = task.work {
+            self.end_entering(host);
         }
         self.touch(moref);
         self.plan(now + REMEMBERED, Event::Forget(moref));
@@ -356,6 +358,9 @@ impl State {
                 self.plan(at, Event::Finish(work));
             }
         }
+        for host in self.entering.clone() {
+            self.end_entering(host);
+        }
         self.tasks.clear();
         self.recent_tasks.clear();
         self.completed_tasks.clear();
@@ -397,8 +402,25 @@ impl State {
             Work::Reconfigure { vm, .. } | Work::Reset { vm } => busy(*vm),
             Work::Rename { entity, .. } => busy(*entity),
             Work::Move { list, .. } => list.iter().try_for_each(|entity| busy(*entity)),
+            Work::EnterMaintenance { host, .. } => self.can_enter(*host),
+            Work::ExitMaintenance { host } => self.can_exit(*host),
             Work::Report { .. } => Ok(()),
         }
+    }
+
+    /// The task that is putting a host into maintenance.
+    pub(super) fn entering_task(&self, host: Moref) -> Option<(Moref, bool)> {
+        let moref = self.host(host)?.entering?;
+        match self.tasks.get(&moref)?.work {
+            Work::EnterMaintenance { evacuate_off, .. } => Some((moref, evacuate_off)),
+            _ => None,
+        }
+    }
+
+    /// Whether something is being cloned to a host.
+    pub(super) fn is_provisioning(&self, host: Moref) -> bool {
+        let to = |task: &Task| matches!(&task.work, Work::Clone { new, .. } if new.host == Some(host));
+        self.tasks.values().any(|task| task.state == TaskState::Running && task.error.is_none() && to(task))
     }
 
     /// The task that has an entity to itself just now.
@@ -446,6 +468,11 @@ impl State {
             Work::Destroy { entity } => self.destroy(*entity).map(|()| Val::Unset),
             Work::Rename { entity, to } => self.apply_rename(*entity, to).map(|()| Val::Unset),
             Work::Move { list, folder } => self.apply_move(list, *folder).map(|()| Val::Unset),
+            Work::EnterMaintenance { host, evacuate_off, .. } => self.enter(*host, *evacuate_off).map(|()| Val::Unset),
+            Work::ExitMaintenance { host } => {
+                self.change_host(*host, |host| host.maintenance = false);
+                Ok(Val::Unset)
+            }
             Work::Report { result } => Ok((**result).clone()),
         }
     }

@@ -291,12 +291,17 @@ impl State {
             .with("unreserved", super::value::long(unreserved << 20))
             .with("requested", super::value::long(need << 20)));
         };
-        if vm.host != Some(chosen) {
+        self.migrate(moref, chosen);
+        Ok(())
+    }
+
+    /// Moves a virtual machine to another host.
+    pub(super) fn migrate(&mut self, moref: Moref, host: Moref) {
+        if self.try_vm(moref).is_some_and(|vm| vm.host != Some(host)) {
             self.tie(moref, false);
-            self.change_vm(moref, |vm| vm.host = Some(chosen));
+            self.change_vm(moref, |vm| vm.host = Some(host));
             self.tie(moref, true);
         }
-        Ok(())
     }
 
     pub(super) fn host_usable(&self, host: Moref) -> bool {

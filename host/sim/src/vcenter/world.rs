@@ -114,6 +114,8 @@ pub(super) struct State {
     /// What is due when; of what is due together, in the order of its making.
     agenda: BTreeMap<Due, Event>,
     last_event: u64,
+    /// Hosts that are on their way into maintenance.
+    pub(super) entering: BTreeSet<Moref>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) logins: u64,
     /// The most sessions that were ever open at the same time, by user agent.
@@ -150,6 +152,7 @@ impl State {
             completed_tasks: std::collections::VecDeque::new(),
             agenda: BTreeMap::new(),
             last_event: 0,
+            entering: BTreeSet::new(),
             sessions: BTreeMap::new(),
             logins: 0,
             most_sessions: BTreeMap::new(),
@@ -334,7 +337,7 @@ impl State {
                 false
             }
             Event::Progress(..) | Event::Forget(_) => false,
-            Event::Finish(_) | Event::GuestUp(_) | Event::GuestDown(_) => true,
+            Event::Finish(_) | Event::Migrate(_) | Event::GuestUp(_) | Event::GuestDown(_) => true,
         });
     }
 
@@ -361,6 +364,7 @@ impl State {
                 self.happen(event);
             }
             self.expire_sessions();
+            self.settle_maintenance();
         }
         self.now = self.now.max(to);
     }
@@ -513,6 +517,21 @@ impl State {
         let (cluster, vms) = (host.cluster, host.vms.clone());
         for object in [moref, cluster].into_iter().chain(vms) {
             self.touch(object);
+        }
+    }
+
+    pub(super) fn change_datastore(&mut self, moref: Moref, change: impl FnOnce(&mut Datastore)) {
+        if let Some(Entity { detail: Detail::Datastore(store), .. }) = self.entities.get_mut(&moref) {
+            change(store);
+            self.touch(moref);
+        }
+    }
+
+    /// Mounts a datastore on these hosts alone.
+    pub(super) fn mount(&mut self, moref: Moref, hosts: Vec<Moref>) {
+        self.change_datastore(moref, |store| store.hosts = hosts);
+        for host in self.refs_of(Kind::HostSystem) {
+            self.touch(host);
         }
     }
 

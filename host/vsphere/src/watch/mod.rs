@@ -7,6 +7,7 @@
 //! what was known. On the way there a step that the line has lost is done again,
 //! as long as that can do no harm: on a bad line hardly a whole one comes through.
 
+mod hosts;
 mod tracked;
 mod update;
 
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::{Error, FaultKind};
-use crate::inventory::{Folder, Inventory};
+use crate::inventory::{Folder, Host, Inventory};
 use crate::model::Vm;
 use crate::property::{Paths, Query, Start, Step};
 use crate::read::{FOLDER, VM, folder_paths, vm_paths};
@@ -30,6 +31,7 @@ use crate::session::{Polling, Session};
 use crate::site::Site;
 use crate::soap::reference_of;
 use crate::task::{TASK, TaskInfo, WATCHED};
+use crate::watch::hosts::Hosts;
 pub use crate::watch::tracked::Goal;
 use crate::watch::tracked::Tracked;
 use crate::watch::update::{Change, METHOD, Snapshot, Update, Updates};
@@ -66,6 +68,10 @@ pub enum Event {
     FolderChanged(Arc<Folder>),
     /// A folder is gone, or has left the root folder.
     FolderGone(Arc<Folder>),
+    /// A host of the site has begun to go into maintenance, is there, or does so no
+    /// longer; or whom DRS moves away from it has changed meanwhile. The inventory has it
+    /// already.
+    HostChanged(Arc<Host>),
     /// A tracked task is seen for the first time, has moved on, or has ended, or
     /// its [`Goal`] is reached, which ends it too; an ended one is tracked no longer.
     /// Comes after the `…Changed` and `…Gone` of the same moment.
@@ -153,10 +159,11 @@ impl Vcenter {
         let (stop, stopped) = watch::channel(());
         let watcher = Watcher {
             vcenter: self.clone(),
-            root: site.root_folder.clone(),
+            site: site.clone(),
             observer,
             inventory: inventory.clone(),
             shared: Arc::clone(&shared),
+            hosts: Mutex::default(),
             lost: false,
             alive: AtomicBool::new(false),
             loaded_at: None,
@@ -168,10 +175,11 @@ impl Vcenter {
 
 struct Watcher {
     vcenter: Vcenter,
-    root: FolderRef,
+    site: Site,
     observer: Arc<dyn Observer>,
     inventory: Inventory,
     shared: Arc<Shared>,
+    hosts: Mutex<Hosts>,
     /// Whether `Lost` was told and `Restored` was not.
     lost: bool,
     /// Whether vCenter has answered anything in the present round.
@@ -234,7 +242,7 @@ impl Watcher {
                 self.tell(&Event::Lost { error });
             }
             tokio::select! {
-                () = sleep(pause(attempt, &self.root, FIRST_PAUSE, LAST_PAUSE)) => {}
+                () = sleep(pause(attempt, &self.site.root_folder, FIRST_PAUSE, LAST_PAUSE)) => {}
                 () = self.vcenter.inner.account(Purpose::Read).credentials_changed() => {}
                 _ = stopped.changed() => break,
             }
@@ -249,7 +257,7 @@ impl Watcher {
     fn is_forgotten(&self, error: &Error) -> bool {
         error.is_session_lost()
             || matches!(error.fault(), Some(FaultKind::InvalidCollectorVersion))
-            || error.missing_object().is_some_and(|object| object.id != self.root.as_str())
+            || error.missing_object().is_some_and(|object| object.id != self.site.root_folder.as_str())
     }
 
     /// Builds, loads, and follows until something breaks.
@@ -319,7 +327,7 @@ impl Watcher {
             match result {
                 Err(error) if error.is_of_the_line() && attempt < STEP_ATTEMPTS && !hopeless => {
                     tracing::debug!(%error, attempt, "a step of the watch's rebuild got lost, trying it again");
-                    sleep(pause(attempt - 1, &self.root, STEP_PAUSE, FIRST_PAUSE)).await;
+                    sleep(pause(attempt - 1, &self.site.root_folder, STEP_PAUSE, FIRST_PAUSE)).await;
                 }
                 other => return other,
             }
@@ -347,7 +355,7 @@ impl Watcher {
             list,
             guests: self.vcenter.watches_guests(),
         });
-        let root = self.root.managed_object();
+        let root = self.site.root_folder.managed_object();
         let container = self
             .patiently(|| {
                 self.create(session, "CreateContainerView", This::ViewManager, |w| {
@@ -369,14 +377,16 @@ impl Watcher {
         let session = &round.session;
         let collector = self.create(session, "CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
         round.collectors().push(collector.clone());
-        let inventory = Query {
+        let mut inventory = Query {
             paths: vec![vm_paths(session.has_create_date(), round.guests), folder_paths()],
             starts: vec![
                 Start::from(container.clone(), vec![step_into("ContainerView")]),
                 // The view is of what lies in the root, not of the root.
-                Start::at(self.root.managed_object()),
+                Start::at(self.site.root_folder.managed_object()),
             ],
         };
+        inventory.paths.extend(hosts::paths());
+        inventory.starts.extend(hosts::starts(&self.site));
         let tasks = Query {
             paths: vec![Paths::new(TASK, &WATCHED)],
             starts: vec![Start::from(round.list.clone(), vec![step_into("ListView")])],
@@ -385,7 +395,8 @@ impl Watcher {
             let this = This::Object(collector.clone());
             self.vcenter
                 .call_in(session, "CreateFilter", &this, |w| {
-                    query.write(w, "spec");
+                    // A cluster of the site that is gone is no reason to see nothing.
+                    query.write_lenient(w, "spec");
                     // Whole properties: a part cannot be told from a whole.
                     w.value("partialUpdates", false);
                 })
@@ -466,6 +477,20 @@ impl Watcher {
         // Told only now, so that who is told finds all of it.
         for event in &events {
             self.tell(event);
+        }
+        *self.hosts() = snapshot.hosts;
+        self.hear_of_hosts();
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over how the hosts stand by what has been learnt, and tells.
+    fn hear_of_hosts(&self) {
+        let standing = self.hosts().standing();
+        for host in self.inventory.put_hosts(standing) {
+            self.tell(&Event::HostChanged(host));
         }
     }
 
@@ -557,9 +582,15 @@ impl Watcher {
                     };
                     self.tell_maybe(event);
                 }
-                Update::Task(id, change) => tasks.push((id, change)),
+                Update::Task(id, change) => {
+                    self.hosts().learn_task(&id, &change);
+                    tasks.push((id, change));
+                }
+                Update::Host(id, change) => self.hosts().learn_host(id, change),
+                Update::Cluster(id, change) => self.hosts().learn_cluster(id, change),
             }
         }
+        self.hear_of_hosts();
         let read = self.read_anew(unclear).await;
         self.hear_of_tasks(tasks);
         read

@@ -7,9 +7,10 @@ use crate::inventory::Folder;
 use crate::model::{Vm, unescape_name};
 use crate::property::session_lost_in;
 use crate::read::{FOLDER, VM};
-use crate::refs::{FolderRef, TaskRef, VmRef};
+use crate::refs::{FolderRef, HostRef, TaskRef, VmRef};
 use crate::soap::reference_of;
 use crate::task::TASK;
+use crate::watch::hosts::{CLUSTER, HOST, Hosts};
 use crate::xml::Element;
 
 pub(super) const METHOD: &str = "WaitForUpdatesEx";
@@ -31,6 +32,9 @@ pub(super) enum Update {
     Vm(VmRef, Change),
     Folder(FolderRef, Change),
     Task(TaskRef, Change),
+    Host(HostRef, Change),
+    /// By the identifier.
+    Cluster(String, Change),
 }
 
 #[derive(Debug)]
@@ -101,6 +105,8 @@ fn object_update(update: &Element) -> Option<Update> {
         VM => Some(Update::Vm(VmRef::new(object.id), change)),
         FOLDER => Some(Update::Folder(FolderRef::new(object.id), change)),
         TASK => Some(Update::Task(TaskRef::new(object.id), change)),
+        HOST => Some(Update::Host(HostRef::new(object.id), change)),
+        CLUSTER => Some(Update::Cluster(object.id, change)),
         _ => None,
     }
 }
@@ -155,6 +161,7 @@ pub(super) struct Snapshot {
     pub(super) vms: BTreeMap<VmRef, Vm>,
     pub(super) folders: BTreeMap<FolderRef, Folder>,
     pub(super) tasks: Vec<(TaskRef, Change)>,
+    pub(super) hosts: Hosts,
     pub(super) unclear: Vec<VmRef>,
 }
 
@@ -178,7 +185,12 @@ impl Snapshot {
                     None => self.folders.remove(&id),
                 };
             }
-            Update::Task(id, change) => self.tasks.push((id, change)),
+            Update::Task(id, change) => {
+                self.hosts.learn_task(&id, &change);
+                self.tasks.push((id, change));
+            }
+            Update::Host(id, change) => self.hosts.learn_host(id, change),
+            Update::Cluster(id, change) => self.hosts.learn_cluster(id, change),
         }
     }
 }

@@ -140,13 +140,14 @@ fn cluster_summary(state: &State, object: Moref, totals: &Totals) -> Val {
 }
 
 fn cluster_config(state: &State) -> Val {
+    let behavior = if state.config.drs_automatic { "fullyAutomated" } else { "partiallyAutomated" };
     let das = Val::Struct("ClusterDasConfigInfo", vec![("enabled", Val::Bool(false))]);
     let drs = Val::Struct(
         "ClusterDrsConfigInfo",
         vec![
             ("enabled", Val::Bool(state.config.drs)),
             ("enableVmBehaviorOverrides", Val::Bool(true)),
-            ("defaultVmBehavior", Val::Enum("DrsBehavior", "fullyAutomated")),
+            ("defaultVmBehavior", Val::Enum("DrsBehavior", behavior)),
             ("vmotionRate", Val::Int(3)),
         ],
     );
@@ -168,7 +169,10 @@ pub(super) fn host(state: &State, object: Moref, host: &Host, name: &str) -> Opt
     let cluster = state.cluster(host.cluster);
     Some(match name {
         "vm" => refs(host.vms.iter().copied()),
-        "datastore" => refs(cluster.into_iter().flat_map(|c| c.datastores.iter().copied())),
+        "datastore" => {
+            let mounted = |store: &Moref| state.datastore(*store).is_some_and(|store| store.hosts.contains(&object));
+            refs(cluster.into_iter().flat_map(|c| c.datastores.iter().copied()).filter(mounted))
+        }
         "network" => refs(cluster.into_iter().flat_map(|c| c.networks.iter().copied())),
         "runtime" => host_runtime(state, host),
         "hardware" => host_hardware(host),

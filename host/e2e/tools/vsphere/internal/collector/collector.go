@@ -14,6 +14,7 @@ package collector
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -62,6 +63,9 @@ func (c *PropertyCollector) CreateFilter(ctx *simulator.Context, req *types.Crea
 	// Whoever changes a view holds its lock. Without it, one who had begun to tell
 	// the listeners before the filter was replaced would tell the filter.
 	for _, set := range req.Spec.ObjectSet {
+		if !strings.HasSuffix(set.Obj.Type, "View") {
+			continue // a cluster, whose hosts are what they are
+		}
 		if view := ctx.Session.Get(set.Obj); view != nil && len(set.SelectSet) != 0 {
 			unlocked := make
 			make = func() { ctx.WithLock(view, unlocked) }
