@@ -2,6 +2,8 @@
 //! execs through the real kubectl into the operator's pod, over a WebSocket. The cluster is
 //! the simulated one: it needs a kubelet, which the API server alone does not bring.
 
+#![allow(clippy::expect_used, reason = "helpers of a test, outside of #[test]")]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Output;

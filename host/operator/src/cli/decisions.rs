@@ -155,7 +155,7 @@ pub(super) async fn run(command: DecisionsCommand, out: &mut impl Write) -> Resu
 pub(super) async fn explain(arguments: ExplainArgs, out: &mut impl Write) -> Result<(), AskFailure> {
     let ExplainArgs { group, vm, kept: Kept { records }, from } = arguments;
     if let Some(file) = records {
-        let explained = Explained { past: explain_from(&file, group, &vm)?, outlook: None };
+        let explained = Explained { past: explain_from(&file, &group, &vm)?, outlook: None };
         return match from.output {
             Output::Json => Ok(json(out, &explained)?),
             Output::Text => tell(out, &explained),
@@ -220,7 +220,7 @@ fn numbered(file: &Path, number: u64) -> Result<Record, AskFailure> {
     found.ok_or_else(|| AskFailure::Denied(format!("there is no decision {number} in `{}`", file.display())))
 }
 
-fn explain_from(file: &Path, group: String, vm: &str) -> Result<Explanation, AskFailure> {
+fn explain_from(file: &Path, group: &str, vm: &str) -> Result<Explanation, AskFailure> {
     let mut failed = None;
     let records = kept(file)?.map_while(|record| record.map_err(|error| failed = Some(error)).ok());
     let explanation = vmgroup_records::explain(records.filter(|record| record.group() == group), vm);

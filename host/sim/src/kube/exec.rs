@@ -151,10 +151,9 @@ async fn talk(
         to.shutdown().await
     };
     let pongs = frames.clone();
-    let hearing = async move { hear(&mut from, to_command, pongs).await };
+    let hearing = async move { hear(&mut from, to_command, &pongs).await };
     let working = async move {
-        let (code, (), ()) =
-            tokio::join!(running, pump(STDOUT, stdout, frames.clone()), pump(STDERR, stderr, frames.clone()));
+        let (code, (), ()) = tokio::join!(running, pump(STDOUT, stdout, &frames), pump(STDERR, stderr, &frames));
         let mut outcome = vec![OUTCOME];
         outcome.extend_from_slice(outcome_of(code).to_string().as_bytes());
         let _ = frames.send((BINARY, outcome)).await;
@@ -184,7 +183,7 @@ fn outcome_of(code: i32) -> Value {
 }
 
 /// What the command says, in messages.
-async fn pump(channel: u8, mut from: DuplexStream, frames: mpsc::Sender<(u8, Vec<u8>)>) {
+async fn pump(channel: u8, mut from: DuplexStream, frames: &mpsc::Sender<(u8, Vec<u8>)>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let mut message = vec![channel];
@@ -199,7 +198,7 @@ async fn pump(channel: u8, mut from: DuplexStream, frames: mpsc::Sender<(u8, Vec
 async fn hear(
     from: &mut (impl AsyncRead + Unpin),
     mut to_command: Option<DuplexStream>,
-    pongs: mpsc::Sender<(u8, Vec<u8>)>,
+    pongs: &mpsc::Sender<(u8, Vec<u8>)>,
 ) -> io::Result<()> {
     // The channel of a message that comes in several frames.
     let mut channel = None;
