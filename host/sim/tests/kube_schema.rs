@@ -59,6 +59,28 @@ async fn rules_and_transition_rules() {
     assert_eq!(long.1["details"]["causes"][0]["reason"], "FieldValueInvalid");
 }
 
+/// A rule of the whole object may look into spec and status, as they were and as they
+/// would be, and names the field that it is about.
+#[tokio::test(start_paused = true)]
+async fn a_transition_rule_over_spec_and_status() {
+    let sim = server();
+    let mut ruled = crd();
+    let schema = &mut ruled["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    schema["x-kubernetes-validations"].as_array_mut().unwrap().push(json!({
+        "rule": "!has(oldSelf.status) || !has(oldSelf.status.phase) || self.spec.strategy == oldSelf.spec.strategy",
+        "message": "it stays", "reason": "FieldValueForbidden", "fieldPath": ".spec.strategy",
+    }));
+    sim.apply(ruled).unwrap();
+    post(&sim, GROUPS, &group("sample")).await;
+    assert_eq!(merge(&sim, ONE, &json!({"spec": {"strategy": "Recreate"}})).await.0, 200);
+    let status = format!("{ONE}/status");
+    assert_eq!(merge(&sim, &status, &json!({"status": {"phase": "Running"}})).await.0, 200);
+    let answer = merge(&sim, ONE, &json!({"spec": {"strategy": "Rolling"}})).await;
+    assert!(answer.0 == 422 && message(&answer).ends_with("spec.strategy: Forbidden: it stays"), "{answer:?}");
+    assert_eq!(merge(&sim, ONE, &json!({"spec": {"cpu": 2}})).await.0, 200);
+    assert_eq!(merge(&sim, &status, &json!({"status": {"phase": "Pending"}})).await.0, 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn defaults_are_filled_in_and_unknown_fields_go() {
     let sim = server();

@@ -211,6 +211,31 @@ fn capacity_query(site: &Site, fields: Option<crate::ManagedObjectRef>) -> Query
 }
 
 impl Capacity {
+    /// As much of it as that part of its site has.
+    #[must_use]
+    pub fn part(&self, site: &Site) -> Self {
+        let clusters: Vec<ClusterCapacity> = site
+            .clusters
+            .iter()
+            .filter_map(|part| self.clusters.iter().find(|known| known.id == part.id && known.pool == part.pool))
+            .cloned()
+            .collect();
+        let (mut hosts, mut moved) = (Vec::new(), HashMap::new());
+        for (index, host) in self.hosts.iter().enumerate() {
+            let owner = self.clusters.get(host.cluster).map(|cluster| &cluster.id);
+            if let Some(cluster) = clusters.iter().position(|cluster| Some(&cluster.id) == owner) {
+                moved.insert(index, hosts.len());
+                hosts.push(HostCapacity { cluster, ..host.clone() });
+            }
+        }
+        let part = |store: &&DatastoreCapacity| site.datastores.iter().any(|known| known.id == store.id);
+        let datastores = self.datastores.iter().filter(part).map(|store| DatastoreCapacity {
+            hosts: store.hosts.iter().filter_map(|host| moved.get(host).copied()).collect(),
+            ..store.clone()
+        });
+        Self { datastores: datastores.collect(), clusters, hosts }
+    }
+
     fn read(site: &Site, objects: &[Object]) -> Self {
         let of_kind = |kind: &'static str| objects.iter().filter(move |object| object.id.kind == kind);
         let fields = of_kind(FIELDS).next().map(field_names).unwrap_or_default();
@@ -347,4 +372,90 @@ fn attributes(object: &Object, fields: &HashMap<String, String>) -> BTreeMap<Str
             Some((name.clone(), value.text_of("value").to_owned()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refs::{DatacenterRef, FolderRef};
+    use crate::site::{Named, SiteCluster};
+
+    fn cluster(number: usize) -> SiteCluster {
+        SiteCluster {
+            id: ClusterRef::new(CLUSTER, &format!("c{number}")),
+            name: format!("C{number}"),
+            path: format!("/DC0/host/C{number}"),
+            pool: PoolRef::new(format!("p{number}")),
+            pool_path: format!("/DC0/host/C{number}/Resources"),
+            datastores: Vec::new(),
+        }
+    }
+
+    fn site(clusters: &[usize], datastores: &[&str]) -> Site {
+        let clusters: Vec<SiteCluster> = clusters.iter().map(|number| cluster(*number)).collect();
+        let store = |name: &&str| Named { id: DatastoreRef::new(name), name: (*name).to_owned() };
+        Site {
+            datacenter: Named { id: DatacenterRef::new("dc"), name: "DC0".to_owned() },
+            datacenter_path: "/DC0".to_owned(),
+            vm_folder: FolderRef::new("vm"),
+            root_folder: FolderRef::new("root"),
+            root_path: "/DC0/vm/root".to_owned(),
+            pool: clusters[0].pool.clone(),
+            clusters,
+            datastore: None,
+            datastores: datastores.iter().map(store).collect(),
+            pods: Vec::new(),
+            any_datastore: false,
+        }
+    }
+
+    fn all() -> Capacity {
+        let host = |name: &str, cluster: usize| HostCapacity {
+            id: HostRef::new(name),
+            name: name.to_owned(),
+            cluster,
+            state: HostState::InService,
+            cpu_mhz: 1,
+            cpu_used_mhz: None,
+            memory_mib: 1,
+            memory_used_mib: None,
+            vms: 0,
+            attributes: BTreeMap::new(),
+        };
+        let store = |name: &str, hosts: &[usize]| DatastoreCapacity {
+            id: DatastoreRef::new(name),
+            name: name.to_owned(),
+            usable: true,
+            capacity_mib: 1,
+            free_mib: 1,
+            uncommitted_mib: None,
+            kind: None,
+            hosts: hosts.to_vec(),
+            attributes: BTreeMap::new(),
+        };
+        Capacity {
+            clusters: [0, 1, 2]
+                .map(|number| {
+                    let SiteCluster { id, name, pool, .. } = cluster(number);
+                    ClusterCapacity { id, name, drs: true, pool, attributes: BTreeMap::new() }
+                })
+                .into(),
+            hosts: vec![host("a", 1), host("b", 0), host("c", 2), host("d", 1)],
+            datastores: vec![store("shared", &[0, 1, 2, 3]), store("local", &[1]), store("other", &[3])],
+        }
+    }
+
+    /// Tables point at each other by index: in a part the indices are other ones.
+    #[test]
+    fn the_tables_of_a_part_point_at_each_other() {
+        let part = all().part(&site(&[2, 1], &["other", "shared"]));
+        let clusters: Vec<&str> = part.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        let hosts: Vec<(&str, usize)> = part.hosts.iter().map(|host| (host.name.as_str(), host.cluster)).collect();
+        let stores: Vec<(&str, &[usize])> =
+            part.datastores.iter().map(|store| (store.name.as_str(), store.hosts.as_slice())).collect();
+        assert_eq!(clusters, ["C2", "C1"]);
+        assert_eq!(hosts, [("a", 1), ("c", 0), ("d", 1)]);
+        assert_eq!(stores, [("shared", &[0, 1, 2][..]), ("other", &[2])]);
+        assert_eq!(all().part(&site(&[0, 1, 2], &["shared", "local", "other"])), all());
+    }
 }

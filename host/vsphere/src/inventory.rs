@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::Vm;
+use crate::model::{Vm, unescape_name};
 use crate::refs::{FolderRef, HostRef, VmRef};
 use crate::texts::Texts;
 
@@ -191,6 +191,14 @@ impl Inventory {
     /// The machines on this host, by reference. Looks at all of them.
     pub fn on_host(&self, host: &HostRef) -> Vec<Arc<Vm>> {
         self.read().vms.values().filter(|vm| vm.host.as_ref() == Some(host)).cloned().collect()
+    }
+
+    /// The folder at this path below that one, its names with `/` between them and
+    /// escaped as in inventory paths.
+    pub fn folder_at(&self, top: &FolderRef, path: &str) -> Option<FolderRef> {
+        path.split('/').try_fold(top.clone(), |folder, name| {
+            self.folder_by_name(&folder, &unescape_name(name)).map(|found| found.id.clone())
+        })
     }
 
     /// Number of machines.

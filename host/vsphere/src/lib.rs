@@ -38,13 +38,13 @@ pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};
 pub use hardware::{Customization, Fittings, Hardware, Network};
 pub use inventory::{Drs, Folder, Host, Inventory, Maintenance};
-pub use model::{About, Child, ConnectionState, Extra, Guest, PowerState, Source, Template, Vm};
+pub use model::{About, Child, ConnectionState, Extra, Guest, PowerState, Source, Template, Vm, unescape_name};
 pub use refs::{
     ClusterRef, DatacenterRef, DatastoreRef, FolderRef, HostRef, ManagedObjectRef, NetworkRef, PoolRef, SnapshotRef,
     TaskRef, VmRef,
 };
 pub use session::{Agent, MAX_SESSIONS, SessionCount};
-pub use site::{Named, Site, SiteCluster, SiteSelection};
+pub use site::{Named, Site, SiteCluster, SitePart, SitePod, SiteSelection};
 pub use task::{TaskInfo, TaskState};
 pub use vmgroup_wire::{Credentials, HttpTransport, Password, Tls, Transport, TransportError, TransportKind};
 pub use watch::{Event, Goal, Observer, Watch};

@@ -227,7 +227,7 @@ impl Source {
 
 /// Unescapes an entity name as vCenter stores it: `%25`, `%2f` and `%5c` stand
 /// for `%`, `/` and `\`.
-pub(crate) fn unescape_name(name: &str) -> String {
+pub fn unescape_name(name: &str) -> String {
     if !name.contains('%') {
         return name.to_owned();
     }

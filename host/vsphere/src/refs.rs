@@ -125,6 +125,11 @@ reference! {
 pub struct ClusterRef(pub(crate) ManagedObjectRef);
 
 impl ClusterRef {
+    /// Takes the vSphere type and vCenter's identifier (`domain-c7`).
+    pub fn new(kind: &str, id: &str) -> Self {
+        Self(ManagedObjectRef::new(kind, id))
+    }
+
     /// vCenter's identifier, without the type (`domain-c7`).
     pub fn as_str(&self) -> &str {
         &self.0.id

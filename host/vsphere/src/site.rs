@@ -21,6 +21,7 @@ const DATACENTER: &str = "Datacenter";
 const COMPUTE: &str = "ComputeResource";
 const POOL: &str = "ResourcePool";
 const DATASTORE: &str = "Datastore";
+const STORAGE_POD: &str = "StoragePod";
 const COMMITTED: &str = "summary.storage.committed";
 
 /// What people named. Each may be a name or an inventory path; what is not
@@ -32,8 +33,8 @@ pub struct SiteSelection {
     /// A cluster, a host that stands alone, or a resource pool. Several with
     /// commas between them, or `*` for every cluster.
     pub pool_or_cluster: Option<String>,
-    /// A datastore. Several with commas between them, or `*` for all that the
-    /// clusters have.
+    /// A datastore, or a datastore cluster, which stands for those in it. Several with
+    /// commas between them, or `*` for all that the clusters have.
     pub datastore: Option<String>,
     /// The folder that everything goes under; `vm-operator` in the datacenter's
     /// vm folder if none is named.
@@ -70,6 +71,33 @@ pub struct Site {
     pub datastore: Option<DatastoreRef>,
     /// All datastores that may be used, by name.
     pub datastores: Vec<Named<DatastoreRef>>,
+    /// The datastore clusters that these are in, by name.
+    pub pods: Vec<SitePod>,
+    /// They are all that the clusters have, so vCenter may choose one by itself.
+    pub any_datastore: bool,
+}
+
+/// What somebody names of a site: by names or inventory paths. What is not named is
+/// all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SitePart {
+    /// A cluster, or a host that stands alone.
+    pub cluster: Option<String>,
+    /// A resource pool.
+    pub pool: Option<String>,
+    /// A datastore or a datastore cluster.
+    pub datastore: Option<String>,
+}
+
+/// A datastore cluster, as far as it may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePod {
+    /// Its name, unescaped.
+    pub name: String,
+    /// Its inventory path, `/DC0/datastore/fast`.
+    pub path: String,
+    /// The datastores in it that may be used.
+    pub datastores: Vec<DatastoreRef>,
 }
 
 /// A cluster, or a host that stands alone, and the pool in it.
@@ -79,10 +107,28 @@ pub struct SiteCluster {
     pub id: ClusterRef,
     /// Its name, unescaped.
     pub name: String,
+    /// Its inventory path, `/DC0/host/DC0_C0`.
+    pub path: String,
     /// The pool that machines go into: the root pool, unless one was named.
     pub pool: PoolRef,
     /// The pool's inventory path, `/DC0/host/DC0_C0/Resources`.
     pub pool_path: String,
+    /// The datastores that its hosts have.
+    pub datastores: Vec<DatastoreRef>,
+}
+
+impl SiteCluster {
+    fn is_called(&self, asked: &str) -> bool {
+        self.name == asked || self.path == asked
+    }
+
+    fn has_pool_called(&self, asked: &str) -> bool {
+        self.pool_path == asked || last_name(&self.pool_path) == asked
+    }
+
+    fn has(&self, datastore: &DatastoreRef) -> bool {
+        self.datastores.contains(datastore)
+    }
 }
 
 struct Datacenter {
@@ -91,14 +137,21 @@ struct Datacenter {
     path: String,
     vm_folder: FolderRef,
     host_folder: ManagedObjectRef,
+    datastore_folder: ManagedObjectRef,
 }
 
 struct Pool {
     cluster: SiteCluster,
-    /// `/DC0/host/DC0_C0`; only a root pool answers to its cluster's name.
-    cluster_path: Option<String>,
+    /// Only a root pool answers to its cluster's name.
+    is_root: bool,
     name: String,
-    datastores: Vec<ManagedObjectRef>,
+}
+
+/// What there is of a datacenter to put machines on.
+struct Ground {
+    pools: Vec<Pool>,
+    stores: Vec<Named<DatastoreRef>>,
+    pods: Vec<SitePod>,
 }
 
 impl Vcenter {
@@ -113,26 +166,14 @@ impl Vcenter {
             |datacenter, asked| datacenter.name == asked || datacenter.path == asked,
             |datacenter| datacenter.path.clone(),
         )?;
-        let (pools, stores) = self.pools(datacenter).await?;
+        let Ground { pools, mut stores, pods } = self.ground(datacenter).await?;
         let chosen = choose_pools(selection.pool_or_cluster.as_deref(), &pools)?;
-        let stores: Vec<Named<DatastoreRef>> = stores
-            .into_iter()
-            .filter(|store| chosen.iter().any(|pool| pool.datastores.iter().any(|id| id.id == store.id.as_str())))
-            .collect();
-        let datastores: Vec<Named<DatastoreRef>> = some(
-            "datastore",
-            selection.datastore.as_deref(),
-            &stores,
-            |store, asked| {
-                store.name == asked || asked.rsplit_once('/').is_some_and(|(_, last)| unescape_name(last) == store.name)
-            },
-            |store| store.name.clone(),
-        )?
-        .into_iter()
-        .cloned()
-        .collect();
-        let (root_folder, root_path) = self.root_folder(datacenter, selection.root_folder.as_deref()).await?;
         let clusters: Vec<SiteCluster> = chosen.iter().map(|pool| pool.cluster.clone()).collect();
+        stores.retain(|store| clusters.iter().any(|cluster| cluster.has(&store.id)));
+        let pods = pods_of(&pods, &stores);
+        let asked = selection.datastore.as_deref();
+        let datastores = choose_datastores(asked, &stores, &pods)?;
+        let (root_folder, root_path) = self.root_folder(datacenter, selection.root_folder.as_deref()).await?;
         let Some(first) = clusters.first() else {
             return Err(not_found("resource pool or cluster", None, Vec::new()));
         };
@@ -143,10 +184,9 @@ impl Vcenter {
             root_folder,
             root_path,
             pool: first.pool.clone(),
-            datastore: match datastores.as_slice() {
-                [only] => Some(only.id.clone()),
-                _ => None,
-            },
+            datastore: only(&datastores),
+            pods: pods_of(&pods, &datastores),
+            any_datastore: asked.is_some_and(|asked| asked.trim() == "*"),
             clusters,
             datastores,
         })
@@ -155,7 +195,10 @@ impl Vcenter {
     async fn datacenters(&self) -> Result<Vec<Datacenter>, Error> {
         let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
         let query = Query {
-            paths: vec![Paths::new(DATACENTER, &["name", "parent", "vmFolder", "hostFolder"]), folder_paths()],
+            paths: vec![
+                Paths::new(DATACENTER, &["name", "parent", "vmFolder", "hostFolder", "datastoreFolder"]),
+                folder_paths(),
+            ],
             starts: vec![Start::from(session.content.root_folder.clone(), vec![folders(&[])])],
         };
         let objects = self.retrieve(&query).await?;
@@ -170,6 +213,7 @@ impl Vcenter {
                     path: tree.path(&object.id),
                     vm_folder: FolderRef::new(object.reference("vmFolder")?.id),
                     host_folder: object.reference("hostFolder")?,
+                    datastore_folder: object.reference("datastoreFolder")?,
                 })
             })
             .collect();
@@ -177,47 +221,31 @@ impl Vcenter {
         Ok(datacenters)
     }
 
-    /// Every resource pool of a datacenter, by path, and every datastore.
-    async fn pools(&self, datacenter: &Datacenter) -> Result<(Vec<Pool>, Vec<Named<DatastoreRef>>), Error> {
-        let steps = vec![
+    /// Every resource pool of a datacenter, by path, and every datastore and datastore
+    /// cluster, by name.
+    async fn ground(&self, datacenter: &Datacenter) -> Result<Ground, Error> {
+        let hosts = vec![
             folders(&[Step::Again("pools"), Step::Again("stores")]),
             Step::along("pools", COMPUTE, "resourcePool", &[Step::Again("subpools")]),
             Step::along("subpools", POOL, "resourcePool", &[Step::Again("subpools")]),
             Step::along("stores", COMPUTE, "datastore", &[]),
         ];
+        let stores = vec![Step::along("storeFolders", FOLDER, "childEntity", &[Step::Again("storeFolders")])];
+        let start = |object: &ManagedObjectRef, steps| Start { skip: false, ..Start::from(object.clone(), steps) };
         let query = Query {
             paths: vec![
                 Paths::new(COMPUTE, &["name", "parent", "resourcePool", "datastore"]),
                 Paths::new(POOL, &["name", "parent", "owner"]),
-                Paths::new(DATASTORE, &["name"]),
+                Paths::new(DATASTORE, &["name", "parent"]),
+                // A kind of folder: whichever of the two counts there, it says the same.
+                Paths::new(STORAGE_POD, &["name", "parent"]),
                 folder_paths(),
             ],
-            starts: vec![Start { skip: false, ..Start::from(datacenter.host_folder.clone(), steps) }],
+            starts: vec![start(&datacenter.host_folder, hosts), start(&datacenter.datastore_folder, stores)],
         };
         let objects = self.retrieve(&query).await?;
         let mut tree = Tree::of(&objects);
         tree.root(datacenter.id.managed_object(), datacenter.path.clone());
-        let by_id: HashMap<&ManagedObjectRef, &Object> = objects.iter().map(|object| (&object.id, object)).collect();
-        let mut pools: Vec<Pool> = objects
-            .iter()
-            .filter(|object| object.id.kind == POOL)
-            .filter_map(|object| {
-                let owner = by_id.get(&object.reference("owner")?)?;
-                let is_root = owner.reference("resourcePool").as_ref() == Some(&object.id);
-                Some(Pool {
-                    cluster: SiteCluster {
-                        id: ClusterRef(owner.id.clone()),
-                        name: owner.name(),
-                        pool: PoolRef::new(&object.id.id),
-                        pool_path: tree.path(&object.id),
-                    },
-                    cluster_path: is_root.then(|| tree.path(&owner.id)),
-                    name: object.name(),
-                    datastores: owner.references("datastore"),
-                })
-            })
-            .collect();
-        pools.sort_by(|a, b| a.cluster.pool_path.cmp(&b.cluster.pool_path));
         let mut stores: Vec<Named<DatastoreRef>> = objects
             .iter()
             .filter(|object| object.id.kind == DATASTORE)
@@ -225,7 +253,7 @@ impl Vcenter {
             .collect();
         stores.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         stores.dedup_by(|a, b| a.id == b.id);
-        Ok((pools, stores))
+        Ok(Ground { pools: pools(&objects, &tree), stores, pods: pods(&objects, &tree) })
     }
 
     async fn root_folder(&self, datacenter: &Datacenter, asked: Option<&str>) -> Result<(FolderRef, String), Error> {
@@ -293,6 +321,175 @@ impl Vcenter {
     }
 }
 
+/// The resource pools among objects, by path.
+fn pools(objects: &[Object], tree: &Tree) -> Vec<Pool> {
+    let by_id: HashMap<&ManagedObjectRef, &Object> = objects.iter().map(|object| (&object.id, object)).collect();
+    let mut pools: Vec<Pool> = objects
+        .iter()
+        .filter(|object| object.id.kind == POOL)
+        .filter_map(|object| {
+            let owner = by_id.get(&object.reference("owner")?)?;
+            let datastores = owner.references("datastore");
+            Some(Pool {
+                cluster: SiteCluster {
+                    id: ClusterRef(owner.id.clone()),
+                    name: owner.name(),
+                    path: tree.path(&owner.id),
+                    pool: PoolRef::new(&object.id.id),
+                    pool_path: tree.path(&object.id),
+                    datastores: datastores.iter().map(|store| DatastoreRef::new(&store.id)).collect(),
+                },
+                is_root: owner.reference("resourcePool").as_ref() == Some(&object.id),
+                name: object.name(),
+            })
+        })
+        .collect();
+    pools.sort_by(|a, b| a.cluster.pool_path.cmp(&b.cluster.pool_path));
+    pools
+}
+
+/// The datastore clusters among objects, by name, with the datastores that lie in them.
+fn pods(objects: &[Object], tree: &Tree) -> Vec<SitePod> {
+    let inside = |pod: &Object| {
+        let stores = objects.iter().filter(|object| object.id.kind == DATASTORE);
+        let mut inside: Vec<DatastoreRef> = stores
+            .filter(|store| store.reference("parent").as_ref() == Some(&pod.id))
+            .map(|store| DatastoreRef::new(&store.id.id))
+            .collect();
+        inside.sort();
+        inside.dedup();
+        inside
+    };
+    let pods = objects.iter().filter(|object| object.id.kind == STORAGE_POD);
+    let mut pods: Vec<SitePod> =
+        pods.map(|pod| SitePod { name: pod.name(), path: tree.path(&pod.id), datastores: inside(pod) }).collect();
+    pods.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+    pods.dedup();
+    pods
+}
+
+/// As much of datastore clusters as these datastores are; those without any are left out.
+fn pods_of(pods: &[SitePod], stores: &[Named<DatastoreRef>]) -> Vec<SitePod> {
+    let usable = |id: &DatastoreRef| stores.iter().any(|store| store.id == *id);
+    let pods = pods.iter().map(|pod| SitePod {
+        datastores: pod.datastores.iter().filter(|id| usable(id)).cloned().collect(),
+        ..pod.clone()
+    });
+    pods.filter(|pod| !pod.datastores.is_empty()).collect()
+}
+
+/// The datastore, if there is just one.
+fn only(datastores: &[Named<DatastoreRef>]) -> Option<DatastoreRef> {
+    match datastores {
+        [only] => Some(only.id.clone()),
+        _ => None,
+    }
+}
+
+impl Site {
+    /// The part of it that is named, and nothing else. What is not in it is an error
+    /// that lists what there is.
+    pub fn part(&self, part: &SitePart) -> Result<Self, Error> {
+        let SitePart { cluster, pool, datastore } = part;
+        let clusters: Vec<SiteCluster> = match (cluster, pool) {
+            (_, Some(pool)) => {
+                let path = |cluster: &SiteCluster| cluster.pool_path.clone();
+                vec![one("pool", Some(pool), &self.clusters, SiteCluster::has_pool_called, path)?.clone()]
+            }
+            (Some(cluster), None) => {
+                // Several pools of one cluster may be allowed: they all are what is named.
+                let first = |(at, cluster): &(usize, &SiteCluster)| {
+                    self.clusters[..*at].iter().all(|before| before.id != cluster.id)
+                };
+                let distinct = self.clusters.iter().enumerate().filter(first);
+                let distinct: Vec<SiteCluster> = distinct.map(|(_, cluster)| cluster.clone()).collect();
+                let named = |cluster: &SiteCluster| cluster.name.clone();
+                let id = one("cluster", Some(cluster), &distinct, SiteCluster::is_called, named)?.id.clone();
+                self.clusters.iter().filter(|cluster| cluster.id == id).cloned().collect()
+            }
+            (None, None) => self.clusters.clone(),
+        };
+        let reached = |store: &&Named<DatastoreRef>| clusters.iter().any(|cluster| cluster.has(&store.id));
+        let reached: Vec<Named<DatastoreRef>> = self.datastores.iter().filter(reached).cloned().collect();
+        let pods = pods_of(&self.pods, &reached);
+        let datastores = match datastore {
+            Some(asked) => {
+                let choices = Choice::all(&reached, &pods);
+                one("datastore", Some(asked), &choices, Choice::is_called, Choice::shown)?.stores.clone()
+            }
+            None => reached,
+        };
+        let Some(first) = clusters.first() else {
+            return Err(not_found("cluster", cluster.as_deref(), Vec::new()));
+        };
+        Ok(Self {
+            pool: first.pool.clone(),
+            datastore: only(&datastores),
+            pods: pods_of(&pods, &datastores),
+            any_datastore: self.any_datastore && datastore.is_none(),
+            clusters,
+            datastores,
+            ..self.clone()
+        })
+    }
+}
+
+/// What may be named as a datastore.
+struct Choice {
+    name: String,
+    /// Of a datastore cluster.
+    path: Option<String>,
+    stores: Vec<Named<DatastoreRef>>,
+}
+
+impl Choice {
+    fn all(stores: &[Named<DatastoreRef>], pods: &[SitePod]) -> Vec<Self> {
+        let single =
+            |store: &Named<DatastoreRef>| Self { name: store.name.clone(), path: None, stores: vec![store.clone()] };
+        let several = |pod: &SitePod| Self {
+            name: pod.name.clone(),
+            path: Some(pod.path.clone()),
+            stores: stores.iter().filter(|store| pod.datastores.contains(&store.id)).cloned().collect(),
+        };
+        stores.iter().map(single).chain(pods.iter().map(several)).collect()
+    }
+
+    fn is_called(&self, asked: &str) -> bool {
+        let by_path = match &self.path {
+            Some(path) => path == asked,
+            None => asked.contains('/') && last_name(asked) == self.name,
+        };
+        self.name == asked || by_path
+    }
+
+    fn shown(&self) -> String {
+        if self.path.is_some() { format!("{} (datastore cluster)", self.name) } else { self.name.clone() }
+    }
+}
+
+/// The last name of an inventory path, unescaped.
+fn last_name(path: &str) -> String {
+    unescape_name(path.rsplit('/').next().unwrap_or(path))
+}
+
+fn choose_datastores(
+    asked: Option<&str>,
+    stores: &[Named<DatastoreRef>],
+    pods: &[SitePod],
+) -> Result<Vec<Named<DatastoreRef>>, Error> {
+    // Nobody means a cluster who names none.
+    let named = asked.map(str::trim).is_some_and(|asked| !matches!(asked, "" | "*"));
+    let choices = Choice::all(stores, if named { pods } else { &[] });
+    let chosen = some("datastore", asked, &choices, Choice::is_called, Choice::shown)?;
+    let mut datastores: Vec<Named<DatastoreRef>> = Vec::new();
+    for store in chosen.into_iter().flat_map(|choice| &choice.stores) {
+        if !datastores.contains(store) {
+            datastores.push(store.clone());
+        }
+    }
+    Ok(datastores)
+}
+
 fn choose_template(name: &str, vm_path: &str, machines: &[Template]) -> Result<Template, Error> {
     let found: Vec<&Template> = if name.contains('/') {
         let path = below(vm_path, name)
@@ -324,7 +521,7 @@ fn choose_template(name: &str, vm_path: &str, machines: &[Template]) -> Result<T
 
 fn choose_pools<'a>(asked: Option<&str>, pools: &'a [Pool]) -> Result<Vec<&'a Pool>, Error> {
     const WHAT: &str = "resource pool or cluster";
-    let roots = || pools.iter().filter(|pool| pool.cluster_path.is_some());
+    let roots = || pools.iter().filter(|pool| pool.is_root);
     let path = |pool: &&Pool| pool.cluster.pool_path.clone();
     match asked.map(str::trim) {
         None | Some("" | "*") => some(WHAT, asked, &roots().collect::<Vec<_>>(), |_, _| false, path)
@@ -334,10 +531,7 @@ fn choose_pools<'a>(asked: Option<&str>, pools: &'a [Pool]) -> Result<Vec<&'a Po
             Some(asked),
             &pools.iter().collect::<Vec<_>>(),
             |pool, asked| {
-                let cluster = pool
-                    .cluster_path
-                    .as_ref()
-                    .is_some_and(|cluster_path| pool.cluster.name == asked || cluster_path == asked);
+                let cluster = pool.is_root && pool.cluster.is_called(asked);
                 cluster || pool.name == asked || pool.cluster.pool_path == asked
             },
             path,
@@ -521,12 +715,13 @@ mod tests {
             cluster: SiteCluster {
                 id: ClusterRef(ManagedObjectRef::new("ClusterComputeResource", cluster)),
                 name: cluster.to_owned(),
+                path: format!("/DC0/host/{cluster}"),
                 pool: PoolRef::new(path),
                 pool_path: path.to_owned(),
+                datastores: vec![DatastoreRef::new("fast-1"), DatastoreRef::new(format!("local-{cluster}"))],
             },
-            cluster_path: root.then(|| path.rsplit_once('/').unwrap().0.to_owned()),
+            is_root: root,
             name: path.rsplit('/').next().unwrap().to_owned(),
-            datastores: Vec::new(),
         }
     }
 
@@ -554,5 +749,102 @@ mod tests {
             assert_eq!(candidates, ["/DC0/host/C0/Resources", "/DC0/host/H0/Resources"]);
         }
         assert!(matches!(paths(Some("C9")), Err(Error::NotFound { .. })));
+    }
+    fn store(name: &str) -> Named<DatastoreRef> {
+        Named { id: DatastoreRef::new(name), name: name.to_owned() }
+    }
+
+    /// Two clusters, C0 with two pools, that share a datastore cluster and have one
+    /// datastore each to themselves.
+    fn site() -> Site {
+        let pools = [
+            pool("C0", "/DC0/host/C0/Resources/dev", false),
+            pool("C0", "/DC0/host/C0/Resources/prod", false),
+            pool("C1", "/DC0/host/C1/Resources", true),
+        ];
+        let stores = ["fast-1", "local-C0", "local-C1"].map(store).to_vec();
+        Site {
+            datacenter: Named { id: DatacenterRef::new("dc"), name: "DC0".to_owned() },
+            datacenter_path: "/DC0".to_owned(),
+            vm_folder: FolderRef::new("vm"),
+            root_folder: FolderRef::new("root"),
+            root_path: "/DC0/vm/root".to_owned(),
+            pool: pools[0].cluster.pool.clone(),
+            clusters: pools.into_iter().map(|pool| pool.cluster).collect(),
+            datastore: None,
+            pods: vec![SitePod {
+                name: "fast".to_owned(),
+                path: "/DC0/datastore/fast".to_owned(),
+                datastores: vec![DatastoreRef::new("fast-1")],
+            }],
+            any_datastore: true,
+            datastores: stores,
+        }
+    }
+
+    fn part(cluster: Option<&str>, pool: Option<&str>, datastore: Option<&str>) -> Result<Site, String> {
+        let [cluster, pool, datastore] = [cluster, pool, datastore].map(|name| name.map(str::to_owned));
+        site().part(&SitePart { cluster, pool, datastore }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_part_of_a_site_is_what_was_named_and_nothing_else() {
+        let told = |site: &Site| {
+            let pools: Vec<String> = site.clusters.iter().map(|cluster| last_name(&cluster.pool_path)).collect();
+            let stores: Vec<&str> = site.datastores.iter().map(|store| store.name.as_str()).collect();
+            format!("{} / {}", pools.join(" "), stores.join(" "))
+        };
+        for (named, expected) in [
+            ((None, None, None), "dev prod Resources / fast-1 local-C0 local-C1"),
+            ((Some("C0"), None, None), "dev prod / fast-1 local-C0"),
+            ((Some("/DC0/host/C1"), None, None), "Resources / fast-1 local-C1"),
+            ((None, Some("prod"), None), "prod / fast-1 local-C0"),
+            ((None, Some("/DC0/host/C1/Resources"), Some("local-C1")), "Resources / local-C1"),
+            ((None, None, Some("fast")), "dev prod Resources / fast-1"),
+            ((Some("C1"), None, Some("/DC0/datastore/fast")), "Resources / fast-1"),
+        ] {
+            let (cluster, pool, datastore) = named;
+            let found = part(cluster, pool, datastore).unwrap();
+            assert_eq!(told(&found), expected, "{named:?}");
+            assert_eq!(found.pool, found.clusters[0].pool);
+            assert_eq!(found.datastore.is_some(), found.datastores.len() == 1);
+            assert_eq!(found.any_datastore, datastore.is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_site_lists_what_there_is() {
+        for (named, says) in [
+            ((Some("C2"), None, None), "there is no cluster named \"C2\"; there are: C0, C1"),
+            ((None, Some("test"), None), "there is no pool named \"test\"; there are: /DC0/host/C0/Resources/dev"),
+            ((Some("C1"), None, Some("local-C0")), "there are: fast (datastore cluster), fast-1, local-C1"),
+            ((None, None, Some("*")), "there is no datastore named \"*\""),
+        ] {
+            let (cluster, pool, datastore) = named;
+            let error = part(cluster, pool, datastore).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_datastore_cluster_stands_for_what_is_in_it() {
+        let (stores, pods) = (
+            ["a", "b", "c"].map(store),
+            [SitePod {
+                name: "fast".to_owned(),
+                path: "/DC0/datastore/fast".to_owned(),
+                datastores: vec![DatastoreRef::new("a"), DatastoreRef::new("b")],
+            }],
+        );
+        let names = |asked| {
+            choose_datastores(asked, &stores, &pods)
+                .map(|found| found.into_iter().map(|store| store.name).collect::<Vec<_>>().concat())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(names(Some("fast")).as_deref(), Ok("ab"));
+        assert_eq!(names(Some("/DC0/datastore/fast, c, a")).as_deref(), Ok("abc"));
+        assert_eq!(names(Some("*")).as_deref(), Ok("abc"));
+        assert!(names(Some("slow")).unwrap_err().contains("fast (datastore cluster)"));
+        assert!(!names(None).unwrap_err().contains("cluster"));
     }
 }

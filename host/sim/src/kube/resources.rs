@@ -36,8 +36,8 @@ pub(super) struct Schema {
     pub raw: Value,
     /// Its CEL rules.
     pub rules: CompiledSchema,
-    /// The fields of the object that have rules in them; none if the object as a
-    /// whole has.
+    /// The fields of the object that have rules in them, or that rules of the object as a
+    /// whole are about; none if such a rule is about all of it.
     pub ruled: Option<Vec<String>>,
 }
 
@@ -45,10 +45,17 @@ impl Schema {
     fn new(raw: Value) -> Self {
         let mut root = raw.clone();
         object_mut(&mut root).shift_remove("properties");
-        let whole = schema::has_rules(&root);
+        let of_root = array(&raw, "x-kubernetes-validations");
+        object_mut(&mut root).shift_remove("x-kubernetes-validations");
+        let about: Option<Vec<String>> = of_root
+            .iter()
+            .map(|rule| schema::is_about(text(rule, "rule")))
+            .collect::<Option<Vec<_>>>()
+            .map(|it| it.concat());
         let properties = field(&raw, "properties").as_object().into_iter().flatten();
-        let ruled = properties.filter(|(_, below)| schema::has_rules(below)).map(|(name, _)| name.clone()).collect();
-        Self { rules: kube_cel::compile_schema(&raw), ruled: (!whole).then_some(ruled), raw }
+        let inside = properties.filter(|(_, below)| schema::has_rules(below)).map(|(name, _)| name.clone());
+        let ruled = about.filter(|_| !schema::has_rules(&root)).map(|about| about.into_iter().chain(inside).collect());
+        Self { rules: kube_cel::compile_schema(&raw), ruled, raw }
     }
 }
 

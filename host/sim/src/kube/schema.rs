@@ -136,7 +136,8 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel
     };
     if let Err(failures) = cel.validate_compiled(&schema.rules, &seen, seen_before.as_deref()) {
         for failure in failures {
-            let path = failure.field_path;
+            // A rule's `fieldPath` begins with a dot.
+            let path = failure.field_path.trim_start_matches('.').to_owned();
             let now = lookup(object, &path);
             if let Some(old) = old
                 && !failure.rule.contains("oldSelf")
@@ -166,6 +167,23 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, schema: &Schema, cel
 fn only(object: &Value, fields: &[String]) -> Value {
     let known = fields.iter().filter_map(|name| object.get(name).map(|value| (name.clone(), value.clone())));
     Value::Object(known.collect())
+}
+
+/// The fields of `self` and `oldSelf` that a rule looks into; nothing if it takes one of
+/// them as a whole.
+pub(super) fn is_about(rule: &str) -> Option<Vec<String>> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut fields = Vec::new();
+    for (at, found) in rule.match_indices("elf") {
+        let (before, after) = (&rule[..at], &rule[at + found.len()..]);
+        let Some(before) = before.strip_suffix("oldS").or_else(|| before.strip_suffix('s')) else { continue };
+        if before.ends_with(|c| word(c) || c == '.') || after.starts_with(word) {
+            continue;
+        }
+        let rest = after.strip_prefix('.')?;
+        fields.push(rest.split(|c| !word(c)).next().unwrap_or_default().to_owned());
+    }
+    Some(fields)
 }
 
 /// Whether there are rules anywhere in a schema.
@@ -427,5 +445,20 @@ pub(super) fn structural(schema: &Value, path: &str, errors: &mut Vec<FieldError
     }
     if let Some(below) = schema.get("items") {
         structural(below, &format!("{path}.items"), errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rule_looks_into_is_told_from_the_whole() {
+        let about = |rule| is_about(rule).map(|fields| fields.join(" "));
+        assert_eq!(about("has(self.spec.a) == has(oldSelf.status.b)").as_deref(), Some("spec status"));
+        assert_eq!(about("yourself.x || x.self == 1 || selfish").as_deref(), Some(""));
+        for whole in ["self == oldSelf.spec", "self.all(x, true) && oldSelf['spec'] == 1"] {
+            assert_eq!(about(whole), None);
+        }
     }
 }

@@ -36,6 +36,7 @@ macro_rules! kinds {
 
 kinds! {
     Folder, "group-v", false, ["ManagedEntity", "ExtensibleManagedObject"];
+    StoragePod, "group-p", false, ["Folder", "ManagedEntity", "ExtensibleManagedObject"];
     Datacenter, "datacenter-", false, ["ManagedEntity", "ExtensibleManagedObject"];
     ClusterComputeResource, "domain-c", false, ["ComputeResource", "ManagedEntity", "ExtensibleManagedObject"];
     HostSystem, "host-", false, ["ManagedEntity", "ExtensibleManagedObject"];

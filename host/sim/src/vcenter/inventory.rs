@@ -98,8 +98,14 @@ fn build_datacenter(state: &mut State, index: usize) {
         let prefix = if index == 0 { String::new() } else { format!("{name}_") };
         let moref = state.new_ref(Kind::Datastore);
         let url = format!("ds:///vmfs/volumes/{}/", state.new_uuid());
-        let store =
-            Datastore { capacity: state.config.datastore_bytes, used: 0, url, hosts: Vec::new(), vms: BTreeSet::new() };
+        let store = Datastore {
+            maintenance: false,
+            capacity: state.config.datastore_bytes,
+            used: 0,
+            url,
+            hosts: Vec::new(),
+            vms: BTreeSet::new(),
+        };
         state.insert(moref, &format!("{prefix}LocalDS_{number}"), Some(datastores), Detail::Datastore(store));
         stores.push(moref);
     }

@@ -46,7 +46,7 @@ use crate::clock::Clock;
 use crate::faults::Faults;
 use entity::{Kind, Moref};
 use inventory::NewVm;
-use world::{Detail, State};
+use world::{Detail, Holds, State};
 
 /// A virtual machine as the world has it, for assertions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -354,6 +354,32 @@ impl VcenterSim {
             let name = state.check_name(folder, name)?;
             let network = state.new_ref(Kind::Network);
             state.insert(network, &name, Some(folder), Detail::Network);
+            Ok(())
+        })
+    }
+
+    /// A datastore cluster (`StoragePod`) in the first datacenter, with these datastores in
+    /// it.
+    pub fn add_storage_pod(&self, name: &str, datastores: &[&str]) -> Result<(), WorldError> {
+        self.on("/DC0/datastore", Kind::Folder, |state, folder| {
+            let name = state.check_name(folder, name)?;
+            let pod = state.new_ref(Kind::StoragePod);
+            let detail = Detail::Folder { holds: Holds::Datastores, children: BTreeMap::new() };
+            state.insert(pod, &name, Some(folder), detail);
+            let stores: Option<Vec<_>> =
+                datastores.iter().map(|name| state.find_path(&format!("/DC0/datastore/{name}"))).collect();
+            let stores = stores.ok_or_else(|| soap::VimFault::new("NotFound", "no such datastore"))?;
+            state.apply_move(&stores, pod)
+        })
+    }
+
+    /// Puts a datastore, by inventory path, into maintenance mode, or takes it out.
+    pub fn set_datastore_maintenance(&self, path: &str, on: bool) -> Result<(), WorldError> {
+        self.on(path, Kind::Datastore, |state, store| {
+            if let Some(Detail::Datastore(detail)) = state.entities.get_mut(&store).map(|entity| &mut entity.detail) {
+                detail.maintenance = on;
+            }
+            state.touch(store);
             Ok(())
         })
     }

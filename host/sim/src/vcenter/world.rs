@@ -80,6 +80,7 @@ pub(super) struct Host {
 
 #[derive(Debug)]
 pub(super) struct Datastore {
+    pub(super) maintenance: bool,
     pub(super) capacity: u64,
     pub(super) used: u64,
     pub(super) url: String,
@@ -460,6 +461,7 @@ impl State {
             let fits = match &entity.detail {
                 Detail::Folder { holds: own, .. } => *own == holds && !self.within(folder, *moref),
                 Detail::Vm(_) => holds == Holds::Vms,
+                Detail::Datastore(_) => holds == Holds::Datastores,
                 _ => false,
             };
             if !fits {

@@ -1,7 +1,7 @@
 //! Properties of datacenters, clusters, hosts, pools, datastores and networks.
 //! Their numbers follow the virtual machines that they carry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::entity::{Kind, Moref};
 use super::super::value::{Val, int, long, poly, refs, short, text};
@@ -27,7 +27,10 @@ pub(super) fn datacenter(state: &State, folders: &[Moref; 4], name: &str) -> Opt
         "hostFolder" => Val::Ref(hosts),
         "datastoreFolder" => Val::Ref(datastores),
         "networkFolder" => Val::Ref(networks),
-        "datastore" => children(datastores),
+        // Those in datastore clusters too.
+        "datastore" => {
+            refs(state.refs_of(Kind::Datastore).into_iter().filter(|store| state.within(*store, datastores)))
+        }
         "network" => children(networks),
         "configuration" => Val::Struct(
             "DatacenterConfigInfo",
@@ -379,6 +382,17 @@ fn pool_runtime(state: &State, owner: Moref, vms: &BTreeSet<Moref>) -> Val {
     )
 }
 
+/// The `StoragePodSummary`: what the datastores in it have together.
+pub(super) fn pod_summary(state: &State, object: Moref, children: &BTreeMap<String, Moref>) -> Val {
+    let stores = || children.values().filter_map(|store| state.datastore(*store));
+    let capacity: u64 = stores().map(|store| store.capacity).sum();
+    let free: u64 = stores().map(|store| store.capacity.saturating_sub(store.used)).sum();
+    Val::Struct(
+        "StoragePodSummary",
+        vec![("name", text(state.name_of(object).to_owned())), ("capacity", long(capacity)), ("freeSpace", long(free))],
+    )
+}
+
 pub(super) fn datastore(state: &State, object: Moref, store: &Datastore, name: &str) -> Option<Val> {
     let label = state.name_of(object).to_owned();
     let free = store.capacity.saturating_sub(store.used);
@@ -397,7 +411,7 @@ pub(super) fn datastore(state: &State, object: Moref, store: &Datastore, name: &
                 ("accessible", Val::Bool(true)),
                 ("multipleHostAccess", Val::Bool(store.hosts.len() > 1)),
                 ("type", text("VMFS")),
-                ("maintenanceMode", text("normal")),
+                ("maintenanceMode", text(if store.maintenance { "inMaintenance" } else { "normal" })),
             ],
         ),
         "info" => Val::Struct(

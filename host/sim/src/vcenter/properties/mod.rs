@@ -13,8 +13,9 @@ use super::views::Scope;
 use super::world::{Detail, State, attribute_key};
 
 /// All types, for matching a spec's type against.
-pub(super) const KINDS: [Kind; 23] = [
+pub(super) const KINDS: [Kind; 24] = [
     Kind::Folder,
+    Kind::StoragePod,
     Kind::Datacenter,
     Kind::ClusterComputeResource,
     Kind::HostSystem,
@@ -53,6 +54,9 @@ macro_rules! entity_names {
 pub(super) fn names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Folder => entity_names!["childEntity", "childType", "namespace"],
+        Kind::StoragePod => {
+            entity_names!["childEntity", "childType", "namespace", "podStorageDrsEntry", "summary"]
+        }
         Kind::Datacenter => entity_names![
             "configuration",
             "datastore",
@@ -225,6 +229,7 @@ fn entity_property(state: &State, object: Moref, name: &str) -> Option<Val> {
             "childType" => {
                 Some(Val::List("string", compute::child_types(*holds).iter().map(|name| text(*name)).collect()))
             }
+            "summary" if object.kind == Kind::StoragePod => Some(compute::pod_summary(state, object, children)),
             _ => None,
         },
         Detail::Datacenter { folders } => compute::datacenter(state, folders, name),
