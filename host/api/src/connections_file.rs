@@ -60,8 +60,8 @@ pub struct ConnectionEntry {
     /// The same as a resource pool. Not together with `cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// The datastore, by name or inventory path; several with commas between them, or
-    /// `*`. Default: left to vCenter, or the only one. Groups may choose one of them in
+    /// The datastore or datastore cluster, by name or inventory path; several with commas
+    /// between them, or `*`. Default: the only one. Groups may choose one of them in
     /// `spec.target`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<String>,

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::change::UpdateStrategy;
 use crate::readiness::Readiness;
 
+/// A group that has its folder stays where that is. Before that its target may be
+/// corrected: nothing has been made there.
+const TARGET_STAYS: &str = "!has(oldSelf.status) || !has(oldSelf.status.folder) || (has(self.spec.target) == has(oldSelf.spec.target) && (!has(self.spec.target) || self.spec.target == oldSelf.spec.target))";
+
 /// A group of virtual machines of the same kind.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -43,7 +47,11 @@ use crate::readiness::Readiness;
         json_path = ".status.conditions[?(@.type=='Ready')].status",
         priority = 1
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1),
+    validation = Rule::new(TARGET_STAYS)
+        .message("spec.target of a group that has its folder cannot be changed, added or removed: its machines stay where they are. Make another group with the new target and delete this one")
+        .reason(Reason::FieldValueForbidden)
+        .field_path(".spec.target")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VmGroupSpec {
@@ -141,6 +149,45 @@ pub struct VmGroupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 14))]
     pub disks: Vec<DiskSpec>,
+
+    /// Where the members go, among what the group's namespace may use; what is not
+    /// given is left to the policies. Once the group has its folder in vCenter it cannot
+    /// be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetSpec>,
+}
+
+/// Where the members of a group go. Each is one of those that the administrator lets
+/// the namespace use, by its name or inventory path in vCenter.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.cluster) && has(self.pool))").message("target has both cluster and pool: a pool is of one cluster, so give the pool alone"))]
+pub struct TargetSpec {
+    /// A vCenter: a connection that serves the namespace, by its name in the
+    /// connections file. The first of them if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub connection: Option<String>,
+    /// A cluster, or a host that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 400))]
+    pub cluster: Option<String>,
+    /// A resource pool. Not together with `cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 400))]
+    pub pool: Option<String>,
+    /// A datastore, or a datastore cluster, of which the placement policy chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 400))]
+    pub datastore: Option<String>,
+    /// The folder in which the group gets its own: a path below the operator's root
+    /// folder, such as `team-a/web`. It has to be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 400))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[^/]+(/[^/]+)*$') && !self.matches('(^|/)[.][.]?(/|$)')").message("target.folder must be a path below the operator's root folder, such as team-a/web: without / at its ends, and without . and .. in it")
+    )]
+    pub folder: Option<String>,
 }
 
 /// What guests are told about themselves: one of the two.
@@ -280,6 +327,11 @@ pub struct VmGroupStatus {
     /// the group, whatever the connections file says of its namespace later.
     #[serde(default)]
     pub connection: Option<ConnectionStatus>,
+
+    /// What `spec.target` said when the group got its folder. The group stays there,
+    /// whatever the spec says later.
+    #[serde(default)]
+    pub target: Option<TargetSpec>,
 
     /// Members: in a small group all of them, in a large one those in motion
     /// (being made, changed or removed), while the rest is counted.

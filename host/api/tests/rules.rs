@@ -79,6 +79,50 @@ fn a_strategy_that_never_changes_anybody_is_refused() {
     assert_eq!(refusal(&with("readiness", json!({"type": "Heartbeat"}))), "");
 }
 
+fn at(target: &serde_json::Value) -> VmGroup {
+    with("target", target.clone())
+}
+
+/// The group once it has its folder.
+fn standing(mut group: VmGroup) -> VmGroup {
+    group.status = Some(serde_json::from_value(json!({"folder": {"name": "n-g", "id": "group-v1"}})).unwrap());
+    group
+}
+
+#[test]
+fn a_target_is_of_one_cluster_and_its_folder_below_the_root() {
+    for fine in [
+        json!({}),
+        json!({"cluster": "C0", "datastore": "fast", "connection": "muc"}),
+        json!({"pool": "/DC0/host/C0/Resources/dev", "folder": "team-a"}),
+        json!({"folder": "team-a/web.1/..."}),
+    ] {
+        assert_eq!(refusal(&at(&fine)), "", "{fine}");
+    }
+    assert!(refusal(&at(&json!({"cluster": "C0", "pool": "dev"}))).contains("give the pool alone"));
+    for bad in ["", "/", "/team-a", "team-a/", "a//b", "..", "../a", "a/..", "a/./b"] {
+        assert!(refusal(&at(&json!({"folder": bad}))).contains("below the operator's root folder"), "{bad}");
+    }
+}
+
+/// Whoever has machines stays where they are, and is told so; before that a target may be
+/// corrected.
+#[test]
+fn the_target_of_a_standing_group_cannot_be_changed() {
+    let without = || group(1, 1, 1, "t");
+    let (here, there) = (at(&json!({"cluster": "C0", "folder": "a"})), at(&json!({"cluster": "C1", "folder": "a"})));
+    for (old, new) in [(&here, &there), (&here, &without()), (&without(), &here)] {
+        assert!(validate_cel_update(new, old).is_ok(), "{new:?}");
+        let refused = validate_cel_update(&standing(new.clone()), &standing(old.clone())).unwrap_err().to_string();
+        assert!(refused.contains("spec.target") && refused.contains("stay where they are"), "{refused}");
+    }
+    for same in [here, without()] {
+        let mut other = standing(same.clone());
+        other.spec.replicas = 7;
+        assert!(validate_cel_update(&other, &standing(same)).is_ok());
+    }
+}
+
 /// The sample of the original, to the letter.
 #[test]
 fn the_original_manifest_is_a_vmgroup() {

@@ -2,6 +2,7 @@
 //! the world, and is run in both worlds.
 
 mod changes;
+mod targets;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use kube::api::DeleteParams;
 use crate::world::{Deed, Options, ROOT, TEMPLATE, User, VmView, World, eventually};
 
 pub use changes::{a_template_is_rolled_out_and_back, cpu_and_memory_of_a_standing_group};
+pub use targets::a_group_goes_where_its_target_says_and_stays;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -498,6 +500,7 @@ macro_rules! every_scenario {
             guests_are_shut_down_before_they_go,
             a_template_is_rolled_out_and_back,
             cpu_and_memory_of_a_standing_group,
+            a_group_goes_where_its_target_says_and_stays,
         }
     };
 }

@@ -219,6 +219,8 @@ impl SimWorld {
                 password: PASSWORD.into(),
                 seed: seed.wrapping_add(1_000 * number as u64),
                 datacenters: options.datacenters,
+                clusters: options.clusters,
+                datastores: options.datastores,
                 templates: vec![TEMPLATE.into()],
                 durations: durations.clone(),
                 ..SimConfig::default()
@@ -329,14 +331,25 @@ impl SimWorld {
 
     /// A client of vCenter as a person at a desk has it.
     pub fn at_the_desk(&self) -> Vcenter {
+        self.at_the_desk_of(&self.vcenter_config())
+    }
+
+    /// The same of the vCenter that is under this address.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn at_the_desk_of(&self, config: &VcenterConfig) -> Vcenter {
+        let host = config.endpoint.host().unwrap_or_default();
+        let found = self.vcenters.iter().enumerate().find(|(number, _)| host_of(*number) == host);
+        let (_, vcenter) = found.expect("a vCenter of this address");
         let transport = Arc::new(InProcess {
-            vcenter: self.vcenter.clone(),
-            service: self.vcenter.service(),
+            vcenter: vcenter.clone(),
+            service: vcenter.service(),
             sabotage: Sabotage::default(),
             witness: None,
             operator: u64::MAX,
         });
-        run::vcenter_client(&self.vcenter_config(), transport)
+        run::vcenter_client(config, transport)
     }
 
     /// What an operator is told of its vCenters: those of the file, or just the first.
@@ -528,6 +541,7 @@ impl World for SimWorld {
             Deed::AddVm { folder, name } => {
                 self.vcenter.add_vm(&folder, &name, &[])?;
             }
+            Deed::AddFolder { parent, name } => self.vcenter.add_folder(&parent, &name)?,
             Deed::AddTemplate { folder, name } => self.vcenter.add_template(&folder, &name)?,
             Deed::RunTools(path) => self.vcenter.set_guest(&path, true, true)?,
             Deed::SetExtra { path, key, value } => self.vcenter.set_extra(&path, &key, &value)?,

@@ -65,6 +65,13 @@ pub enum Deed {
         /// Its name.
         name: String,
     },
+    /// Makes a folder.
+    AddFolder {
+        /// The folder that it lies in.
+        parent: String,
+        /// Its name.
+        name: String,
+    },
     /// Makes a template.
     AddTemplate {
         /// Its folder.
@@ -113,6 +120,10 @@ pub struct Options {
     pub crd: bool,
     /// Datacenters.
     pub datacenters: usize,
+    /// Clusters and datastores in each of them. On the simulators.
+    pub clusters: usize,
+    /// See there.
+    pub datastores: usize,
     /// vCenters that the operator knows by a connections file, which the story has to
     /// write ([`User::connections`]), with a Secret each ([`User::login`]); 0: just one,
     /// without.
@@ -132,6 +143,8 @@ impl Default for Options {
             login_dir: None,
             crd: true,
             datacenters: 1,
+            clusters: 1,
+            datastores: 1,
             connections: 0,
             busy: Duration::ZERO,
             record_bytes: 0,

@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
-use vmgroup_e2e::sim::SimWorld;
-use vmgroup_e2e::world::{Deed as Act, Options, ROOT, User, World};
+use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
+use vmgroup_e2e::world::{CONNECTIONS, Deed as Act, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World};
+use vmgroup_operator::by_hand::Hand;
 use vmgroup_operator::cli::Output;
 use vmgroup_operator::cli::adopt::{self, AdoptError};
 use vmgroup_operator::cli::orphans::{self, Deed, OrphansError};
+use vmgroup_operator::connections::once::{self, Source};
+use vmgroup_operator::doctor::{Condition, Finding, examine};
 use vmgroup_operator::wake::GroupRef;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -159,6 +162,88 @@ async fn orphans_are_listed_adopted_and_deleted() {
     assert!(!world.folders().await.unwrap().contains(&format!("{ROOT}/nobodys")));
     let listed = orphans(&world, Deed::List, &[], false).await.unwrap();
     assert!(!listed.contains("orphan "), "{listed}");
+}
+
+/// Of several vCenters each is seen as the operator sees it: by its connections file and
+/// the Secrets that this names.
+#[tokio::test(start_paused = true)]
+async fn one_of_several_vcenters_is_seen_as_the_operator_sees_it() {
+    let world = SimWorld::make(Options { connections: 2, datastores: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    let text = format!(
+        "connections:\n\
+         - {{ name: muc, address: \"http://{}\", credentials: {{ secret: vc-muc }}, default: true }}\n\
+         - name: ber\n  address: http://{}\n  credentials: {{ secret: vc-ber }}\n  datastore: fast\n  serves: {{ namespaces: [shop] }}\n",
+        host_of(0),
+        host_of(1),
+    );
+    let source = Source::of(CONNECTIONS);
+    let file = async || once::file(&world.kube(), OPERATOR_NAMESPACE, &source).await;
+    let error = file().await.unwrap_err().to_string();
+    assert!(error.contains("no ConfigMap vmgroup-connections in the namespace vmgroup-system"), "{error}");
+    user.connections("connections: []").await;
+    assert!(file().await.unwrap_err().to_string().contains("give one at least"));
+    user.connections(&text).await;
+    let entry = file().await.unwrap().connections.remove(1);
+    let vcenter = async || once::vcenter(&world.kube(), OPERATOR_NAMESPACE, &entry).await;
+    let error = vcenter().await.unwrap_err().to_string();
+    assert!(error.contains("no Secret vc-ber"), "{error}");
+    user.login("vc-ber", USER, PASSWORD).await;
+    let (config, site) = vcenter().await.unwrap();
+
+    // What doctor says of a datastore cluster, which is not there yet.
+    let client = world.at_the_desk_of(&config);
+    let examined = async || examine(&client, ("ber", "trusted"), &site, &[TEMPLATE.to_owned()]).await;
+    let found = examined().await;
+    let bad: Vec<&Finding> = found.iter().filter(|finding| finding.condition != Condition::Good).collect();
+    assert!(bad.len() == 1 && bad[0].detail.contains("LocalDS_0, LocalDS_1"), "{bad:?}");
+    world.vcenters[1].add_storage_pod("fast", &["LocalDS_1"]).unwrap();
+    let found = examined().await;
+    assert!(found.iter().all(|finding| finding.condition == Condition::Good), "{found:#?}");
+    let stores: Vec<&Finding> = found.iter().filter(|finding| finding.check == "datastore").collect();
+    assert!(stores.len() == 1 && stores[0].detail == "of the datastore cluster fast", "{stores:?}");
+
+    // What lies about there, and in no other.
+    world.vcenters[0].add_folder(ROOT, "in-muc").unwrap();
+    world.vcenters[1].add_folder(ROOT, "in-ber").unwrap();
+    let hand = Hand::new(world.kube(), client, &site).await.unwrap();
+    let request =
+        orphans::Request { deed: Deed::List, names: Vec::new(), all: false, yes: false, output: Output::Text };
+    let mut out = Vec::new();
+    orphans::execute(&hand, &request, &mut out).await.unwrap();
+    hand.vcenter.logout().await;
+    let listed = String::from_utf8(out).unwrap();
+    assert!(listed.contains("in-ber") && !listed.contains("in-muc"), "{listed}");
+}
+
+/// Folders that targets name are nobody's litter, and what lies in them is found.
+#[tokio::test(start_paused = true)]
+async fn folders_of_targets_are_no_orphans() {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let user = User::of(&world);
+    world.vcenter.add_folder(ROOT, "team").unwrap();
+    let team = format!("{ROOT}/team");
+    world.vcenter.add_folder(&team, "web").unwrap();
+    world.start_operator().await.unwrap();
+    user.apply(&format!(
+        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {{name: web, namespace: shop}}\nspec: {{cpu: 2, memory: 1, replicas: 1, template: {TEMPLATE}, target: {{folder: team/web}}}}\n"
+    ))
+    .await;
+    user.ready("shop", "web", 1, SOON).await;
+    world.vcenter.add_folder(&format!("{team}/web"), "left").unwrap();
+    world.vcenter.add_folder(&team, "beside").unwrap();
+    let listed = orphans(&world, Deed::List, &[], false).await.unwrap();
+    let found: BTreeSet<&str> = listed.split_whitespace().filter(|word| word.starts_with(ROOT)).collect();
+    assert_eq!(
+        found,
+        [format!("{team}/beside"), format!("{team}/web/left")].iter().map(String::as_str).collect(),
+        "{listed}"
+    );
+    // Who comes goes where the group is.
+    world.vcenter.add_vm("/DC0/vm", "old", &[]).unwrap();
+    adopt(&world, &["old"], true, true).await.unwrap();
+    user.ready("shop", "web", 2, SOON).await;
+    assert!(world.vcenter.vm(&format!("{team}/web/shop-web/old")).is_some());
 }
 
 /// What is released is nobody's, stays as it is, and can be adopted.

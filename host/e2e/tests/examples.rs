@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vmgroup_e2e::sim::SimWorld;
-use vmgroup_e2e::world::{Options, TEMPLATE, User, World, yaml};
+use vmgroup_e2e::world::{Options, ROOT, TEMPLATE, User, World, yaml};
 
 const SOON: Duration = Duration::from_secs(600);
 
@@ -40,6 +40,15 @@ fn make_template(world: &SimWorld, template: &str) {
     let _ = world.vcenter.add_template(&folder, name);
 }
 
+/// Makes the folder that a group's target names, with those on the way to it.
+fn make_folder(world: &SimWorld, target: &Value) {
+    let mut at = ROOT.to_owned();
+    for name in target["folder"].as_str().into_iter().flat_map(|path| path.split('/')) {
+        let _ = world.vcenter.add_folder(&at, name);
+        at = format!("{at}/{name}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_example_comes_up() {
     let files = examples();
@@ -58,6 +67,7 @@ async fn every_example_comes_up() {
                 "VmGroup" => {
                     user.namespace(&at("namespace")).await;
                     make_template(&world, object["spec"]["template"].as_str().unwrap());
+                    make_folder(&world, &object["spec"]["target"]);
                     groups.push((at("namespace"), at("name"), object["spec"]["replicas"].as_i64().unwrap()));
                     apply(&world, &file, object);
                 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
 use vmgroup_api::VmGroup;
@@ -272,6 +272,75 @@ async fn a_file_with_a_mistake_changes_nothing() {
         if page.contains("vmgroup_connections_refused 0") { Ok(()) } else { Err(String::new()) }
     })
     .await;
+}
+
+/// An operator that starts with a broken file goes on with what counted before, and says
+/// so everywhere; so it is with a file that is gone.
+#[tokio::test(start_paused = true)]
+async fn a_broken_file_at_the_start_leaves_what_counted_before() {
+    let (mut world, user) = started(&two()).await;
+    user.group("shop", "web", 1).await;
+    user.ready("shop", "web", 1, SOON).await;
+    world.kill_operator().await.unwrap();
+    user.connections(&two().replace("  default: true\n", "  defualt: true\n")).await;
+    world.start_operator().await.unwrap();
+    user.scale("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    let told = event(&user, "What counted before the restart does").await;
+    assert!(told.contains("ConnectionsRefused") && told.contains("defualt"), "{told}");
+    user.told("shop", "web", "ConnectionsRefused", "defualt", SOON).await;
+    assert!(world.metrics(1).encode().contains("vmgroup_connections_refused 1"));
+    // New groups go by it too, and a quota.
+    user.group("team-a", "new", 1).await;
+    assert_eq!(connection_of(&user.ready("team-a", "new", 1, SOON).await).as_deref(), Some("ber"));
+
+    world.kill_operator().await.unwrap();
+    user.config_maps().delete(CONNECTIONS, &DeleteParams::default()).await.unwrap();
+    world.start_operator().await.unwrap();
+    user.scale("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    user.told("shop", "web", "ConnectionsRefused", "there is no ConfigMap", SOON).await;
+
+    user.connections(&two()).await;
+    eventually("it counts", SOON, async || {
+        let conditions = get(&user, "shop", "web").await.status.unwrap().conditions;
+        let silent = conditions.iter().all(|condition| condition.type_ != "ConnectionsRefused");
+        if silent { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+}
+
+/// Only who leads keeps what counts, and nothing that does not.
+#[tokio::test(start_paused = true)]
+async fn s7_what_counts_is_kept_by_who_leads() {
+    let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    user.connections(&two()).await;
+    let first = world.launch(Some("lease"));
+    let kept = async || {
+        let map = user.config_maps().get_opt("vmgroup-connections-last-good").await.unwrap();
+        map.and_then(|map| map.data).and_then(|mut data| data.remove("connections.yaml"))
+    };
+    let is_kept = async |what: &str| {
+        eventually("it is kept", SOON, async || match kept().await {
+            Some(text) if text == what => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+    is_kept(&two()).await;
+    let _standby = world.launch(Some("lease"));
+    user.connections("connections: []").await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(kept().await, Some(two()));
+    let other = two().replace("[shop]", "[shop, more]");
+    user.connections(&other).await;
+    is_kept(&other).await;
+    // Who takes over keeps what came when nobody led.
+    first.cancel();
+    let last = two().replace("[shop]", "[shop, most]");
+    user.connections(&last).await;
+    is_kept(&last).await;
 }
 
 /// Without a file, or a usable one, the groups say what is missing; and begin when it is

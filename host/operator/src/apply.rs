@@ -8,7 +8,7 @@
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, TaskRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, Site, TaskRef,
     Vcenter, Vm, VmRef,
 };
 
@@ -95,6 +95,8 @@ pub struct Applier<'a> {
     pub vcenter: &'a Vcenter,
     /// The link.
     pub connected: &'a Connected,
+    /// What of it this group's members go to; nothing: nobody is cloned.
+    pub site: Option<&'a Site>,
     /// The book of tasks.
     pub tasks: &'a TaskBook,
     /// The group.
@@ -105,6 +107,8 @@ pub struct Applier<'a> {
     pub blueprint: Option<&'a Blueprint>,
     /// The folder, if it exists.
     pub folder: Option<FolderRef>,
+    /// The folder in which it is made.
+    pub parent: Option<FolderRef>,
     /// A folder of the group's name may be of our own making.
     pub folder_asked_for: bool,
     /// Seconds since 1970.
@@ -116,8 +120,8 @@ impl Applier<'_> {
     pub async fn apply(mut self, plan: &Plan) -> Vec<Effect> {
         let mut effects = Vec::new();
         for step in &plan.steps {
-            if let Step::CreateFolder { name } = step {
-                let effect = self.create_folder(name).await;
+            if let (Step::CreateFolder { name }, Some(parent)) = (step, &self.parent) {
+                let effect = self.create_folder(parent, name).await;
                 if let Effect::Folder(folder) = &effect {
                     self.folder = Some(folder.clone());
                 }
@@ -165,16 +169,15 @@ impl Applier<'_> {
         }
     }
 
-    async fn create_folder(&self, name: &str) -> Effect {
-        let root = &self.connected.site.root_folder;
-        match self.vcenter.create_folder(root, name).await {
+    async fn create_folder(&self, parent: &FolderRef, name: &str) -> Effect {
+        match self.vcenter.create_folder(parent, name).await {
             Ok(folder) => Effect::Folder(folder),
             Err(Error::Withheld { .. }) => Effect::Fenced,
             Err(error) if matches!(error.fault(), Some(FaultKind::DuplicateName { .. })) => {
                 if !self.folder_asked_for {
                     return Effect::FolderTaken;
                 }
-                match self.vcenter.find_child(root, name).await {
+                match self.vcenter.find_child(parent, name).await {
                     Ok(Some(Child::Folder(folder, _))) if self.connected.free_of_others(&folder, self.owner) => {
                         Effect::Folder(folder)
                     }
@@ -188,15 +191,14 @@ impl Applier<'_> {
     }
 
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
-        // Without folder or blueprint their own failures have been noted.
-        let (folder, blueprint) = (self.folder.as_ref()?, self.blueprint?);
-        let site = &self.connected.site;
+        // Without one of these its own failure has been noted.
+        let (folder, blueprint, site) = (self.folder.as_ref()?, self.blueprint?, self.site?);
         let marks = self.owner.marks(uuid, self.now, &self.desired.made(), self.desired.restarted_at.as_deref());
         let spec = CloneSpec {
             template: blueprint.source.template.id.clone(),
             folder: folder.clone(),
             name: name.to_owned(),
-            pool: self.pool_of(place).unwrap_or_else(|| site.pool.clone()),
+            pool: pool_of(site, place).unwrap_or_else(|| site.pool.clone()),
             datastore: place.datastore.clone().or_else(|| site.datastore.clone()),
             linked_to: blueprint.source.snapshot.clone(),
             host: place.host.clone(),
@@ -221,11 +223,6 @@ impl Applier<'_> {
         }
         let GroupRef { namespace, name: group } = &self.desired.group;
         guest::guestinfo(Identity { name, uuid, group, namespace }, blueprint.user_data.as_ref())
-    }
-
-    fn pool_of(&self, place: &Place) -> Option<PoolRef> {
-        let cluster = place.cluster.as_ref()?;
-        self.connected.site.clusters.iter().find(|known| known.id == *cluster).map(|known| known.pool.clone())
     }
 
     async fn power_on(&self, uuid: &str, vm: &VmRef) -> Effect {
@@ -357,6 +354,11 @@ impl Applier<'_> {
             ))),
         }
     }
+}
+
+fn pool_of(site: &Site, place: &Place) -> Option<PoolRef> {
+    let cluster = place.cluster.as_ref()?;
+    site.clusters.iter().find(|known| known.id == *cluster).map(|known| known.pool.clone())
 }
 
 /// What came of a call about a member that was answered with an error.

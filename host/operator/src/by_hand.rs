@@ -12,13 +12,13 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use vmgroup_api::VmGroup;
 use vmgroup_vsphere::{
-    Error as VcError, Folder, FolderRef, Site, SiteSelection, TaskRef, TaskState, Vcenter, Vm, VmRef,
+    Error as VcError, Folder, FolderRef, Site, SiteSelection, TaskRef, TaskState, Vcenter, Vm, VmRef, unescape_name,
 };
 
 use crate::ownership::{Standing, mark, marked_group};
 use crate::status::{StatusError, bounded};
 use crate::wake::GroupRef;
-use crate::{cluster, folder};
+use crate::{cluster, folder, target};
 
 /// How often a task is looked at that a person waits for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -150,12 +150,14 @@ impl Hand {
         let groups = self.groups().await?;
         let uids = uids(&groups);
         let paths = Paths::of(&folders, &self.site);
-        let loose = loose_folders(&vms, &folders, &groups, &paths, &self.site);
+        let grounds = grounds(&folders, &groups, &self.site);
         let under_root: HashSet<&FolderRef> = folders
             .iter()
-            .filter(|folder| folder.parent.as_ref() == Some(&self.site.root_folder))
+            .filter(|folder| folder.parent.as_ref().is_some_and(|parent| grounds.contains(parent)))
             .map(|folder| &folder.id)
+            .filter(|folder| !grounds.contains(*folder))
             .collect();
+        let loose = loose_folders(&vms, &folders, &groups, &paths, &grounds);
         let mut machines: Vec<Machine> = vms
             .into_iter()
             .filter(|vm| !vm.template)
@@ -308,12 +310,31 @@ impl<'a> Paths<'a> {
     }
 }
 
+/// Folders that groups' folders lie in: the root, those that targets name, and those on
+/// the way there.
+fn grounds(folders: &[Folder], groups: &[VmGroup], site: &Site) -> HashSet<FolderRef> {
+    let mut grounds = HashSet::from([site.root_folder.clone()]);
+    for group in groups {
+        let target = target::in_force(group.spec.target.as_ref(), group.status.as_ref());
+        let Some(path) = target.and_then(|target| target.folder.as_ref()) else { continue };
+        let mut at = &site.root_folder;
+        for name in path.split('/') {
+            let inside = |folder: &&Folder| folder.parent.as_ref() == Some(at) && folder.name == unescape_name(name);
+            let Some(next) = folders.iter().find(inside) else { break };
+            grounds.insert(next.id.clone());
+            at = &next.id;
+        }
+    }
+    grounds
+}
+
+/// The folders in those that no group has.
 fn loose_folders(
     vms: &[Vm],
     folders: &[Folder],
     groups: &[VmGroup],
     paths: &Paths<'_>,
-    site: &Site,
+    grounds: &HashSet<FolderRef>,
 ) -> Vec<LooseFolder> {
     let mut held: HashSet<String> = HashSet::new();
     for group in groups {
@@ -331,7 +352,8 @@ fn loose_folders(
     }
     folders
         .iter()
-        .filter(|folder| folder.parent.as_ref() == Some(&site.root_folder))
+        .filter(|folder| folder.parent.as_ref().is_some_and(|parent| grounds.contains(parent)))
+        .filter(|folder| !grounds.contains(&folder.id))
         .filter(|folder| !held.contains(&folder.name) && !held.contains(folder.id.as_str()))
         .map(|folder| LooseFolder {
             id: folder.id.clone(),

@@ -6,6 +6,7 @@
 pub mod adopt;
 mod crd;
 mod decisions;
+mod desk;
 mod doctor;
 mod failure;
 pub mod orphans;
@@ -30,8 +31,7 @@ pub use decisions::{DecisionsCommand, ExplainArgs};
 pub use policy::{CheckArgs, KindArg, Output};
 pub use run_args::{ConfigError, RunArgs};
 
-use self::run_args::VcenterArgs;
-use crate::by_hand::{Hand, HandError};
+use crate::by_hand::HandError;
 
 /// The version of this binary.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -219,24 +219,15 @@ pub enum SessionError {
     /// Flags and environment.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Which of several.
+    #[error(transparent)]
+    Desk(#[from] desk::DeskError),
     /// The clients.
     #[error(transparent)]
     Clients(#[from] crate::run::RunError),
     /// The first look.
     #[error(transparent)]
     Hand(#[from] HandError),
-}
-
-async fn by_hand_session(arguments: VcenterArgs) -> Result<Hand, Box<SessionError>> {
-    let (vcenter, site) = arguments.into_config().map_err(SessionError::from)?;
-    let (kube, vcenter) = crate::run::clients(&vcenter).await.map_err(SessionError::from)?;
-    match Hand::new(kube, vcenter.clone(), &site).await {
-        Ok(hand) => Ok(hand),
-        Err(error) => {
-            vcenter.logout().await;
-            Err(Box::new(error.into()))
-        }
-    }
 }
 
 /// Prints rows with their columns under each other; the first one is the head.

@@ -7,7 +7,9 @@
 
 mod choice;
 mod keeper;
+mod kept;
 mod labels;
+pub mod once;
 mod secret;
 
 use std::collections::BTreeMap;

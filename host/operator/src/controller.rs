@@ -219,14 +219,15 @@ fn those(
 /// Drops what is the largest part of an object at rest and no pass looks at: of the
 /// record, which a pass reads afresh and then has in its memory, only the folder is
 /// kept, as the names of all folders are claimed before the first pass, and which
-/// vCenter it is in.
+/// vCenter and target it is in.
 fn prune(group: &mut Guarded) {
     group.meta_mut().managed_fields = None;
     if let Ok(group) = &mut group.0 {
         let status = group.status.take().filter(|status| status.folder.is_some());
-        group.status = status.map(|VmGroupStatus { folder, connection, .. }| VmGroupStatus {
+        group.status = status.map(|VmGroupStatus { folder, connection, target, .. }| VmGroupStatus {
             folder,
             connection,
+            target,
             ..VmGroupStatus::default()
         });
     }

@@ -13,7 +13,9 @@ use tracing::Instrument as _;
 use vmgroup_api::policy_file::Budget as Allowance;
 use vmgroup_policy::{Answer, DecisionError, Kind, Policy, Question as Asked, wit};
 use vmgroup_records::{Entry, Made, Recorder, Role};
-use vmgroup_vsphere::{Capacity, DatastoreRef, HostRef, HostState, PowerState, Usage, VmRef};
+use vmgroup_vsphere::{
+    Capacity, DatastoreCapacity, DatastoreRef, HostCapacity, HostRef, HostState, PowerState, Usage, VmRef,
+};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
@@ -132,6 +134,43 @@ pub fn places(
             (uuid.clone(), place)
         })
         .collect()
+}
+
+/// Gives those a datastore whom the policy gave none, unless any will do, because none
+/// were named: what vCenter would choose by itself need not be one of those. It is the one with most room
+/// of those that their host, or cluster, has; each takes so much of it.
+pub fn onto_named_datastores(
+    any: bool,
+    capacity: &Capacity,
+    disk_mib: Option<u64>,
+    places: &mut BTreeMap<String, Place>,
+) {
+    if any {
+        return;
+    }
+    let mut left: HashMap<DatastoreRef, u64> =
+        capacity.datastores.iter().map(|store| (store.id.clone(), store.free_mib)).collect();
+    for place in places.values_mut() {
+        if place.datastore.is_none() {
+            let fits = |host: &HostCapacity| {
+                let cluster = capacity.clusters.get(host.cluster).map(|cluster| &cluster.id);
+                place.host.as_ref().is_none_or(|id| host.id == *id)
+                    && (place.cluster.is_none() || place.cluster.as_ref() == cluster)
+            };
+            let reached =
+                |store: &DatastoreCapacity| store.hosts.iter().filter_map(|at| capacity.hosts.get(*at)).any(fits);
+            // Of several alike the first by name. One that cannot be used is better than
+            // one that nobody named: vCenter says so.
+            let best =
+                capacity.datastores.iter().rev().max_by_key(|store| {
+                    (reached(store), store.usable, left.get(&store.id).copied().unwrap_or_default())
+                });
+            place.datastore = best.map(|store| store.id.clone());
+        }
+        if let Some(left) = place.datastore.as_ref().and_then(|id| left.get_mut(id)) {
+            *left = left.saturating_sub(disk_mib.unwrap_or(1));
+        }
+    }
 }
 
 /// Who leaves, by an answer to [`Question::for_victims`].
@@ -472,5 +511,85 @@ fn inventory(capacity: &Capacity) -> wit::types::Inventory {
                 attributes: attributes(&store.attributes),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use vmgroup_vsphere::{ClusterCapacity, ClusterRef, PoolRef};
+
+    use super::*;
+
+    fn store(name: &str, free_mib: u64, hosts: &[usize]) -> DatastoreCapacity {
+        DatastoreCapacity {
+            id: DatastoreRef::new(name),
+            name: name.to_owned(),
+            usable: name != "maintained",
+            capacity_mib: 1000,
+            free_mib,
+            uncommitted_mib: None,
+            kind: None,
+            hosts: hosts.to_vec(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    fn host(cluster: usize) -> HostCapacity {
+        HostCapacity {
+            id: HostRef::new(format!("h{cluster}")),
+            name: format!("h{cluster}"),
+            cluster,
+            state: HostState::InService,
+            cpu_mhz: 1,
+            cpu_used_mhz: None,
+            memory_mib: 1,
+            memory_used_mib: None,
+            vms: 0,
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    /// Two clusters with a host each, which share some datastores.
+    fn capacity() -> Capacity {
+        let cluster = |number: usize| ClusterCapacity {
+            id: ClusterRef::new("ClusterComputeResource", &format!("c{number}")),
+            name: format!("c{number}"),
+            drs: true,
+            pool: PoolRef::new(format!("p{number}")),
+            attributes: BTreeMap::new(),
+        };
+        Capacity {
+            clusters: vec![cluster(0), cluster(1)],
+            hosts: vec![host(0), host(1)],
+            datastores: vec![
+                store("a", 500, &[0, 1]),
+                store("b", 600, &[0, 1]),
+                store("maintained", 900, &[0, 1]),
+                store("of-1", 700, &[1]),
+            ],
+        }
+    }
+
+    fn chosen(any: bool, places: &[Place]) -> Vec<Option<String>> {
+        let mut places = places.iter().enumerate().map(|(at, place)| (at.to_string(), place.clone())).collect();
+        onto_named_datastores(any, &capacity(), Some(200), &mut places);
+        places.into_values().map(|place| place.datastore.map(|id| id.as_str().to_owned())).collect()
+    }
+
+    #[test]
+    fn a_datastore_that_was_left_open_is_one_of_those_that_were_named() {
+        let open = Place::default();
+        let told = |places: &[Place]| chosen(false, places).into_iter().map(Option::unwrap).collect::<Vec<_>>();
+        // By room, of which each takes some; the policy's own choices too.
+        assert_eq!(told(&[open.clone(), open.clone(), open.clone()]), ["of-1", "b", "a"]);
+        let own = Place { datastore: Some(DatastoreRef::new("of-1")), ..open.clone() };
+        assert_eq!(told(&[own, open.clone()]), ["of-1", "b"]);
+        // What the host and the cluster have.
+        let on_host = Place { host: Some(HostRef::new("h0")), ..open.clone() };
+        let in_cluster = Place { cluster: Some(capacity().clusters[0].id.clone()), ..open.clone() };
+        assert_eq!(told(&[on_host, in_cluster]), ["b", "a"]);
+        assert_eq!(chosen(true, &[open]), [None]);
     }
 }

@@ -137,7 +137,8 @@ impl Finding {
         Self { check, object: object.into(), condition: Condition::Good, detail: detail.into(), remedy: None }
     }
 
-    fn bad(check: &'static str, object: impl Into<String>, detail: String, remedy: Option<&str>) -> Self {
+    /// Something without which the operator cannot work.
+    pub fn bad(check: &'static str, object: impl Into<String>, detail: String, remedy: Option<&str>) -> Self {
         let remedy = remedy.map(str::to_owned);
         Self { check, object: object.into(), condition: Condition::Bad, detail, remedy }
     }
@@ -244,7 +245,11 @@ fn found(site: &Site) -> Vec<Finding> {
     findings.extend(
         site.clusters.iter().map(|cluster| Finding::good("pool", &cluster.pool_path, format!("of {}", cluster.name))),
     );
-    findings.extend(site.datastores.iter().map(|store| Finding::good("datastore", &store.name, "found")));
+    findings.extend(site.datastores.iter().map(|store| {
+        let pod = site.pods.iter().find(|pod| pod.datastores.contains(&store.id));
+        let found = pod.map_or_else(|| "found".to_owned(), |pod| format!("of the datastore cluster {}", pod.name));
+        Finding::good("datastore", &store.name, found)
+    }));
     findings.push(Finding::good("root folder", &site.root_path, "found"));
     findings
 }

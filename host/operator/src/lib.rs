@@ -49,6 +49,7 @@ pub mod shadow;
 pub mod status;
 pub mod stop;
 pub mod strategy;
+pub mod target;
 pub mod tasks;
 pub mod traces;
 pub mod validate;

@@ -155,7 +155,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// The link while it is up.
 pub struct Connected {
     /// Where things go.
-    pub site: Site,
+    pub site: Arc<Site>,
     /// vCenter's own identity; empty where it has none.
     pub instance_uuid: String,
     watch: Watch,
@@ -233,6 +233,11 @@ impl Connected {
     /// Capacity is not what was read.
     pub fn forget_capacity(&self) {
         self.capacity.store(None);
+    }
+
+    /// As much of this capacity as a part of the site has.
+    pub fn part(&self, site: &Arc<Site>, capacity: &Arc<Capacity>) -> Arc<Capacity> {
+        if Arc::ptr_eq(site, &self.site) { capacity.clone() } else { Arc::new(capacity.part(site)) }
     }
 
     /// The template of this name.
@@ -496,7 +501,7 @@ impl Link {
         let bridge = Bridge { link: Arc::downgrade(&self.0), hearers: hearers.clone() };
         let watch = self.0.vcenter.start_watch(&site, Arc::new(bridge));
         let connected = Arc::new(Connected {
-            site,
+            site: Arc::new(site),
             instance_uuid: about.instance_uuid,
             watch,
             capacity: ArcSwapOption::empty(),

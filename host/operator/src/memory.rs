@@ -30,6 +30,8 @@ pub enum Topic {
     Quota,
     /// Room in the target.
     Room,
+    /// Where members go.
+    Target,
     /// Finding the template.
     Template,
     /// Finding what else clones are made from: user data, networks, a snapshot.

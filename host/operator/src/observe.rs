@@ -183,6 +183,8 @@ pub struct FolderSeen {
     pub name: String,
     /// Its reference, if it exists.
     pub id: Option<FolderRef>,
+    /// The folder that it lies in, or is to be made in; nothing: it cannot be made.
+    pub parent: Option<FolderRef>,
 }
 
 /// All that a pass knows of its group.

@@ -514,7 +514,8 @@ fn steps(
     let mut steps = Vec::new();
     let clones = tasks.iter().any(|step| matches!(step, Step::Clone { .. }));
     // An empty group has a folder too, as users of the original expect.
-    if seen.folder.id.is_none() && !desired.deleting && (clones || desired.replicas == 0) {
+    let may = seen.folder.parent.is_some() && !desired.deleting;
+    if seen.folder.id.is_none() && may && (clones || desired.replicas == 0) {
         steps.push(Step::CreateFolder { name: seen.folder.name.clone() });
     }
     steps.append(&mut tasks);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use vmgroup_policy::{CheckError, Kind, Limits, Policy, Source};
 use vmgroup_records::Asked;
+use vmgroup_vsphere::Capacity;
 
 use crate::engine::Engine;
 use crate::link::{Problem, chain};
@@ -79,12 +80,38 @@ pub struct Preview {
     pub coming: Vec<Coming>,
     /// Who would go, the first to leave first.
     pub going: Vec<Said>,
+    /// What the placement policy was given to choose from; nothing: it was not asked.
+    #[serde(default)]
+    pub candidates: Option<Candidates>,
     /// Who was asked.
     pub asked: Vec<Counsel>,
     /// Why it would not come so far; nothing if it would.
     pub stopped: Option<Trouble>,
     /// What holds the group up at present.
     pub troubles: Vec<Trouble>,
+}
+
+/// Where new members could go, by name: what the group's connection has, or as much of
+/// it as its target names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidates {
+    /// Clusters.
+    pub clusters: Vec<String>,
+    /// Their hosts.
+    pub hosts: Vec<String>,
+    /// Datastores.
+    pub datastores: Vec<String>,
+}
+
+impl Candidates {
+    /// All that there is here.
+    pub fn of(capacity: &Capacity) -> Self {
+        Self {
+            clusters: capacity.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            hosts: capacity.hosts.iter().map(|host| host.name.clone()).collect(),
+            datastores: capacity.datastores.iter().map(|store| store.name.clone()).collect(),
+        }
+    }
 }
 
 /// Something about one member.

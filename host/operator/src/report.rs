@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
-use vmgroup_api::{ConnectionStatus, FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, VmGroupStatus};
+use vmgroup_api::{
+    ConnectionStatus, FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, TargetSpec, VmGroupStatus,
+};
 use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
 use crate::apply::counted;
@@ -36,6 +39,14 @@ pub const CONNECTION_DIFFERS: &str = "ConnectionDiffers";
 /// The abnormal-true condition: members are on a host that is going into maintenance, and
 /// nobody moves them away.
 pub const HOST_LEAVING: &str = "HostLeaving";
+
+/// The abnormal-true condition: the connections file that was offered last does not count,
+/// because of a mistake in it.
+pub const CONNECTIONS_REFUSED: &str = "ConnectionsRefused";
+
+/// The abnormal-true condition: the spec names another target than the one that the
+/// group has, and cannot get any more.
+pub const TARGET_DIFFERS: &str = "TargetDiffers";
 
 /// The reason of a group whose members' guests do not get ready in time.
 pub const NOT_READY: &str = "NotReady";
@@ -77,6 +88,12 @@ pub struct Facts<'a> {
     pub connection: Option<ConnectionStatus>,
     /// How that differs from what a new group would get.
     pub differs: Option<String>,
+    /// Why the connections file that was offered last does not count.
+    pub connections_refused: Option<Arc<str>>,
+    /// What counts of its target, to be recorded with the folder.
+    pub destination: Option<TargetSpec>,
+    /// What its spec says of that, and is refused.
+    pub redirected: Option<String>,
     /// Stage, problem and remedy of a refused policy file.
     pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
@@ -199,6 +216,16 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some(message) = &facts.differs {
         abnormal(CONNECTION_DIFFERS, "MappingChanged", message);
     }
+    if let Some(why) = &facts.connections_refused {
+        let message =
+            format!("the connections file that was offered last does not count, and what counted before does: {why}");
+        abnormal(CONNECTIONS_REFUSED, CONNECTIONS_REFUSED, &message);
+    }
+    if let Some(message) = &facts.redirected {
+        abnormal(TARGET_DIFFERS, "TargetChanged", message);
+    }
+    let target = if old.folder.is_some() { &old.target } else { &facts.destination };
+    let target = target.clone().filter(|_| folder.is_some());
     let connection = facts.connection.clone().filter(|_| folder.is_some()).or_else(|| old.connection.clone());
     VmGroupStatus {
         phase: Some(verdict.phase),
@@ -212,6 +239,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         conditions: merge(&old.conditions, &wanted, facts.generation, &facts.now),
         folder,
         connection,
+        target,
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
         baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
@@ -397,6 +425,9 @@ mod tests {
             obstacle: None,
             connection: None,
             differs: None,
+            connections_refused: None,
+            destination: None,
+            redirected: None,
             refusal: None,
             policies: None,
             baseline: Some("r.1.1024".into()),

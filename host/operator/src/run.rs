@@ -169,13 +169,6 @@ pub fn vcenter_client(config: &VcenterConfig, transport: Arc<dyn Transport>) -> 
     Vcenter::new(vcenter_options(config), transport)
 }
 
-/// Both ways, for who does things by hand.
-pub async fn clients(config: &VcenterConfig) -> Result<(kube::Client, Vcenter), RunError> {
-    let kube = kube_client(&Metrics::new(Clock::system())).await?;
-    let transport = HttpTransport::new(&config.tls).map_err(RunError::Vcenter)?;
-    Ok((kube, vcenter_client(config, Arc::new(transport))))
-}
-
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: RunConfig) -> Result<(), RunError> {
     let clock = Clock::system();

@@ -43,6 +43,15 @@ pub enum StatusError {
     Outdated,
 }
 
+impl StatusError {
+    /// The API server refuses it, and will in a second, too.
+    pub fn is_lasting(&self) -> bool {
+        let Self::Api(error) = self else { return false };
+        let kube::Error::Api(status) = &**error else { return false };
+        matches!(status.code, 400..=499) && !matches!(status.code, 409 | 429)
+    }
+}
+
 impl From<kube::Error> for StatusError {
     fn from(error: kube::Error) -> Self {
         Self::Api(Box::new(error))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use vmgroup_api::{
     ADOPTING_ANNOTATION, CloneMode, DataSource, DeletionPolicy, DiskSpec, Evacuation, HOLD_SCALE_IN_ANNOTATION, KeyRef,
     ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION,
-    VmGroup, VmGroupSpec,
+    TargetSpec, VmGroup, VmGroupSpec,
 };
 
 use serde::Serialize;
@@ -84,6 +84,8 @@ pub struct Desired {
     pub readiness: Terms,
     /// How long a change may take to come further, before it is said to be stuck.
     pub progress_deadline: Duration,
+    /// `spec.target`; what counts of it says [`crate::target`].
+    pub destination: Option<TargetSpec>,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// What becomes of the members then.
@@ -214,6 +216,23 @@ pub enum Invalid {
     },
 }
 
+/// A target names a cluster or a pool, and a folder below the root folder.
+fn check_target(target: &TargetSpec) -> Result<(), Invalid> {
+    let TargetSpec { connection: _, cluster, pool, datastore: _, folder } = target;
+    if cluster.is_some() && pool.is_some() {
+        let value = "there with target.cluster".to_owned();
+        return Err(Invalid::Bounds { field: "target.pool", value, bounds: "given alone: a pool is of one cluster" });
+    }
+    match folder {
+        Some(path) if path.split('/').any(|name| matches!(name, "" | "." | "..")) => Err(Invalid::Bounds {
+            field: "target.folder",
+            value: path.clone(),
+            bounds: "a path below the operator's root folder, such as team-a/web",
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Parses a group.
 pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let meta = &object.metadata;
@@ -238,6 +257,9 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
     };
+    if let Some(target) = spec.target.as_ref().filter(|_| !deleting) {
+        check_target(target)?;
+    }
     if !deleting && spec.template.trim().is_empty() {
         return Err(Invalid::Bounds {
             field: "template",
@@ -314,6 +336,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         evacuate: spec.evacuation == Some(Evacuation::Replace),
         readiness,
         progress_deadline: Duration::from_secs(progress_deadline.into()),
+        destination: spec.target.clone(),
         deleting,
         farewell,
     })
@@ -345,6 +368,22 @@ mod tests {
         ] {
             let message = validate(&bad).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_checked_too() {
+        let target = |pool: Option<&str>, folder: &str| {
+            let mut group = group(1, 1, 1);
+            let (cluster, pool) = (Some("C0".to_owned()), pool.map(str::to_owned));
+            let folder = Some(folder.to_owned());
+            group.spec.target = Some(TargetSpec { cluster, pool, folder, ..TargetSpec::default() });
+            validate(&group)
+        };
+        assert!(target(None, "team-a/web").is_ok());
+        assert!(target(Some("dev"), "team-a").unwrap_err().to_string().contains("spec.target.pool"));
+        for bad in ["", "/team-a", "team-a/", "a//b", "../other", "a/./b"] {
+            assert!(target(None, bad).unwrap_err().to_string().contains("spec.target.folder"), "{bad}");
         }
     }
 

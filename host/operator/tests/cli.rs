@@ -7,7 +7,9 @@ use std::process::{Command, Output};
 
 fn vmgroup(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmgroup"));
-    for variable in ["VC_HOST", "VC_USER", "VC_PASS", "VC_LOGIN_DIR", "VC_CA_FILE", "RUST_LOG", "KUBECONFIG"] {
+    for variable in
+        ["VC_HOST", "VC_USER", "VC_PASS", "VC_LOGIN_DIR", "VC_CA_FILE", "VMGROUP_CONNECTIONS", "RUST_LOG", "KUBECONFIG"]
+    {
         command.env_remove(variable);
     }
     command.args(arguments).output().unwrap()
@@ -48,6 +50,23 @@ fn help_teaches() {
     }
     let check = prints(&["policy", "check", "--help"]);
     assert!(check.contains("self-test") && check.contains("--config"), "{check}");
+}
+
+/// One of several vCenters is named with the file that they are in, and not besides one.
+#[test]
+fn which_vcenter_is_meant_is_said_in_one_way() {
+    for (arguments, says) in [
+        (
+            ["doctor", "--connection", "muc", "--connections", ""],
+            "--connections (VMGROUP_CONNECTIONS), which is not set",
+        ),
+        (["orphans", "--connections", "vmgroup-connections", "--datastore", "san-1"], "and VC_DATASTORE are set"),
+    ] {
+        let output = vmgroup(&arguments);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && told.contains(says), "{arguments:?}: {told}");
+    }
+    assert!(prints(&["adopt", "--help"]).contains("--connection <NAME>"));
 }
 
 #[test]

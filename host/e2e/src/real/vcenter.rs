@@ -160,6 +160,9 @@ impl Vcenter {
             Deed::PowerOff(path) => drop(self.govc.run(&["vm.power", "-off", "-force", &path]).await?),
             Deed::Destroy(path) => self.destroy(&path).await?,
             Deed::AddVm { folder, name } => self.create(&folder, &name, true).await?,
+            Deed::AddFolder { parent, name } => {
+                self.govc.run(&["folder.create", &format!("{parent}/{name}")]).await?;
+            }
             Deed::AddTemplate { folder, name } => {
                 self.create(&folder, &name, false).await?;
                 self.govc.run(&["vm.markastemplate", &format!("{folder}/{name}")]).await?;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use vmgroup_api::{ADOPTING_ANNOTATION, MemberState, VmGroup};
 use vmgroup_vsphere::FolderRef;
 
+use super::desk::DeskArgs;
 use super::orphans::{machine_json, power};
-use super::run_args::VcenterArgs;
-use super::{Output, by_hand_session, table};
+use super::{Output, table};
 use crate::by_hand::{Hand, HandError, Machine, Survey};
 use crate::ownership::{Owner, Standing, mark};
 use crate::report::ADOPTING;
@@ -44,7 +44,8 @@ Members whose marks are those of an older version, or another cluster's, get tod
 
 Examples:
   vmgroup adopt shop/web old-web-1 old-web-2 --scale         # shows what it would do
-  vmgroup adopt shop/web old-web-1 old-web-2 --scale --yes")]
+  vmgroup adopt shop/web old-web-1 old-web-2 --scale --yes
+  vmgroup adopt shop/web old-web-1 --connections vmgroup-connections --connection muc")]
 pub struct AdoptArgs {
     /// The group: NAMESPACE/NAME
     #[arg(value_name = "NAMESPACE/GROUP", value_parser = group)]
@@ -67,7 +68,7 @@ pub struct AdoptArgs {
     output: Output,
 
     #[command(flatten)]
-    vcenter: VcenterArgs,
+    desk: DeskArgs,
 }
 
 fn group(text: &str) -> Result<GroupRef, String> {
@@ -166,8 +167,8 @@ pub struct Request {
 }
 
 pub(super) async fn run(arguments: AdoptArgs, out: &mut impl Write) -> Result<ExitCode, AdoptError> {
-    let AdoptArgs { group, vms, scale, yes, output, vcenter } = arguments;
-    let hand = by_hand_session(vcenter).await?;
+    let AdoptArgs { group, vms, scale, yes, output, desk } = arguments;
+    let hand = desk.hand().await?;
     let result = execute(&hand, &Request { group, vms, scale, yes, output }, out).await;
     hand.vcenter.logout().await;
     result.map(|()| ExitCode::SUCCESS)

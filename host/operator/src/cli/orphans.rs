@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use vmgroup_vsphere::PowerState;
 
-use super::run_args::VcenterArgs;
-use super::{Output, by_hand_session, table};
+use super::desk::DeskArgs;
+use super::{Output, table};
 use crate::by_hand::{Hand, HandError, LooseFolder, Machine};
 use crate::ownership::{Standing, mark};
 
@@ -35,7 +35,8 @@ Examples:
   vmgroup orphans
   vmgroup orphans --delete --all             # shows what it would do
   vmgroup orphans --delete web-replica-abcdefgh --yes
-  vmgroup orphans --output json")]
+  vmgroup orphans --output json
+  vmgroup orphans --connections vmgroup-connections --connection muc    # one of several vCenters")]
 pub struct OrphansArgs {
     /// What to act on: names, inventory paths or references (vm-123)
     #[arg(value_name = "NAME")]
@@ -66,7 +67,7 @@ pub struct OrphansArgs {
     output: Output,
 
     #[command(flatten)]
-    vcenter: VcenterArgs,
+    desk: DeskArgs,
 }
 
 /// Why it was not done.
@@ -126,14 +127,14 @@ pub struct Request {
 }
 
 pub(super) async fn run(arguments: OrphansArgs, out: &mut impl Write) -> Result<ExitCode, OrphansError> {
-    let OrphansArgs { names, release, delete, all, doubtful, yes, output, vcenter } = arguments;
+    let OrphansArgs { names, release, delete, all, doubtful, yes, output, desk } = arguments;
     let deed = match (release, delete) {
         (true, _) => Deed::Release,
         (_, true) => Deed::Delete { doubtful },
         _ => Deed::List,
     };
     let request = Request { deed, names, all, yes, output };
-    let hand = by_hand_session(vcenter).await?;
+    let hand = desk.hand().await?;
     let result = execute(&hand, &request, out).await;
     hand.vcenter.logout().await;
     result.map(|()| ExitCode::SUCCESS)

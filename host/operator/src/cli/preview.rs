@@ -12,7 +12,8 @@ use super::policy::json;
 use super::socket::{AskFailure, SocketArg, path};
 use super::text::Paint;
 use super::{KindArg, Output, policy};
-use crate::preview::{Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
+use crate::apply::counted;
+use crate::preview::{Candidates, Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
 
 /// Arguments of `vmgroup preview`.
 #[derive(Args, Debug)]
@@ -70,13 +71,29 @@ pub(super) async fn make(from: &SocketArg, wanted: &Wanted, body: Bytes) -> Resu
 }
 
 fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
-    let Preview { group, wished_now, replicas, members, there: _, under_way, coming, going, asked, stopped, troubles } =
-        preview;
+    let Preview {
+        group,
+        wished_now,
+        replicas,
+        members,
+        there: _,
+        under_way,
+        coming,
+        going,
+        candidates,
+        asked,
+        stopped,
+        troubles,
+    } = preview;
     let paint = Paint::new();
     let instead = if wished_now == replicas { String::new() } else { format!(" instead of {wished_now}") };
     writeln!(out, "{}: {members} there, {replicas} wished{instead}", paint.bold(group))?;
     for Said { name, reason } in under_way {
         writeln!(out, "    {name}  under way: {reason}")?;
+    }
+    if let Some(Candidates { clusters, hosts, datastores }) = candidates {
+        let (hosts, clusters, datastores) = (counted(hosts.len(), "host"), some(clusters), some(datastores));
+        writeln!(out, "    to choose from: {hosts} of {clusters}; datastores {datastores}")?;
     }
     for Coming { name, place, named, placed } in coming {
         writeln!(out, "  {} {name}  {place}", paint.good("+"))?;
@@ -102,4 +119,15 @@ fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
         writeln!(out, "{kind} by {} {} ({digest}{tried})", policy.plugin, policy.version)?;
     }
     writeln!(out, "Nothing was changed.")
+}
+
+/// The first of these names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        _ if names.is_empty() => "none".to_owned(),
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

@@ -69,7 +69,7 @@ pub struct VcenterArgs {
     #[arg(long, env = "VC_POOL", value_name = "NAME", help_heading = "Site")]
     pool: Option<String>,
 
-    /// The datastore, by name or inventory path [default: left to vCenter, or the only one]
+    /// The datastore or datastore cluster, by name or inventory path; several with commas between them, or `*` [default: the only one]
     #[arg(long, env = "VC_DATASTORE", value_name = "NAME", help_heading = "Site")]
     datastore: Option<String>,
 
@@ -342,7 +342,7 @@ fn missing(what: &[Wanted]) -> String {
 
 impl VcenterArgs {
     /// The first of the variables that say which vCenter it is, if there is one.
-    fn given(&self) -> Option<&'static str> {
+    pub(super) fn given(&self) -> Option<&'static str> {
         let set = |value: &Option<String>| value.as_ref().is_some_and(|value| !value.trim().is_empty());
         let folder = self.vc_login_dir.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         let all = [
@@ -440,7 +440,7 @@ impl RunArgs {
         };
         Ok(RunConfig {
             vcenters,
-            namespace: given(namespace).or_else(namespace_of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            namespace: namespace_or_default(namespace),
             policy_config_map,
             policy_dir: given_path(policy_dir),
             policy_supply: PolicySupply {
@@ -469,7 +469,7 @@ fn decisions(memory_mib: usize, folder: Option<PathBuf>, space_mib: NonZeroU32) 
 }
 
 /// An empty variable is one that is not set: manifests leave them behind.
-fn given(value: Option<String>) -> Option<String> {
+pub(super) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.trim().is_empty())
 }
 
@@ -482,8 +482,10 @@ fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
-fn namespace_of_pod() -> Option<String> {
-    given(std::fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned()))
+/// The operator's own namespace.
+pub(super) fn namespace_or_default(namespace: Option<String>) -> String {
+    let of_pod = || given(std::fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned()));
+    given(namespace).or_else(of_pod).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
 }
 
 fn host_name() -> Option<String> {

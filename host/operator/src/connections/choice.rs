@@ -2,6 +2,7 @@
 //! it has one; before that what its namespace may use. Must not connect to anything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use vmgroup_api::connections_file::QuotaEntry;
 use vmgroup_api::{ConnectionStatus, VmGroup, VmGroupStatus};
@@ -10,6 +11,7 @@ use vmgroup_vsphere::FolderRef;
 use super::{Connections, Labels, Served, Set};
 use crate::connection::Connection;
 use crate::link::Problem;
+use crate::target;
 
 /// What decides which connection is a group's.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,8 @@ pub struct Asked<'a> {
     pub uid: &'a str,
     /// Its record.
     pub status: Option<&'a VmGroupStatus>,
+    /// The connection that its target names.
+    pub named: Option<&'a str>,
 }
 
 /// A group's connection.
@@ -30,6 +34,8 @@ pub struct Chosen {
     pub record: Option<ConnectionStatus>,
     /// How it differs from what a new group would get.
     pub differs: Option<String>,
+    /// Why the connections file that was offered last does not count; none: it does.
+    pub refused: Option<Arc<str>>,
 }
 
 impl Connections {
@@ -39,6 +45,10 @@ impl Connections {
             namespace: group.metadata.namespace.as_deref().unwrap_or_default(),
             uid: group.metadata.uid.as_deref().unwrap_or_default(),
             status: group.status.as_ref(),
+            named: target::named(
+                target::in_force(group.spec.target.as_ref(), group.status.as_ref()),
+                group.metadata.deletion_timestamp.is_some(),
+            ),
         };
         self.choose(asked).connection
     }
@@ -59,10 +69,14 @@ impl Connections {
                 connection: served.connection.clone(),
                 record: Some(served.record(recorded)),
                 differs: name.and_then(|_| self.differs(&set, served, asked)),
+                refused: set.refused.clone(),
             },
-            Err(problem) => {
-                Chosen { connection: Connection::nowhere(problem), record: recorded.cloned(), differs: None }
-            }
+            Err(problem) => Chosen {
+                connection: Connection::nowhere(problem),
+                record: recorded.cloned(),
+                differs: None,
+                refused: set.refused.clone(),
+            },
         }
     }
 
@@ -85,10 +99,13 @@ impl Connections {
         }
     }
 
-    /// What a new group of this namespace gets.
+    /// What a new group of this namespace gets: what its target names, or else the first.
     fn for_namespace<'s>(&self, set: &'s Set, asked: Asked<'_>) -> Result<&'s Served, Problem> {
         let usable = self.usable(set, asked.namespace)?;
-        usable.first().copied().ok_or_else(|| nobody(set, asked.namespace))
+        let first = usable.first().copied().ok_or_else(|| nobody(set, asked.namespace))?;
+        let Some(name) = asked.named else { return Ok(first) };
+        let named = usable.iter().find(|served| served.named && **served.connection.name() == *name);
+        named.copied().ok_or_else(|| not_for(asked.namespace, name, &usable))
     }
 
     /// What a namespace may use: what serves it, or else the default.
@@ -188,6 +205,21 @@ fn nobody(set: &Set, namespace: &str) -> Problem {
         ),
     };
     Problem { reason: "NoConnection", message, stalled: true }
+}
+
+/// A target names what is not for its namespace, whether or not others have it.
+fn not_for(namespace: &str, name: &str, usable: &[&Served]) -> Problem {
+    let names: Vec<&str> =
+        usable.iter().filter(|served| served.named).map(|served| &**served.connection.name()).collect();
+    let remedy = match names.as_slice() {
+        [] => "the operator has a single vCenter, which has no name: leave spec.target.connection out".to_owned(),
+        names => format!("the namespace {namespace} may use: {}", names.join(", ")),
+    };
+    Problem {
+        reason: target::NOT_ALLOWED,
+        message: format!("spec.target.connection is {name}, which is not for this group: {remedy}"),
+        stalled: true,
+    }
 }
 
 fn labels_unread() -> Problem {

@@ -11,14 +11,16 @@ use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource as _};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vmgroup_api::connections_file::{
     ConnectionEntry, ConnectionLimits, ConnectionsFile, ConnectionsFileError, FILE_NAME, Namespaces,
 };
-use vmgroup_vsphere::{HttpTransport, SiteSelection, Tls, Transport, Vcenter};
+use vmgroup_vsphere::{Error as VcError, HttpTransport, SiteSelection, Tls, Transport, Vcenter};
 use vmgroup_wire::SetupError;
 
+use super::kept::Kept;
 use super::secret::{Login, tls};
 use super::{Connections, Served, Set, labels};
 use crate::config::VcenterConfig;
@@ -66,6 +68,10 @@ pub struct Keeper {
     /// The name of the ConfigMap.
     config_map: String,
     connections: Connections,
+    /// What counted before a restart.
+    kept: Kept,
+    /// What counts, to be kept.
+    counts: watch::Sender<Option<Arc<str>>>,
     /// When everything ends: after the last pass.
     after: CancellationToken,
     running: BTreeMap<String, Running>,
@@ -101,8 +107,18 @@ pub fn check(text: &str) -> Result<ConnectionsFile, ConnectionsFileError> {
 impl Keeper {
     /// Nothing is kept yet.
     pub fn new(supplies: Supplies, config_map: &str, connections: Connections, after: CancellationToken) -> Self {
-        let config_map = config_map.to_owned();
-        Self { supplies, config_map, connections, after, running: BTreeMap::new(), links: JoinSet::new(), told: None }
+        let Supplies { kube, namespace, fence, .. } = &supplies;
+        Self {
+            kept: Kept::new(kube.clone(), namespace, config_map, fence.clone()),
+            counts: watch::Sender::new(None),
+            supplies,
+            config_map: config_map.to_owned(),
+            connections,
+            after,
+            running: BTreeMap::new(),
+            links: JoinSet::new(),
+            told: None,
+        }
     }
 
     /// Follows the ConfigMap until told to stop, then keeps the links as they are until
@@ -113,12 +129,14 @@ impl Keeper {
         let api: Api<ConfigMap> = Api::namespaced(kube.clone(), &namespace);
         let mut edits = pin!(watcher::watch_object(api, &config_map).default_backoff());
         let mut labels = pin!(labels::follow(kube, self.connections.clone(), stop.clone()));
+        let mut keeping = pin!(self.kept.clone().run(self.counts.subscribe(), stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = &mut labels => break,
+                () = &mut keeping => break,
                 edit = edits.next() => match edit {
-                    Some(Ok(edit)) => self.take(edit).await,
+                    Some(Ok(edit)) => self.take(edit, &stop).await,
                     Some(Err(error)) => {
                         tracing::warn!(namespace, name = config_map, error = %chain(&error), "the connections ConfigMap cannot be watched; what counts goes on counting");
                     }
@@ -133,7 +151,7 @@ impl Keeper {
     }
 
     /// Takes what the ConfigMap holds now.
-    async fn take(&mut self, map: Option<ConfigMap>) {
+    async fn take(&mut self, map: Option<ConfigMap>, stop: &CancellationToken) {
         let (namespace, config_map) = (&self.supplies.namespace, &self.config_map);
         let about = map.as_ref().map_or_else(
             || ObjectReference {
@@ -145,22 +163,17 @@ impl Keeper {
             },
             |map| map.object_ref(&()),
         );
-        let text = map.as_ref().and_then(|map| map.data.as_ref()?.get(FILE_NAME));
-        let checked = match (&map, text) {
-            (None, _) => Err(format!("there is no ConfigMap {config_map} in the namespace {namespace}")),
-            (Some(_), None) => Err(format!("the ConfigMap {config_map} has no key {FILE_NAME}")),
-            (Some(_), Some(text)) => check(text).map_err(|error| chain(&error)),
-        };
-        let (kind, reason, note) = match checked {
+        let (kind, reason, note) = match file_of(map.as_ref(), namespace, config_map) {
             Ok(file) => {
-                let differences = self.apply(file);
+                let differences = self.apply(file, None);
+                let text = map.and_then(|map| map.data?.remove(FILE_NAME));
+                self.counts.send_replace(text.map(Into::into));
                 let all = self.connections.all();
                 let names = all.iter().map(|connection| connection.name().to_string()).collect::<Vec<_>>().join(", ");
                 (EventType::Normal, "ConnectionsLoaded", format!("{differences}Connections: {names}"))
             }
             Err(why) => {
-                self.connections.change(|set| set.refused = Some(why.as_str().into()));
-                let kept = if self.running.is_empty() { "There is no connection" } else { "What counted before does" };
+                let kept = self.refuse(&why, stop).await;
                 (EventType::Warning, "ConnectionsRefused", format!("{why}. {kept}"))
             }
         };
@@ -176,8 +189,31 @@ impl Keeper {
         self.told = Some(note);
     }
 
+    /// What was offered does not count, for this reason. What does instead, in a sentence.
+    async fn refuse(&mut self, why: &str, stop: &CancellationToken) -> String {
+        let refused: Arc<str> = why.into();
+        if !self.running.is_empty() {
+            self.connections.change(|set| set.refused = Some(refused.clone()));
+            return "What counted before does".to_owned();
+        }
+        let kept = self.kept.recall(stop).await;
+        let checked = kept.as_deref().map(check);
+        let name = self.kept.name();
+        let said = match &checked {
+            Some(Ok(_)) => format!("What counted before the restart does, as {name} has it"),
+            Some(Err(error)) => format!("There is no connection, as {name} cannot be used either: {}", chain(error)),
+            None => "There is no connection".to_owned(),
+        };
+        match checked {
+            Some(Ok(file)) => drop(self.apply(file, Some(refused))),
+            _ => self.connections.change(|set| set.refused = Some(refused.clone())),
+        }
+        said
+    }
+
     /// Has these connections be there, and no others. What has changed, a sentence each.
-    fn apply(&mut self, file: ConnectionsFile) -> String {
+    /// `refused` is why they are not those that were offered last.
+    fn apply(&mut self, file: ConnectionsFile, refused: Option<Arc<str>>) -> String {
         let needs_labels = file.needs_labels();
         let ConnectionsFile { connections, quotas } = file;
         let (mut said, mut all) = (Vec::new(), Vec::new());
@@ -214,7 +250,7 @@ impl Keeper {
                 // Its link may have been made anew just now.
                 served.connection = set.newest(&served.connection);
             }
-            *set = Set { all, quotas: quotas.clone(), refused: None, needs_labels };
+            *set = Set { all, quotas: quotas.clone(), refused: refused.clone(), needs_labels };
         });
         said.concat()
     }
@@ -288,11 +324,7 @@ impl Upkeep {
                 secret = secrets.next() => secret,
             };
             let login = match secret {
-                Some(Ok(Some(secret))) => Login::of(&secret, &self.entry.trust)
-                    .map_err(|error| format!("the Secret {name} gives no login: {error}")),
-                Some(Ok(None)) => {
-                    Err(format!("there is no Secret {name} in the namespace {}", self.supplies.namespace))
-                }
+                Some(Ok(secret)) => login_of(secret.as_ref(), &self.supplies.namespace, &self.entry),
                 Some(Err(error)) => Err(format!(
                     "the Secret {name} cannot be read: {}; the operator's Role has to name it (deploy/components/connections)",
                     chain(&error)
@@ -338,15 +370,8 @@ impl Upkeep {
 
     fn link(&self, login: &Login) -> Result<Link, String> {
         let entry = &self.entry;
-        let endpoint = vmgroup_vsphere::endpoint(&entry.address).map_err(|error| chain(&error))?;
-        let transport = (self.supplies.dial)(&endpoint, &login.tls).map_err(|error| chain(&error))?;
-        let config = VcenterConfig {
-            endpoint,
-            credentials: login.writer.clone(),
-            reader: login.reader.clone(),
-            login_dir: None,
-            tls: login.tls.clone(),
-        };
+        let config = config(entry, login).map_err(|error| chain(&error))?;
+        let transport = (self.supplies.dial)(&config.endpoint, &login.tls).map_err(|error| chain(&error))?;
         let name = self.connection.name().clone();
         let vcenter = (self.supplies.client)(&name, &config, transport);
         vcenter.set_pace(entry.limits.calls_per_second);
@@ -366,8 +391,39 @@ impl Upkeep {
     }
 }
 
+/// The connections file in its `ConfigMap`.
+pub(super) fn file_of(map: Option<&ConfigMap>, namespace: &str, name: &str) -> Result<ConnectionsFile, String> {
+    let Some(map) = map else { return Err(format!("there is no ConfigMap {name} in the namespace {namespace}")) };
+    match map.data.as_ref().and_then(|data| data.get(FILE_NAME)) {
+        None => Err(format!("the ConfigMap {name} has no key {FILE_NAME}")),
+        Some(text) => check(text).map_err(|error| chain(&error)),
+    }
+}
+
+/// The login of a connection.
+pub(super) fn login_of(secret: Option<&Secret>, namespace: &str, entry: &ConnectionEntry) -> Result<Login, String> {
+    let name = &entry.credentials.secret;
+    match secret {
+        Some(secret) => {
+            Login::of(secret, &entry.trust).map_err(|error| format!("the Secret {name} gives no login: {error}"))
+        }
+        None => Err(format!("there is no Secret {name} in the namespace {namespace}")),
+    }
+}
+
+/// Where a vCenter is and how to log in.
+pub(super) fn config(entry: &ConnectionEntry, login: &Login) -> Result<VcenterConfig, VcError> {
+    Ok(VcenterConfig {
+        endpoint: vmgroup_vsphere::endpoint(&entry.address)?,
+        credentials: login.writer.clone(),
+        reader: login.reader.clone(),
+        login_dir: None,
+        tls: login.tls.clone(),
+    })
+}
+
 /// What of a vCenter the file lets groups use.
-fn selection(entry: &ConnectionEntry) -> SiteSelection {
+pub(super) fn selection(entry: &ConnectionEntry) -> SiteSelection {
     SiteSelection {
         datacenter: entry.datacenter.clone(),
         pool_or_cluster: entry.cluster.clone().or_else(|| entry.pool.clone()),

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use vmgroup_api::VmGroup;
 use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
-use vmgroup_vsphere::{Capacity, Category, PowerState, Source, Template, VmRef};
+use vmgroup_vsphere::{Capacity, Category, PowerState, Site, Source, Template, VmRef};
 
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::blueprint::Blueprint;
 use crate::budget::Denied;
-use crate::decide::{NoAnswer, Question, Taken, over_budget};
+use crate::decide::{self, NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, Problem, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
 use crate::observe::{Observed, Seen};
@@ -25,6 +25,8 @@ use crate::plan::{Decisions, Demand, Victim};
 use crate::quota::{self, Amount, Wish};
 use crate::room::{self, Each, Fit};
 use crate::status::bounded;
+use crate::target::Ground;
+use crate::validate::Desired;
 
 /// The reason of a group whose namespace has used up its time.
 const OVER_BUDGET: &str = "PolicyOverBudget";
@@ -88,9 +90,23 @@ impl Pass<'_> {
             Topic::Placement => !deleting && (unborn || demand.missing > 0),
             Topic::Template | Topic::Guest => !deleting && (unborn || demand.missing > 0 || successors),
             Topic::Folder => deleting || seen.folder.id.is_none(),
+            Topic::Target => wants_site(desired, seen, demand),
             Topic::Reading => true,
             Topic::Member(uuid) => !settled(uuid),
         });
+    }
+
+    /// What new members may be put on. Nothing if that is not to be had, which is told
+    /// if there is anything to be made.
+    pub(super) fn site(&mut self, ground: &Ground, seen: &Observed, demand: &Demand) -> Option<Arc<Site>> {
+        let Some(why) = ground.lacks(seen.folder.id.is_some()) else {
+            self.memory.clear(&Topic::Target);
+            return ground.site.as_ref().ok().cloned();
+        };
+        if wants_site(&self.desired, seen, demand) && !self.memory.held(&Topic::Target, self.now) {
+            self.fail(Topic::Target, why.clone());
+        }
+        None
     }
 
     pub(super) fn slots(&mut self, demand: &Demand) -> usize {
@@ -101,7 +117,7 @@ impl Pass<'_> {
     /// Asks the policies that have something to answer.
     pub(super) async fn decide(
         &mut self,
-        connected: &Connected,
+        (connected, site): (&Connected, Option<&Arc<Site>>),
         seen: &Observed,
         demand: &Demand,
         slots: usize,
@@ -110,12 +126,14 @@ impl Pass<'_> {
         let held = self.memory.held(&Topic::Naming, self.now) || self.memory.held(&Topic::Placement, self.now);
         // As long as nothing has gone there is no room where there was none.
         let full = self.memory.held(&Topic::Room, self.now) && self.memory.no_room == self.connection.room.epoch();
-        let births = self.within_quota(seen, if held || full { 0 } else { demand.births(slots) }).await;
-        let resumed = if full { Vec::new() } else { demand.resumed(slots).to_vec() };
+        let nowhere = full || site.is_none();
+        let births = self.within_quota(seen, if held || nowhere { 0 } else { demand.births(slots) }).await;
+        let resumed = if nowhere { Vec::new() } else { demand.resumed(slots).to_vec() };
         let clones = births + resumed.len() > 0;
         let leave = demand.excess > 0 && !self.memory.held(&Topic::Scaling, self.now);
         let turn = demand.turn.as_ref().filter(|_| !self.memory.held(&Topic::Rollout, self.now));
-        let turn = turn.filter(|turn| !(turn.successors && full));
+        // Nobody goes whose successor has no place to go to.
+        let turn = turn.filter(|turn| !(turn.successors && nowhere));
         if !clones && !leave && turn.is_none() {
             return (decisions, None);
         }
@@ -149,17 +167,20 @@ impl Pass<'_> {
         // Nobody goes whose successor cannot be made.
         let successors = turn.is_some_and(|turn| turn.successors);
         let blueprint = if clones || successors { self.find_blueprint(connected).await } else { None };
-        let mut fit = blueprint.as_ref().map(|blueprint| self.fit(&capacity, read, blueprint));
+        let part_of = |all: &Arc<Capacity>| site.map_or_else(|| all.clone(), |site| connected.part(site, all));
+        let mut part = part_of(&capacity);
+        let mut fit = blueprint.as_ref().map(|blueprint| self.fit(&part, read, blueprint));
         let short = fit.as_ref().is_some_and(|fit| fit.count < births + resumed.len());
         if let Some(blueprint) = blueprint.as_ref().filter(|_| short && self.connection.room.freed_since(read)) {
             // There may be more by now.
             connected.forget_capacity();
             let Some((now, read)) = self.read_capacity(connected).await else { return (decisions, None) };
-            fit = Some(self.fit(&now, read, blueprint));
+            part = part_of(&now);
+            fit = Some(self.fit(&part, read, blueprint));
             capacity = now;
         }
         let turn = turn.filter(|_| !successors || blueprint.is_some());
-        let (turn, births, resumed) = self.within_room(seen, (&capacity, fit.as_ref()), turn, (births, resumed));
+        let (turn, births, resumed) = self.within_room(seen, (&part, fit.as_ref()), turn, (births, resumed));
         let clones = births + resumed.len() > 0;
         if let Some(turn) = turn {
             let candidates = Observed {
@@ -170,14 +191,14 @@ impl Pass<'_> {
             let about = (Topic::Rollout, purpose, turn.count);
             decisions.turns = self.ask_who((&candidates, &capacity), about, "nobody is changed or replaced").await;
         }
-        if let Some(blueprint) = blueprint.as_ref().filter(|_| clones) {
+        if let (Some(blueprint), Some(site)) = (blueprint.as_ref().filter(|_| clones), site) {
             let purpose = match (demand.evacuating, demand.replacing) {
                 (true, _) => Purpose::Evacuation,
                 (false, true) => Purpose::Replacement,
                 (false, false) => Purpose::ScaleOut,
             };
-            self.ask_for_names(connected, seen, &capacity, (purpose, births), &mut decisions).await;
-            self.ask_for_places(seen, &capacity, (purpose, blueprint, &resumed), &mut decisions).await;
+            self.ask_for_names(connected, seen, &part, (purpose, births), &mut decisions).await;
+            self.ask_for_places(seen, (site, &part), (purpose, blueprint, &resumed), &mut decisions).await;
         }
         (decisions, blueprint)
     }
@@ -446,7 +467,7 @@ impl Pass<'_> {
     async fn ask_for_places(
         &mut self,
         seen: &Observed,
-        capacity: &Capacity,
+        (site, capacity): (&Site, &Capacity),
         (purpose, blueprint, resumed): (Purpose, &Blueprint, &[String]),
         decisions: &mut Decisions,
     ) {
@@ -465,12 +486,12 @@ impl Pass<'_> {
             return;
         }
         let usage = HashMap::new();
-        let question = Question {
-            disk_mib: self.desired.make.disk_mib(blueprint.source.disk_mib()),
-            ..self.question(seen, capacity, &usage, (purpose, self.memory.placement_attempts))
-        };
+        let disk_mib = self.desired.make.disk_mib(blueprint.source.disk_mib());
+        let question =
+            Question { disk_mib, ..self.question(seen, capacity, &usage, (purpose, self.memory.placement_attempts)) };
         match self.engine.decider.place(&self.serving, &question, &newcomers).await {
-            Ok(places) => {
+            Ok(mut places) => {
+                decide::onto_named_datastores(site.any_datastore, capacity, disk_mib, &mut places);
                 decisions.places = places;
                 self.memory.clear(&Topic::Placement);
             }
@@ -494,6 +515,13 @@ impl Pass<'_> {
         let reason = failed.error.reason().to_owned();
         self.fail(topic, Why { reason, message, stalled: true, patience: POLICY_PATIENCE });
     }
+}
+
+/// Whether there is anything to be made.
+fn wants_site(desired: &Desired, seen: &Observed, demand: &Demand) -> bool {
+    let clones = demand.missing > 0 || !demand.resume.is_empty();
+    let successors = demand.turn.as_ref().is_some_and(|turn| turn.successors);
+    !desired.deleting && (seen.folder.id.is_none() || clones || successors)
 }
 
 /// Whose use is of interest when somebody has to leave.

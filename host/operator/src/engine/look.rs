@@ -19,6 +19,7 @@ use crate::plan::rollout::{self, Need};
 use crate::report::Obstacle;
 use crate::revision::Made;
 use crate::status::StatusError;
+use crate::target::Ground;
 use crate::tasks::{Ending, TaskKind};
 
 impl Pass<'_> {
@@ -167,7 +168,7 @@ impl Pass<'_> {
     /// known to be this group's: by the record, by a member that lies in it, or
     /// because the group has asked for it. Another one of the name is somebody
     /// else's, however empty: another cluster may be about to fill it.
-    fn folder(&mut self, connected: &Connected) -> FolderSeen {
+    fn folder(&mut self, connected: &Connected, ground: &Ground) -> FolderSeen {
         let (uid, group) = (self.desired.uid.as_str(), &self.desired.group);
         let inventory = connected.inventory();
         let recorded = self.written().0.folder.clone();
@@ -195,20 +196,21 @@ impl Pass<'_> {
         if by_id.is_some() {
             self.memory.folder = None;
         }
+        let parent = ground.parent_for_folder();
         let id = by_id.or_else(|| self.memory.folder.clone()).or_else(|| {
-            let found = inventory.folder_by_name(&connected.site.root_folder, &name)?;
+            let found = inventory.folder_by_name(parent.as_ref()?, &name)?;
             let ours = self.folder_asked_for || connected.holds_member(&found.id, &self.owner);
             (ours && connected.free_of_others(&found.id, &self.owner)).then(|| found.id.clone())
         });
-        FolderSeen { name, id }
+        FolderSeen { name, id, parent }
     }
 
     /// What there is, from the caches; whatever is in doubt is read afresh.
-    pub(super) async fn observe(&mut self, connected: &Connected) -> Result<Observed, StatusError> {
+    pub(super) async fn observe(&mut self, connected: &Connected, ground: &Ground) -> Result<Observed, StatusError> {
         if self.desired.readiness.asks_guests() {
             self.connection.link.vcenter().watch_guests();
         }
-        let folder = self.folder(connected);
+        let folder = self.folder(connected, ground);
         self.memory.vanished.retain(|vm| connected.inventory().vm(vm).is_some());
         let owner = self.desired.uid.clone();
         let mut vms = self.owner.members(&connected.inventory().indexed(&owner), &self.memory.vanished);

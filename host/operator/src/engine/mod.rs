@@ -21,7 +21,7 @@ use kube::api::Api;
 use kube::{Client, Resource};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
-use vmgroup_api::{ConnectionStatus, FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, VmGroup};
+use vmgroup_api::{ConnectionStatus, FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, TargetSpec, VmGroup};
 use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
@@ -41,6 +41,7 @@ use crate::policy_source::{PolicyBook, Serving};
 use crate::quota::Ledger;
 use crate::report::{self, Facts, Members, Obstacle};
 use crate::status::{self, StatusError};
+use crate::target::{self, Ground};
 use crate::validate::{Desired, Farewell, validate};
 
 use self::laps::Laps;
@@ -124,6 +125,12 @@ struct Pass<'a> {
     connection_record: Option<ConnectionStatus>,
     /// How it differs from what a new group would get.
     differs: Option<String>,
+    /// Why the connections file that was offered last does not count.
+    connections_refused: Option<Arc<str>>,
+    /// What counts of its target.
+    destination: Option<TargetSpec>,
+    /// What its spec says of that, and is refused.
+    redirected: Option<String>,
     api: Api<VmGroup>,
     desired: Desired,
     /// The group as the marks of its members name it.
@@ -165,18 +172,25 @@ impl Engine {
         let laps = Laps::new(self.metrics.clone());
         let mut memory = self.memories.take(&uid);
         let known = laps.time(Step::Look, record::remember(&api, &desired, &mut memory)).await;
+        let status = memory.written.as_ref().map(|(status, _)| status);
+        let destination = target::in_force(desired.destination.as_ref(), status).cloned();
+        let redirected = target::refused(desired.destination.as_ref(), status);
         let asked = Asked {
             namespace: &desired.group.namespace,
             uid: &uid,
-            status: memory.written.as_ref().map(|(status, _)| status),
+            status,
+            named: target::named(destination.as_ref(), desired.deleting),
         };
-        let Chosen { connection, record, differs } = self.connections.choose(asked);
+        let Chosen { connection, record, differs, refused } = self.connections.choose(asked);
         memory.is_about(connection.name());
         let mut pass = Pass {
             engine: self,
             connection: &connection,
             connection_record: record,
             differs,
+            connections_refused: refused,
+            destination,
+            redirected,
             api,
             reference: object.object_ref(&()),
             serving: self.policies.serving(desired.who()),
@@ -287,6 +301,9 @@ impl Engine {
             obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
             connection: None,
             differs: None,
+            connections_refused: None,
+            destination: None,
+            redirected: None,
             refusal: None,
             policies: None,
             baseline: None,
@@ -350,28 +367,33 @@ impl Pass<'_> {
         }
         self.adopt_tasks(&connected);
         self.hear_of_ended_tasks(&connected);
-        let seen = laps.time(Step::Look, self.observe(&connected)).await?;
+        let ground = Ground::of(self.destination.as_ref(), &connected, self.connection.name());
+        let seen = laps.time(Step::Look, self.observe(&connected, &ground)).await?;
         let demand = laps.time_now(Step::Plan, || plan::demand(&self.desired, &seen, self.now));
         tracing::trace!(?seen, ?demand, "observed");
         self.retire(&seen, &demand);
         if let Some(until) = demand.grace_ends {
             self.look_again_at(until);
         }
+        let site = self.site(&ground, &seen, &demand);
         let slots = self.slots(&demand);
-        let (decisions, blueprint) = laps.time(Step::Ask, self.decide(&connected, &seen, &demand, slots)).await;
+        let asking = self.decide((&connected, site.as_ref()), &seen, &demand, slots);
+        let (decisions, blueprint) = laps.time(Step::Ask, asking).await;
         let plan = laps.time_now(Step::Plan, || plan::plan(&self.desired, &seen, &demand, &decisions, slots, self.now));
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.announce_released(&seen, &plan);
-        self.remember_places(&connected, &plan, blueprint.as_ref());
+        self.remember_places(site.as_deref(), &plan, blueprint.as_ref());
         let applier = Applier {
             vcenter: self.connection.link.vcenter(),
             connected: &connected,
+            site: site.as_deref(),
             tasks: &self.connection.tasks,
             desired: &self.desired,
             owner: &self.owner,
             blueprint: blueprint.as_ref(),
             folder: seen.folder.id.clone(),
+            parent: seen.folder.parent.clone(),
             folder_asked_for: self.folder_asked_for,
             now: self.seconds(),
         };

@@ -20,15 +20,16 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
 use crate::link::{Connected, chain};
-use crate::memory::GroupMemory;
+use crate::memory::{GroupMemory, Why};
 use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, Seen, VmSeen};
 use crate::ownership::Owner;
 use crate::plan::{self, Demand};
 use crate::policy_source::Serving;
-use crate::preview::{Coming, Counsel, Preview, PreviewError, Said, Trouble, Wish};
+use crate::preview::{Candidates, Coming, Counsel, Preview, PreviewError, Said, Trouble, Wish};
 use crate::readiness::Waits;
 use crate::revision::Made;
 use crate::status::bounded;
+use crate::target::{self, Ground};
 use crate::validate::{Desired, MAX_REPLICAS, validate};
 use crate::wake::GroupRef;
 use crate::{folder, report};
@@ -43,6 +44,7 @@ struct Rehearsal<'a> {
     desired: Desired,
     memory: GroupMemory,
     seen: Observed,
+    ground: Ground,
     capacity: Arc<Capacity>,
     /// Found when somebody is to be made.
     template: Option<Template>,
@@ -79,7 +81,9 @@ impl Engine {
         let connection = self.connections.of(&object);
         let connected = connection.link.up().map_err(PreviewError::NoLink)?;
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
-        let seen = self.look_only(&connection, &connected, &object, &desired, &memory);
+        let destination = target::in_force(desired.destination.as_ref(), object.status.as_ref());
+        let ground = Ground::of(destination, &connected, connection.name());
+        let seen = self.look_only((&connection, &connected, &ground), &object, &desired, &memory);
         let (seen, under_way) = settled(seen, &desired.made(), clock::seconds(self.clock.now()));
         let there: Vec<String> =
             seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.name.clone()).collect();
@@ -112,6 +116,7 @@ impl Engine {
             desired,
             memory,
             seen,
+            ground,
             template: None,
             named,
             preview,
@@ -123,8 +128,7 @@ impl Engine {
     /// The group as the caches and its record have it, without a fresh read.
     fn look_only(
         &self,
-        connection: &Connection,
-        connected: &Connected,
+        (connection, connected, ground): (&Connection, &Connected, &Ground),
         object: &VmGroup,
         desired: &Desired,
         memory: &GroupMemory,
@@ -134,6 +138,7 @@ impl Engine {
         let inventory = connected.inventory();
         let recorded = status.folder.as_ref();
         let folder = FolderSeen {
+            parent: ground.parent_for_folder(),
             name: recorded.map_or_else(|| folder::preferred(&desired.group), |folder| folder.name.clone()),
             id: recorded
                 .and_then(|folder| folder.id.as_deref())
@@ -259,6 +264,12 @@ impl Rehearsal<'_> {
     /// A batch of newcomers, as large as there are tasks at a time.
     async fn who_comes(&mut self, demand: &Demand) -> Result<(), Trouble> {
         let slots = self.connection.tasks.limit().max(1);
+        if let Some(Why { reason, message, .. }) = self.ground.lacks(self.seen.folder.id.is_some()).cloned() {
+            return Err(Trouble { reason, message });
+        }
+        let site = self.ground.site.as_ref().map_or_else(|_| self.connected.site.clone(), Arc::clone);
+        let room = self.connected.part(&site, &self.capacity);
+        self.preview.candidates = Some(Candidates::of(&room));
         let disk_mib = self.template().await?;
         let usage = HashMap::new();
         let mut batch: Vec<(String, String)> = self
@@ -280,11 +291,13 @@ impl Rehearsal<'_> {
                 batch.push((newcomer.uuid, newcomer.name));
             }
         }
-        let asked = Arc::new(self.question(&usage, disk_mib, Purpose::ScaleOut).for_places(&batch));
+        let question = Question { capacity: &room, ..self.question(&usage, disk_mib, Purpose::ScaleOut) };
+        let asked = Arc::new(question.for_places(&batch));
         let answer = self.ask(&asked).await?;
         let lines = answer.lines(&asked);
         let Answer::Placement(chosen) = answer else { return Err(beside_the_point()) };
-        let mut bound_for = places(&self.capacity, &batch, chosen);
+        let mut bound_for = places(&room, &batch, chosen);
+        decide::onto_named_datastores(site.any_datastore, &room, disk_mib, &mut bound_for);
         for ((uuid, name), line) in batch.into_iter().zip(lines) {
             let place = bound_for.remove(&uuid).unwrap_or_default();
             self.preview.coming.push(Coming {

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vmgroup_api::condition::MESSAGE_LIMIT;
 use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, PolicyStatus, VmGroupStatus};
 use vmgroup_policy::Kind;
-use vmgroup_vsphere::{Error as VcError, FaultKind};
+use vmgroup_vsphere::{Error as VcError, FaultKind, Site};
 
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
 use crate::apply::{Effect, counted};
@@ -52,6 +52,7 @@ impl Pass<'_> {
         new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
         new.baseline.get_or_insert_with(|| self.desired.made().to_string());
         new.connection = self.connection_record.clone().or(new.connection);
+        new.target = self.destination.clone();
         self.write_intents(new).await?;
         for member in &plan.record {
             if member.state == MemberState::Planned {
@@ -63,12 +64,12 @@ impl Pass<'_> {
 
     /// The policies count a member where it is going, before vCenter shows it.
     /// And what a clone takes of a datastore, before that shows.
-    pub(super) fn remember_places(&mut self, connected: &Connected, plan: &Plan, blueprint: Option<&Blueprint>) {
+    pub(super) fn remember_places(&mut self, site: Option<&Site>, plan: &Plan, blueprint: Option<&Blueprint>) {
         let disk_mib = blueprint.and_then(|blueprint| self.desired.make.disk_mib(blueprint.source.disk_mib()));
         for step in &plan.steps {
             if let plan::Step::Clone { uuid, place, .. } = step {
                 if let Some(disk_mib) = disk_mib.filter(|disk| *disk > 0) {
-                    let datastore = place.datastore.clone().or_else(|| connected.site.datastore.clone());
+                    let datastore = place.datastore.clone().or_else(|| site?.datastore.clone());
                     self.connection.room.promise(&self.desired.uid, uuid, (datastore, disk_mib));
                 }
                 let bound_for = BoundFor { host: place.host.clone(), datastore: place.datastore.clone() };
@@ -422,6 +423,9 @@ impl Pass<'_> {
             obstacle,
             connection: self.connection_record.clone(),
             differs: self.differs.clone(),
+            connections_refused: self.connections_refused.clone(),
+            destination: self.destination.clone(),
+            redirected: self.redirected.clone(),
             refusal,
             policies: Some(policies(&self.serving)),
             baseline: Some(self.desired.made().to_string()),

@@ -37,10 +37,7 @@ impl KeeperError {
     fn lasting(&self) -> bool {
         match self {
             Self::Kept(_) => true,
-            Self::Api(StatusError::Api(error)) => {
-                matches!(&**error, kube::Error::Api(status) if matches!(status.code, 400..=499) && status.code != 409 && status.code != 429)
-            }
-            Self::Api(_) => false,
+            Self::Api(error) => error.is_lasting(),
         }
     }
 }

@@ -50,6 +50,7 @@ fn desired(replicas: usize) -> Desired {
         evacuate: false,
         readiness: Terms::default(),
         progress_deadline: Duration::from_mins(10),
+        destination: None,
         deleting: false,
         farewell: Farewell::Destroy,
     }
@@ -95,7 +96,11 @@ fn on(index: usize) -> Seen {
 
 fn seen(members: Vec<Seen>) -> Observed {
     Observed {
-        folder: FolderSeen { name: "shop-web".into(), id: Some(FolderRef::new("group-v1")) },
+        folder: FolderSeen {
+            name: "shop-web".into(),
+            id: Some(FolderRef::new("group-v1")),
+            parent: Some(FolderRef::new("group-v0")),
+        },
         members,
         progressed_at: None,
         hosts_leave: false,
