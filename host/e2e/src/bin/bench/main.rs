@@ -5,6 +5,7 @@
 //! Kubernetes is the simulated API over HTTP, vCenter is govmomi's vcsim or the
 //! simulated one. The figures at rest are taken in this process, in simulated time.
 
+mod beside;
 mod decision;
 mod failover;
 mod fill;
@@ -40,6 +41,8 @@ enum Part {
     Simulator,
     /// The same in simulated time, in this process
     Simulated,
+    /// The groups of one vCenter beside another one that is down, slow or misconfigured
+    Beside,
     /// What is asked and written at rest
     Rest,
     /// 1,000 groups of 10 at rest: memory, CPU, a pass, a start
@@ -103,6 +106,10 @@ fn main() -> Result<()> {
             progress(&format!("20 groups of 10 in simulated time, {limit} tasks at a time"));
             fill::report_simulated(&mut table, limit, fill::run_simulated(limit));
         }
+    }
+    if wanted(Part::Beside) {
+        progress("20 groups of 10 beside a vCenter that is down, slow or misconfigured, in simulated time");
+        beside::report(&mut table, beside::run());
     }
     if wanted(Part::Rest) {
         progress("an hour at rest, in simulated time");
