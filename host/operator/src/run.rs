@@ -377,7 +377,8 @@ fn connect(
         Vcenters::File { config_map } => {
             let connections = Connections::none_yet(stirred);
             let keeper = connections::Keeper::new(supplies, config_map, connections.clone(), after);
-            Ok((connections, keeper.run(stop).left_future()))
+            // Large: what waits for it would be, too.
+            Ok((connections, Box::pin(keeper.run(stop)).left_future()))
         }
         Vcenters::One(one) => {
             let OneVcenter { vcenter, site, max_tasks } = &**one;

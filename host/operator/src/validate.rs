@@ -233,6 +233,18 @@ fn check_target(target: &TargetSpec) -> Result<(), Invalid> {
     }
 }
 
+/// What is called by a name has one, and one that can be meant.
+fn check_names(spec: &VmGroupSpec) -> Result<(), Invalid> {
+    if spec.template.trim().is_empty() {
+        return Err(Invalid::Bounds {
+            field: "template",
+            value: "empty".into(),
+            bounds: "a template's name or inventory path",
+        });
+    }
+    spec.target.as_ref().map_or(Ok(()), check_target)
+}
+
 /// Parses a group.
 pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let meta = &object.metadata;
@@ -257,15 +269,8 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
     };
-    if let Some(target) = spec.target.as_ref().filter(|_| !deleting) {
-        check_target(target)?;
-    }
-    if !deleting && spec.template.trim().is_empty() {
-        return Err(Invalid::Bounds {
-            field: "template",
-            value: "empty".into(),
-            bounds: "a template's name or inventory path",
-        });
+    if !deleting {
+        check_names(spec)?;
     }
     let progress_deadline = spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
     let progress_deadline = if deleting {

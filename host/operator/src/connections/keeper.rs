@@ -205,7 +205,7 @@ impl Keeper {
             None => "There is no connection".to_owned(),
         };
         match checked {
-            Some(Ok(file)) => drop(self.apply(file, Some(refused))),
+            Some(Ok(file)) => drop(self.apply(file, Some(&refused))),
             _ => self.connections.change(|set| set.refused = Some(refused.clone())),
         }
         said
@@ -213,7 +213,7 @@ impl Keeper {
 
     /// Has these connections be there, and no others. What has changed, a sentence each.
     /// `refused` is why they are not those that were offered last.
-    fn apply(&mut self, file: ConnectionsFile, refused: Option<Arc<str>>) -> String {
+    fn apply(&mut self, file: ConnectionsFile, refused: Option<&Arc<str>>) -> String {
         let needs_labels = file.needs_labels();
         let ConnectionsFile { connections, quotas } = file;
         let (mut said, mut all) = (Vec::new(), Vec::new());
@@ -250,7 +250,7 @@ impl Keeper {
                 // Its link may have been made anew just now.
                 served.connection = set.newest(&served.connection);
             }
-            *set = Set { all, quotas: quotas.clone(), refused: refused.clone(), needs_labels };
+            *set = Set { all, quotas: quotas.clone(), refused: refused.cloned(), needs_labels };
         });
         said.concat()
     }
