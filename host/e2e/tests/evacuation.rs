@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use serde_json::{Value, json};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Options, User, VmView, World, eventually};
+use vmgroup_policy::wit::types::Purpose;
 
 const SOON: Duration = Duration::from_secs(120);
 /// So long nothing more happens.
@@ -13,7 +15,7 @@ const REST: Duration = Duration::from_secs(1_800);
 
 /// A group without DRS, spread over the hosts, and the host that most of it is on.
 async fn standing(replicas: usize, more: Value) -> (SimWorld, User, String) {
-    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    let mut world = SimWorld::make(Options { record_bytes: 1 << 20, ..Options::default() }).await.unwrap();
     world.vcenter.set_drs(false, false);
     world.start_operator().await.unwrap();
     let user = User::of(&world);
@@ -68,6 +70,16 @@ async fn emptied(world: &SimWorld, host: &str) {
         if world.vcenter.in_maintenance(host).unwrap() { Ok(()) } else { Err(status(world).to_string()) }
     })
     .await;
+}
+
+/// Why policies were asked, question by question.
+async fn purposes(world: &SimWorld) -> Vec<Purpose> {
+    let (_, exported) = world.ask(0, http::Request::get("/export").body(Body::empty()).unwrap()).await;
+    let file = std::env::temp_dir().join(format!("vmgroup-evacuation-{}.jsonl.zst", std::process::id()));
+    std::fs::write(&file, exported).unwrap();
+    let records = vmgroup_records::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    records.iter().map(|record| record.question.context().purpose).collect()
 }
 
 async fn count(user: &User, reason: &str) -> usize {
@@ -135,6 +147,7 @@ async fn members_are_replaced_elsewhere_by_the_rules_of_an_update() {
     let (world, user, host) = standing(6, json!({"evacuation": "Replace"})).await;
     let (before, there) = (ids(&world.vms().await.unwrap()), on(&world, &host).await);
     assert!(there.len() >= 2, "{there:?}");
+    let asked = purposes(&world).await.len();
     world.vcenter.enter_maintenance(&host).unwrap();
     let (mut fewest, mut told) = (usize::MAX, String::new());
     while !world.vcenter.in_maintenance(&host).unwrap() {
@@ -155,6 +168,8 @@ async fn members_are_replaced_elsewhere_by_the_rules_of_an_update() {
     let kept = after.iter().filter(|vm| before.contains(&vm.instance_uuid)).count();
     assert_eq!(kept, 6 - there.len(), "nobody else is replaced");
     assert_eq!(count(&user, "Replacing").await, there.len());
+    let asked = purposes(&world).await.split_off(asked);
+    assert!(asked.len() >= 3 * there.len() && asked.iter().all(|why| *why == Purpose::Evacuation), "{asked:?}");
     let events = user.events("shop", "web").await;
     let why = "its host is going into maintenance";
     assert!(events.iter().any(|event| event.starts_with("Replacing") && event.contains(why)), "{events:#?}");
