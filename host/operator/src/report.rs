@@ -37,6 +37,10 @@ pub const CONNECTION_DIFFERS: &str = "ConnectionDiffers";
 /// nobody moves them away.
 pub const HOST_LEAVING: &str = "HostLeaving";
 
+/// The abnormal-true condition: the user data of the group cannot be had. Its members
+/// stand as they are, and nobody can be made.
+pub const GUEST_DATA_MISSING: &str = "GuestDataMissing";
+
 /// The reason of a group whose members' guests do not get ready in time.
 pub const NOT_READY: &str = "NotReady";
 
@@ -77,6 +81,8 @@ pub struct Facts<'a> {
     pub connection: Option<ConnectionStatus>,
     /// How that differs from what a new group would get.
     pub differs: Option<String>,
+    /// Why its user data cannot be had: a reason, and in words.
+    pub lacking: Option<(String, String)>,
     /// Stage, problem and remedy of a refused policy file.
     pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
@@ -102,6 +108,10 @@ pub struct Members {
     pub folder: Option<FolderStatus>,
     /// Instance UUIDs of those who are to be adopted and are no members yet.
     pub to_be_adopted: Vec<String>,
+    /// How many have not got the custom attributes that they are to have.
+    pub unannotated: usize,
+    /// Names of custom attributes that members may have from us.
+    pub attributes: Option<Vec<String>>,
     /// Members too many that stay, and why.
     pub held_back: Option<String>,
     /// Who is on a host that is going into maintenance, and is not moved.
@@ -115,7 +125,9 @@ pub struct Members {
 impl Members {
     /// All are there, ready, and as far as may be as the spec says.
     fn as_wished(&self, desired: usize) -> bool {
-        self.count(MemberState::Ready) == desired && self.record.len() == desired && self.progress.pending == 0
+        self.count(MemberState::Ready) == desired
+            && self.record.len() == desired
+            && self.progress.pending + self.unannotated == 0
     }
 
     fn count(&self, state: MemberState) -> usize {
@@ -196,6 +208,9 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some((reason, message)) = &facts.refusal {
         abnormal(POLICY_REFUSED, reason, message);
     }
+    if let Some((reason, message)) = &facts.lacking {
+        abnormal(GUEST_DATA_MISSING, reason, message);
+    }
     if let Some(message) = &facts.differs {
         abnormal(CONNECTION_DIFFERS, "MappingChanged", message);
     }
@@ -215,6 +230,9 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
         baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
+        custom_attributes: facts
+            .members
+            .map_or_else(|| old.custom_attributes.clone(), |members| members.attributes.clone()),
         restarted_at: if done { facts.restarted_at.clone() } else { old.restarted_at.clone() },
         rollout,
     }
@@ -318,7 +336,18 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         let message = format!("starting {}: {ready} of {desired} are ready{stranded}", counted(starting, "member"));
         return say(Phase::Pending, "Starting", message);
     }
+    if members.record.len() == desired && making == 0 && members.unannotated > 0 {
+        let message =
+            format!("{} to be given the custom attributes of the spec", counted(members.unannotated, "member"));
+        return say(Phase::Pending, "Annotating", message);
+    }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
+}
+
+/// Why the user data of a group cannot be had, by what was told of it last.
+pub fn lacking(status: &VmGroupStatus) -> Option<(String, String)> {
+    let told = status.conditions.iter().find(|condition| condition.type_ == GUEST_DATA_MISSING)?;
+    Some((told.reason.clone(), told.message.clone()))
 }
 
 /// Why so many members stay that are too many; nothing if none does.
@@ -397,6 +426,7 @@ mod tests {
             obstacle: None,
             connection: None,
             differs: None,
+            lacking: None,
             refusal: None,
             policies: None,
             baseline: Some("r.1.1024".into()),

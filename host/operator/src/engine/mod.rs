@@ -4,6 +4,7 @@
 //! here waits for a task: what is in flight ends in a wake-up and another pass.
 
 mod ask;
+mod attributes;
 mod laps;
 mod look;
 mod preview;
@@ -31,6 +32,7 @@ use crate::connections::{Asked, Chosen, Connections};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::ReservedNames;
+use crate::guest::{DataBook, Known};
 use crate::lease::Fence;
 use crate::link::chain;
 use crate::memory::{GroupMemory, Memories, Patience, Population, Topic, Why};
@@ -76,6 +78,8 @@ pub struct Engine {
     pub policies: PolicyBook,
     /// What the groups of each namespace have.
     pub ledger: Ledger,
+    /// What is known of groups' user data.
+    pub guest_data: DataBook,
     /// Names on their way.
     pub reserved_names: ReservedNames,
     /// What is remembered of groups.
@@ -124,6 +128,8 @@ struct Pass<'a> {
     connection_record: Option<ConnectionStatus>,
     /// How it differs from what a new group would get.
     differs: Option<String>,
+    /// Why its user data cannot be had: a reason, and in words.
+    lacking: Option<(String, String)>,
     api: Api<VmGroup>,
     desired: Desired,
     /// The group as the marks of its members name it.
@@ -150,7 +156,7 @@ struct Note {
 impl Engine {
     /// Makes one pass over a group.
     pub async fn pass(&self, object: &VmGroup) -> Result<Outcome, PassError> {
-        let desired = match validate(object) {
+        let mut desired = match validate(object) {
             Ok(desired) => desired,
             Err(invalid) => return self.refuse(object, &invalid.to_string()).await,
         };
@@ -171,12 +177,22 @@ impl Engine {
             status: memory.written.as_ref().map(|(status, _)| status),
         };
         let Chosen { connection, record, differs } = self.connections.choose(asked);
+        let mut lacking = None;
+        let told = memory.written.as_ref().map(|(status, _)| status);
+        match self.guest_data.follow(&uid, &desired.group, desired.make.user_data.as_ref()) {
+            Known::Unused => {}
+            // What was told last stays told.
+            Known::Unread => lacking = told.and_then(report::lacking),
+            Known::Is(mark) => desired.data = Some(mark),
+            Known::Lacking(why) => lacking = Some((why.reason().to_owned(), chain(&why))),
+        }
         memory.is_about(connection.name());
         let mut pass = Pass {
             engine: self,
             connection: &connection,
             connection_record: record,
             differs,
+            lacking,
             api,
             reference: object.object_ref(&()),
             serving: self.policies.serving(desired.who()),
@@ -227,6 +243,7 @@ impl Engine {
     fn forget(&self, uid: &str) {
         self.connections.forget(uid);
         self.ledger.forget(uid);
+        self.guest_data.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
@@ -287,6 +304,7 @@ impl Engine {
             obstacle: Some(Obstacle { reason: "InvalidSpec".into(), message: why.to_owned(), stalled: true }),
             connection: None,
             differs: None,
+            lacking: None,
             refusal: None,
             policies: None,
             baseline: None,
@@ -314,7 +332,7 @@ impl Pass<'_> {
         has_finalizer: bool,
     ) -> Result<bool, StatusError> {
         let laps = self.laps.clone();
-        self.memory.refresh((self.desired.generation, self.serving.edition()));
+        self.memory.refresh((self.desired.generation, self.serving.edition(), self.desired.data.clone()));
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }
@@ -346,6 +364,10 @@ impl Pass<'_> {
             let Why { reason, message, stalled, patience: _ } = why(error.category(), chain(&error));
             self.look_again(SOON);
             laps.time(Step::Tell, self.report(None, Some(Obstacle { reason, message, stalled }))).await?;
+            return Ok(false);
+        }
+        if !laps.time(Step::Look, self.find_fields(&connected)).await {
+            self.look_again(SOON);
             return Ok(false);
         }
         self.adopt_tasks(&connected);
