@@ -4,6 +4,8 @@
 
 #![allow(clippy::duplicated_attributes, reason = "a print column an attribute: kube's derive is spelt so")]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -143,6 +145,15 @@ pub struct VmGroupSpec {
     #[schemars(length(max = 10))]
     pub networks: Vec<NetworkSpec>,
 
+    /// Custom attributes of the members in vCenter, values by name; at most 20. The
+    /// attributes have to be defined there. A change reaches the members that stand while
+    /// they run; what somebody else sets under these names is set back, other attributes
+    /// are left alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "attributes")]
+    #[x_kube(validation = Rule::new("self.all(name, size(name) >= 1 && size(name) <= 80)").message("a name in customAttributes has 1 to 80 characters: correct spec.customAttributes"))]
+    pub custom_attributes: BTreeMap<String, String>,
+
     /// Disks that the members have besides the template's, thin provisioned, beside
     /// the machine's other files; at most 14. A change replaces the members
     /// that stand.
@@ -190,6 +201,15 @@ pub struct TargetSpec {
     pub folder: Option<String>,
 }
 
+/// Values that vCenter takes, by name.
+fn attributes(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 20,
+        "additionalProperties": { "type": "string", "minLength": 1, "maxLength": 255 },
+    })
+}
+
 /// What guests are told about themselves: one of the two.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -210,7 +230,8 @@ pub struct GuestSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInitSpec {
-    /// User data, at most 64 KiB. `${VMGROUP_NAME}`, `${VMGROUP_HOSTNAME}`,
+    /// User data, at most 64 KiB. When it changes where it lies, the members that stand
+    /// are replaced, see `updateStrategy`. `${VMGROUP_NAME}`, `${VMGROUP_HOSTNAME}`,
     /// `${VMGROUP_UUID}`, `${VMGROUP_GROUP}` and `${VMGROUP_NAMESPACE}` in it become
     /// the member's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -352,6 +373,11 @@ pub struct VmGroupStatus {
     /// `vm.codeconnect.vmworld.com/restartedAt` said when the last of them was ready.
     #[serde(default)]
     pub restarted_at: Option<String>,
+
+    /// Names of custom attributes that members may have from `spec.customAttributes`,
+    /// of now or before: those that it names no more are taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_attributes: Option<Vec<String>>,
 
     /// The change that is being rolled out.
     #[serde(default)]

@@ -15,9 +15,12 @@ pub mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -29,10 +32,10 @@ use vmgroup_vsphere::MAX_SESSIONS;
 
 use crate::made::Made;
 use crate::sabotage::{Call, Listener, Sabotage};
-use crate::sim::{EPOCH, SimWorld, everything};
-use crate::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
+use crate::sim::{self, EPOCH, SimWorld, everything, host_of};
+use crate::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
-use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, HOSTS, LAST_POLICY, Script, Workload};
+use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, Guests, HOSTS, LAST_POLICY, Script, Workload};
 use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
@@ -58,6 +61,12 @@ const GROUPS: [&str; 4] = ["web", "db", "cache", "queue"];
 /// A template that groups are changed to.
 const OTHER_TEMPLATE: &str = "another-template";
 const PASSWORD: &str = "a password that must never be seen";
+/// A custom attribute that members may have.
+const ATTRIBUTE: &str = "owner";
+/// Where user data lies, and what it begins with.
+const DATA: (&str, &str) = ("init", "a token for guests alone: ");
+/// How many machines a namespace may have that is not limited.
+const UNLIMITED: usize = 1_000;
 
 /// Where the policies of all runs are asked: with enough for the self-test, and little
 /// for those who spin.
@@ -133,6 +142,8 @@ struct Wish {
     uid: Option<String>,
     /// How many members there are to be; nothing: the group is to be gone.
     replicas: Option<usize>,
+    /// The custom attribute that they are to have.
+    attribute: Option<String>,
 }
 
 struct Stage {
@@ -152,6 +163,8 @@ struct Stage {
     version: u64,
     /// That of vCenter's inventory, and when; nothing if he has to look again.
     judged: Option<(u64, Duration)>,
+    /// What the Secret of the user data holds.
+    data: Option<String>,
     /// The status of each group as it was written down last.
     told: BTreeMap<String, String>,
     foreigners: u64,
@@ -163,7 +176,8 @@ fn violation<T>(property: &'static str, text: impl Into<String>) -> Result<T, Vi
 
 impl Stage {
     fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
-        let options = Options { max_tasks: script.max_tasks, ..Options::default() };
+        let connections = usize::from(script.quota.is_some());
+        let options = Options { max_tasks: script.max_tasks, connections, ..Options::default() };
         let mut world = SimWorld::with_tasks(options, seed, &script.durations).expect("a world");
         world.sandbox = SANDBOX.clone();
         if script.changes.is_some() {
@@ -171,6 +185,9 @@ impl Stage {
         }
         if script.faults.contains(&Fault::Maintenance) {
             world.vcenter.set_drs(true, false);
+        }
+        if script.guests.is_some() {
+            world.vcenter.define_attribute(ATTRIBUTE);
         }
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
@@ -214,6 +231,7 @@ impl Stage {
             launches: Vec::new(),
             version: 0,
             judged: None,
+            data: None,
             told: BTreeMap::new(),
             foreigners: 0,
         }
@@ -241,6 +259,13 @@ impl Stage {
 
     /// The whole run.
     async fn play(&mut self) -> Result<(), Violation> {
+        if self.script.guests.is_some_and(|guests| guests.data) {
+            self.write_data(Some(0));
+        }
+        if let Some(quota) = self.script.quota {
+            self.write_login();
+            self.limit(quota);
+        }
         for _ in 0..self.script.operators {
             self.launch();
         }
@@ -365,6 +390,17 @@ impl Stage {
                 let bounds = json!({"maxUnavailable": max_unavailable, "maxSurge": max_surge});
                 spec["updateStrategy"] = json!({"rollingUpdate": bounds});
             }
+            if let Some(Guests { readiness, min_ready, data }) = self.script.guests {
+                spec["minReadySeconds"] = json!(min_ready);
+                if let Some((kind, seconds)) = readiness {
+                    spec["readiness"] = json!({"type": kind, "timeoutSeconds": seconds});
+                }
+                if data {
+                    let from = json!({"secretKeyRef": {"name": DATA.0, "key": "user-data"}});
+                    spec["guest"] = json!({"cloudInit": {"userData": from}});
+                }
+            }
+            wish.attribute = None;
             let made = self.world.kube.apply(json!({
                 "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
                 "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
@@ -374,6 +410,10 @@ impl Stage {
             if evacuates {
                 // As `updateStrategy` is by default.
                 self.judge.changes(&uid, (1, 0));
+            }
+            if self.script.guests.is_some_and(|guests| guests.data) {
+                // Those of a group that says nothing.
+                self.judge.changes(&uid, self.script.changes.unwrap_or((1, 0)));
             }
             self.journal.tell(|| format!("user makes {name} with {replicas} ({uid})"));
             wish.uid = Some(uid);
@@ -387,7 +427,7 @@ impl Stage {
             Act::Make(group, replicas) => {
                 let wish = self.wishes.entry(*group).or_default();
                 if wish.replicas.is_none() {
-                    *wish = Wish { uid: None, replicas: Some(*replicas) };
+                    *wish = Wish { uid: None, replicas: Some(*replicas), attribute: None };
                 }
                 self.make_what_is_missing();
             }
@@ -417,6 +457,9 @@ impl Stage {
             ),
             Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 0}}), false),
             Act::Change(group, change) => self.change(*group, *change),
+            Act::Attribute(group, value) => self.give_attribute(*group, value.map(|value| value.to_string())),
+            Act::Data(value) => self.write_data(*value),
+            Act::Quota(vms) => self.limit(*vms),
             Act::Policy(file) => self.policy(file, None),
             Act::Broken(Broken { kind, how, file }) => self.policy(file, Some((*kind, *how))),
             Act::Deed(deed, pick) => self.deed(*deed, *pick),
@@ -447,6 +490,55 @@ impl Stage {
             Change::Restart(at) => json!({"metadata": {"annotations": {RESTARTED_AT_ANNOTATION: at.to_string()}}}),
         };
         self.edit(group, &patch, true);
+    }
+
+    fn give_attribute(&mut self, group: usize, value: Option<String>) {
+        let Some(wish) = self.wishes.get_mut(&group).filter(|wish| wish.uid.is_some()) else { return };
+        wish.attribute.clone_from(&value);
+        self.edit(group, &json!({"spec": {"customAttributes": {ATTRIBUTE: value}}}), true);
+    }
+
+    /// A user writes the Secret of the user data, or deletes it.
+    fn write_data(&mut self, value: Option<u64>) {
+        self.journal.tell(|| format!("user writes the user data: {value:?}"));
+        self.data = value.map(|value| format!("{}{value}", DATA.1));
+        let Some(text) = &self.data else {
+            // It may be gone already.
+            let _ = self.world.kube.delete("secrets", Some(NAMESPACE), DATA.0);
+            return;
+        };
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": DATA.0, "namespace": NAMESPACE},
+            "data": {"user-data": ByteString(text.clone().into_bytes())},
+        });
+        self.world.kube.apply(secret).expect("a Secret can be written");
+    }
+
+    /// The login of the only connection.
+    fn write_login(&self) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vc", "namespace": OPERATOR_NAMESPACE},
+            "stringData": {"VC_USER": sim::USER, "VC_PASS": sim::PASSWORD},
+        });
+        self.world.kube.apply(secret).expect("a Secret can be written");
+    }
+
+    /// An administrator writes the connections file: so many machines the namespace may
+    /// have.
+    fn limit(&mut self, vms: usize) {
+        self.journal.tell(|| format!("the namespace may have {vms} machines"));
+        self.judge.limited(vms, self.now());
+        let file = format!(
+            "connections:\n- name: muc\n  address: http://{}\n  credentials: {{ secret: vc }}\n  default: true\n  limits: {{ tasks: {} }}\nquotas:\n- {{ namespaces: [{NAMESPACE}], vms: {vms} }}\n",
+            host_of(0),
+            self.script.max_tasks,
+        );
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": CONNECTIONS, "namespace": OPERATOR_NAMESPACE},
+            "data": {"connections.yaml": file},
+        });
+        self.world.kube.apply(map).expect("a ConfigMap can be written");
     }
 
     fn policy(&self, file: &str, broken: Option<(Kind, Failing)>) {
@@ -606,8 +698,24 @@ impl Stage {
         }
     }
 
+    /// Guests are mended, user data is there, and there is room.
+    fn mend_guests(&mut self) {
+        if self.script.guests.is_some() {
+            for vm in self.machines().iter().filter(|vm| member_of(vm).is_some()) {
+                let _ = self.world.vcenter.set_guest(&vm.path, true, true);
+            }
+            if self.data.is_none() && self.script.guests.is_some_and(|guests| guests.data) {
+                self.write_data(Some(1));
+            }
+        }
+        if self.script.quota.is_some() {
+            self.limit(UNLIMITED);
+        }
+    }
+
     fn end_faults(&mut self) {
         self.correct_templates();
+        self.mend_guests();
         self.journal.tell(|| "the faults end".to_owned());
         self.world.sabotage.end();
         self.world.kube.calm_watches();
@@ -673,6 +781,7 @@ impl Stage {
             if made.len() > 1 || other.is_some() {
                 return Err(format!("{says}; they were made as {made:?}, and {other:?} has other CPUs"));
             }
+            self.as_told(wish, &members).map_err(|what| format!("{says}; {what}"))?;
             let off = members.iter().find(|vm| !vm.power_on && !self.judge.away.contains(&vm.moref));
             if members.len() != replicas || off.is_some() {
                 return Err(format!("{says}; there are {} of {replicas}, and {off:?} is off", members.len()));
@@ -681,6 +790,20 @@ impl Stage {
         let orphan = vms.iter().find(|vm| member_of(vm).is_some_and(|(uid, _)| !uids.contains(&uid)));
         match orphan {
             Some(vm) => Err(format!("S1: {} ({}) is an orphan", vm.name, vm.path)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the members of a group have the custom attribute and the user data that
+    /// they are to have.
+    fn as_told(&self, wish: &Wish, members: &[&VmView]) -> Result<(), String> {
+        let other = |vm: &&&VmView| vm.attributes.get(ATTRIBUTE) != wish.attribute.as_ref();
+        if let Some(vm) = members.iter().find(other) {
+            return Err(format!("{} has the attributes {:?}, not {:?}", vm.name, vm.attributes, wish.attribute));
+        }
+        let Some(data) = self.data.as_ref() else { return Ok(()) };
+        match members.iter().find(|vm| user_data(vm).as_ref() != Some(data)) {
+            Some(vm) => Err(format!("{} was made with {:?}, not {data:?}", vm.name, user_data(vm))),
             None => Ok(()),
         }
     }
@@ -742,6 +865,11 @@ impl Stage {
         if everything(&self.world.kube).contains(PASSWORD) {
             return violation("S9", "the password is in Kubernetes");
         }
+        let texts = everything(&self.world.kube);
+        let mut marks = vms.iter().filter_map(|vm| vm.extra.get("vmgroup.user-data"));
+        if texts.contains(DATA.1) || marks.any(|mark| texts.contains(mark)) {
+            return violation("S9", "user data is in Kubernetes");
+        }
         // Sessions that were lost end when they have been idle for half an hour.
         let end = self.now() + Duration::from_secs(1900);
         loop {
@@ -768,6 +896,14 @@ fn failing(kind: Kind, how: Failing) -> Vec<u8> {
         (Failing::Lies, Kind::Scaling) => made.victims(&[9_999]),
     }
     .bytes()
+}
+
+/// What a machine's guest is told by cloud-init.
+fn user_data(vm: &VmView) -> Option<String> {
+    let packed = STANDARD.decode(vm.extra.get("guestinfo.userdata")?).ok()?;
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn text(value: &Value) -> &str {

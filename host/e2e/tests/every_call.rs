@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use vmgroup_e2e::sabotage::{Blow, Sabotage};
 use vmgroup_e2e::sim::SimWorld;
-use vmgroup_e2e::world::{Options, User, World};
+use vmgroup_e2e::world::{Options, TEMPLATE, User, World, eventually};
 
 const SOON: Duration = Duration::from_secs(600);
 
@@ -49,6 +49,55 @@ async fn story_of_changes(world: &SimWorld) {
     assert!(world.vms().await.unwrap().is_empty(), "S1: {:?}", world.vms().await.unwrap());
 }
 
+/// Two members whose guests have to say that they are ready, with a custom attribute and
+/// user data that changes, vanishes for a while, and changes again; and gone.
+async fn story_of_guests(world: &SimWorld) {
+    let user = User::of(world);
+    user.namespace("shop").await;
+    let secret = |text: &str| {
+        world.kube.apply(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "init", "namespace": "shop"},
+            "stringData": {"user-data": text},
+        }))
+    };
+    secret("one").unwrap();
+    let spec = json!({
+        "cpu": 1, "memory": 1, "replicas": 2, "template": TEMPLATE, "customAttributes": {"owner": "shop"},
+        "readiness": {"type": "Address"}, "minReadySeconds": 3,
+        "guest": {"cloudInit": {"userData": {"secretKeyRef": {"name": "init", "key": "user-data"}}}},
+    });
+    let group = json!({
+        "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
+        "metadata": {"name": "web", "namespace": "shop"}, "spec": spec,
+    });
+    world.kube.apply(group).unwrap();
+    user.ready("shop", "web", 2, SOON).await;
+    let before = uuids(world);
+    secret("two").unwrap();
+    eventually("both are others", SOON, async || {
+        let now = uuids(world);
+        if now.len() == 2 && now.is_disjoint(&before) { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    user.ready("shop", "web", 2, SOON).await;
+    let after = uuids(world);
+    world.kube.delete("secrets", Some("shop"), "init").unwrap();
+    user.told("shop", "web", "GuestDataMissing", "init", SOON).await;
+    secret("two").unwrap();
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", json!({"customAttributes": {"owner": "web"}})).unwrap();
+    eventually("both have the other attribute", SOON, async || {
+        let members: Vec<_> = world.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
+        let done = members.iter().all(|vm| vm.attributes.get("owner").is_some_and(|owner| owner == "web"));
+        if done { Ok(()) } else { Err(format!("{members:?}")) }
+    })
+    .await;
+    user.ready("shop", "web", 2, SOON).await;
+    assert_eq!(uuids(world), after, "nobody is replaced for that");
+    user.delete("shop", "web").await;
+    user.gone("shop", "web", SOON).await;
+    assert!(world.vms().await.unwrap().is_empty(), "S1: {:?}", world.vms().await.unwrap());
+}
+
 fn uuids(world: &SimWorld) -> BTreeSet<String> {
     world.vcenter.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.instance_uuid).collect()
 }
@@ -76,6 +125,7 @@ async fn killer(world: &mut SimWorld) {
 enum Story {
     Life,
     Changes,
+    Guests,
 }
 
 fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
@@ -84,6 +134,7 @@ fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
         let mut world = SimWorld::seeded(Options::default(), seed).unwrap();
         world.sabotage = sabotage.clone();
         world.vcenter.add_template("/DC0/vm", "another-template").unwrap();
+        world.vcenter.define_attribute("owner");
         world.start_operator().await.unwrap();
         let watcher = world.onlooker();
         let teller = world.onlooker();
@@ -91,6 +142,7 @@ fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
             match which {
                 Story::Life => story(&teller).await,
                 Story::Changes => story_of_changes(&teller).await,
+                Story::Guests => story_of_guests(&teller).await,
             }
         };
         let most = if matches!(which, Story::Life) { 3 } else { 2 };
@@ -148,6 +200,21 @@ fn l4_crash_after_every_call_of_a_change() {
 #[test]
 fn l4_reply_lost_at_every_call_of_a_change() {
     every_call(Story::Changes, Blow::ReplyLost);
+}
+
+#[test]
+fn l4_crash_before_every_call_about_guests() {
+    every_call(Story::Guests, Blow::CrashBefore);
+}
+
+#[test]
+fn l4_crash_after_every_call_about_guests() {
+    every_call(Story::Guests, Blow::CrashAfter);
+}
+
+#[test]
+fn l4_reply_lost_at_every_call_about_guests() {
+    every_call(Story::Guests, Blow::ReplyLost);
 }
 
 /// The same seed gives the same run, call for call.

@@ -68,6 +68,9 @@ async fn every_example_comes_up() {
                     user.namespace(&at("namespace")).await;
                     make_template(&world, object["spec"]["template"].as_str().unwrap());
                     make_folder(&world, &object["spec"]["target"]);
+                    for name in object["spec"]["customAttributes"].as_object().into_iter().flatten() {
+                        world.vcenter.define_attribute(name.0);
+                    }
                     groups.push((at("namespace"), at("name"), object["spec"]["replicas"].as_i64().unwrap()));
                     apply(&world, &file, object);
                 }

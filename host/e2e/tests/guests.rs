@@ -73,20 +73,191 @@ async fn each_guest_learns_who_it_is() {
     }
 }
 
-/// What is in a Secret counts for members made from then on; who stands stays as it is.
+fn status(world: &SimWorld) -> Value {
+    world.kube.get("vmgroups", Some("shop"), "web").unwrap()["status"].clone()
+}
+
+/// Waits until all members, so many, were told this and nothing else, and the group
+/// says that it is done.
+async fn all_told(world: &SimWorld, user: &User, replicas: usize, text: &str) {
+    eventually("all are told the same", SOON * 10, async || {
+        let told: Vec<String> = members(world).iter().map(user_data).collect();
+        let done = told.len() == replicas && told.iter().all(|told| told == text);
+        if done { Ok(()) } else { Err(format!("{told:?} {}", status(world)["lastMessage"])) }
+    })
+    .await;
+    user.ready("shop", "web", i32::try_from(replicas).unwrap(), SOON).await;
+}
+
+/// A changed Secret replaces those who stand, one after the other, and changing it back
+/// does so again; another key of it, its labels, and a Secret that nobody names do not.
+/// Then nobody is called but by the watches.
 #[tokio::test(start_paused = true)]
-async fn a_changed_secret_counts_for_new_members() {
+async fn a_changed_secret_replaces_the_members() {
     let (world, user) = running(Options::default()).await;
-    secret(&world, "#cloud-config\nold: true\n");
+    secret(&world, "old: true");
     make(&world, FROM_SECRET);
     user.ready("shop", "web", 2, SOON).await;
-    secret(&world, "#cloud-config\nnew: true\n");
+    let before = members(&world);
+    let further = json!({"metadata": {"labels": {"a": "b"}}, "data": {"other": STANDARD.encode("x")}});
+    world.kube.patch("secrets", Some("shop"), "web-init", further).unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(members(&world), before, "what it was made with has not changed");
+
+    secret(&world, "new: true");
+    let fewest = async {
+        let mut fewest = 2;
+        loop {
+            fewest = fewest.min(members(&world).iter().filter(|vm| vm.power_on).count());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if fewest == 0 {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = all_told(&world, &user, 2, "new: true") => {}
+        () = fewest => panic!("both were taken down at once"),
+    }
+    let events = user.events("shop", "web").await;
+    let replaced = events.iter().filter(|event| event.starts_with("Replacing") && event.contains("user data"));
+    assert_eq!(replaced.count(), 2, "{events:#?}");
+
+    tokio::time::sleep(SOON).await;
+    let calls = |world: &SimWorld| {
+        let mut calls = world.kube.faults().calls();
+        calls.retain(|call, _| !call.starts_with("WATCH "));
+        calls
+    };
+    let quiet = calls(&world);
     tokio::time::sleep(SOON * 10).await;
+    assert_eq!(calls(&world), quiet, "at rest nobody is asked");
+
+    secret(&world, "old: true");
+    all_told(&world, &user, 2, "old: true").await;
+}
+
+/// The same of a ConfigMap; and with `OnDelete` it is for the next ones.
+#[tokio::test(start_paused = true)]
+async fn with_on_delete_changed_data_is_for_the_next_members() {
+    let (world, user) = running(Options::default()).await;
+    let map = |text: &str| {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "web-init", "namespace": "shop"},
+            "data": {"user-data": text},
+        });
+        world.kube.apply(map).unwrap();
+    };
+    map("old: true");
+    make(
+        &world,
+        "updateStrategy: {type: OnDelete}, guest: {cloudInit: {userData: {configMapKeyRef: {name: web-init, key: user-data}}}}",
+    );
+    user.ready("shop", "web", 2, SOON).await;
+    map("new: true");
     user.scale("shop", "web", 3).await;
     user.ready("shop", "web", 3, SOON).await;
+    tokio::time::sleep(SOON * 10).await;
     let told: Vec<String> = members(&world).iter().map(user_data).collect();
     assert_eq!(told.iter().filter(|text| text.contains("old")).count(), 2, "{told:?}");
-    assert_eq!(told.iter().filter(|text| text.contains("new")).count(), 1, "{told:?}");
+    assert_eq!(status(&world)["updatedReplicas"], 1);
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", json!({"updateStrategy": null})).unwrap();
+    all_told(&world, &user, 3, "new: true").await;
+}
+
+/// Data that is not there any more harms nobody: who stands stays and serves, why is
+/// told, and what comes in its place counts.
+#[tokio::test(start_paused = true)]
+async fn l7_data_that_vanishes_leaves_the_members_as_they_are() {
+    let (world, user) = running(Options::default()).await;
+    secret(&world, "old: true");
+    make(&world, FROM_SECRET);
+    user.ready("shop", "web", 2, SOON).await;
+    let before = members(&world);
+    world.kube.delete("secrets", Some("shop"), "web-init").unwrap();
+    user.told("shop", "web", "GuestDataMissing", "there is no Secret web-init", SOON).await;
+    secret(&world, &"x".repeat(64 * 1024 + 1));
+    user.told("shop", "web", "GuestDataMissing", "65537 bytes", SOON).await;
+    tokio::time::sleep(SOON * 10).await;
+    assert_eq!(members(&world), before);
+    assert_eq!(status(&world)["phase"], "RUNNING");
+    secret(&world, "old: true");
+    eventually("nothing is missing", SOON, async || {
+        let conditions = status(&world)["conditions"].to_string();
+        if conditions.contains("GuestDataMissing") { Err(conditions) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(members(&world), before, "it is the same again");
+    world.kube.delete("secrets", Some("shop"), "web-init").unwrap();
+    secret(&world, "new: true");
+    all_told(&world, &user, 2, "new: true").await;
+}
+
+/// A restart of the operator replaces nobody; what changed while it was away is seen.
+#[tokio::test(start_paused = true)]
+async fn l12_a_change_while_the_operator_is_away_counts() {
+    let (mut world, user) = running(Options::default()).await;
+    secret(&world, "old: true");
+    make(&world, FROM_SECRET);
+    user.ready("shop", "web", 2, SOON).await;
+    let before = members(&world);
+    world.kill_operator().await.unwrap();
+    world.start_operator().await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(members(&world), before);
+    world.kill_operator().await.unwrap();
+    secret(&world, "new: true");
+    world.start_operator().await.unwrap();
+    all_told(&world, &user, 2, "new: true").await;
+}
+
+/// L13: members that were made before their data was marked count as made with what
+/// there is, and are marked so without being taken down; a later change reaches them.
+#[tokio::test(start_paused = true)]
+async fn l13_members_without_the_mark_of_their_data_are_not_replaced() {
+    const MARK: &str = "vmgroup.user-data";
+    let (mut world, user) = running(Options::default()).await;
+    secret(&world, "old: true");
+    make(&world, FROM_SECRET);
+    user.ready("shop", "web", 2, SOON).await;
+    let before = members(&world);
+    world.kill_operator().await.unwrap();
+    for vm in &before {
+        world.vcenter.set_extra(&vm.path, MARK, "").unwrap();
+    }
+    world.start_operator().await.unwrap();
+    eventually("they are marked again", SOON, async || {
+        let now = members(&world);
+        if now == before { Ok(()) } else { Err(format!("{now:#?}")) }
+    })
+    .await;
+    secret(&world, "new: true");
+    all_told(&world, &user, 2, "new: true").await;
+    assert!(members(&world).iter().all(|vm| before.iter().all(|old| old.instance_uuid != vm.instance_uuid)));
+}
+
+/// A watch that lags behind what a fresh read says: nobody is replaced for being newer.
+#[tokio::test(start_paused = true)]
+async fn l5_a_watch_that_lags_behind_replaces_nobody_twice() {
+    let (world, user) = running(Options::default()).await;
+    secret(&world, "old: true");
+    make(&world, FROM_SECRET);
+    user.ready("shop", "web", 2, SOON).await;
+    world.kube.faults().add(Rule {
+        on: "WATCH secrets".into(),
+        skip: 0,
+        times: u32::MAX,
+        fault: Fault::Error("503".into()),
+    });
+    world.kube.drop_watches();
+    secret(&world, "new: true");
+    user.scale("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    world.kube.faults().clear();
+    all_told(&world, &user, 3, "new: true").await;
+    let made = user.events("shop", "web").await;
+    let replaced = made.iter().filter(|event| event.starts_with("Replacing")).count();
+    assert_eq!(replaced, 2, "who was made with the new data stays: {made:#?}");
 }
 
 /// What a member is made with is changed by replacing it.
@@ -159,6 +330,7 @@ async fn s9_user_data_is_nowhere_but_in_its_guest() {
     user.ready("shop", "web", 3, SOON).await;
     assert!(members(&world).iter().all(|vm| user_data(vm) == CANARY));
     let packed = members(&world)[0].extra["guestinfo.userdata"].clone();
+    let mark = members(&world)[0].extra["vmgroup.user-data"].clone();
     let request = http::Request::get("/export").body(axum::body::Body::empty()).unwrap();
     let (_, records) = world.ask(0, request).await;
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
@@ -169,7 +341,7 @@ async fn s9_user_data_is_nowhere_but_in_its_guest() {
         ("the records", String::from_utf8_lossy(&records).into_owned()),
         ("the metrics", world.metrics(0).encode()),
     ] {
-        for form in [CANARY, &STANDARD.encode(CANARY), &packed] {
+        for form in [CANARY, &STANDARD.encode(CANARY), &packed, &mark] {
             assert!(!text.contains(form), "user data is in {what}");
         }
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
 use vmgroup_e2e::sim::{SimWorld, everything};
-use vmgroup_e2e::world::{Deed, Options, User, World, eventually};
-use vmgroup_operator::preview::{Preview, Wanted};
+use vmgroup_e2e::world::{Deed, Options, TEMPLATE, User, World, eventually};
+use vmgroup_operator::preview::{How, Preview, Wanted};
 use vmgroup_policy::shipped;
 
 const SOON: Duration = Duration::from_secs(120);
@@ -189,4 +190,142 @@ async fn what_is_in_the_way_is_said() {
     .await;
     assert!(matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY), "{status} {text}");
     world.deed(Deed::Up).await.unwrap();
+}
+
+const OTHER: &str = "another-template";
+
+/// A group of three with a template to change to; `hot_add`: members take CPUs and
+/// memory while they run.
+async fn to_be_changed(hot_add: bool) -> (SimWorld, User) {
+    let mut world = SimWorld::make(Options::default()).await.unwrap();
+    world.vcenter.add_template("/DC0/vm", OTHER).unwrap();
+    world.vcenter.set_hot_add(&format!("/DC0/vm/{TEMPLATE}"), hot_add, hot_add).unwrap();
+    let user = User::of(&world);
+    user.policy(Some(POLICY), &[]).await;
+    world.start_operator().await.unwrap();
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    (world, user)
+}
+
+fn edit(world: &SimWorld, spec: Value) {
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", spec).unwrap();
+}
+
+/// Waits until the group says that it has done what its spec says; the names of those
+/// whom events of this reason are about, in their order.
+async fn done(world: &SimWorld, reason: &str) -> Vec<String> {
+    eventually("all are as the spec says", SOON * 5, async || {
+        let object = world.kube.get("vmgroups", Some("shop"), "web").unwrap();
+        let status = &object["status"];
+        let done = status["phase"] == "RUNNING"
+            && status["updatedReplicas"] == object["spec"]["replicas"]
+            && status["observedGeneration"] == object["metadata"]["generation"];
+        if done { Ok(()) } else { Err(status["lastMessage"].to_string()) }
+    })
+    .await;
+    let mut events = world.kube.list("events", Some("shop"));
+    events.retain(|event| event["reason"] == reason);
+    events.sort_by_key(|event| event["eventTime"].to_string());
+    events.iter().map(|event| event["note"].as_str().unwrap().split(' ').next().unwrap().to_owned()).collect()
+}
+
+fn changes(preview: &Preview) -> Vec<(&str, How, Option<usize>)> {
+    preview.changed.iter().map(|one| (one.name.as_str(), one.how, one.turn)).collect()
+}
+
+/// Who is replaced, in which order, and by whom, is as it was said before; saying it
+/// changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_template_is_told_as_it_happens() {
+    let (world, _user) = to_be_changed(false).await;
+    let before = hosts(&world).await;
+    let wish = Wanted { template: Some(OTHER.to_owned()), ..wanted(3) };
+    let told = ask(&world, &wish, "").await.unwrap();
+    assert!(told.stopped.is_none() && told.left.is_empty() && told.further == 0, "{told:?}");
+    assert_eq!(hosts(&world).await, before);
+    assert!(told.changed.iter().all(|one| one.how == How::Replacement && one.why.contains("template")), "{told:?}");
+    assert!(told.changed.iter().all(|one| one.reason.is_some()), "{told:?}");
+    assert_eq!(told.changed.iter().map(|one| one.turn).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+    edit(&world, json!({"template": OTHER}));
+    let replaced = done(&world, "Replacing").await;
+    assert_eq!(told.changed.iter().map(|one| one.name.clone()).collect::<Vec<_>>(), replaced);
+    let came: BTreeMap<String, String> =
+        told.coming.iter().map(|one| (one.name.clone(), one.place.split('/').nth(1).unwrap().to_owned())).collect();
+    assert_eq!(came, hosts(&world).await, "{told:?}");
+}
+
+/// A new size is taken while a member runs where it can be, and by power cycle in turns
+/// where not.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_size_is_told_as_it_happens() {
+    let wish = Wanted { cpu: Some(4), memory: Some(8), ..wanted(3) };
+    let (world, _user) = to_be_changed(true).await;
+    let told = ask(&world, &wish, "").await.unwrap();
+    assert!(told.changed.len() == 3 && told.changed.iter().all(|one| one.how == How::InPlace), "{told:?}");
+    assert!(told.asked.is_empty() && told.coming.is_empty() && told.going.is_empty(), "nobody is asked: {told:?}");
+
+    let (world, _user) = to_be_changed(false).await;
+    let strategy = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
+    edit(&world, strategy);
+    done(&world, "").await;
+    let told = ask(&world, &wish, "").await.unwrap();
+    let turns: Vec<_> = changes(&told).into_iter().map(|(_, how, turn)| (how, turn)).collect();
+    let cycle = |turn| (How::PowerCycle, Some(turn));
+    assert_eq!(turns, [cycle(1), cycle(1), cycle(2)], "{told:?}");
+    assert!(told.coming.is_empty() && told.going.is_empty(), "{told:?}");
+    edit(&world, json!({"cpu": 4, "memory": 8}));
+    let mut changed = done(&world, "Changing").await;
+    let mut said: Vec<String> = told.changed.iter().map(|one| one.name.clone()).collect();
+    changed.sort();
+    said.sort();
+    assert_eq!(said, changed);
+}
+
+/// Who stays as he is, is named, and why; a template that is not there stops it, and
+/// what no spec may say is refused.
+#[tokio::test(start_paused = true)]
+async fn who_is_left_as_he_is_and_what_is_in_the_way_is_told() {
+    let (world, user) = to_be_changed(false).await;
+    let pet = world.vms().await.unwrap()[1].clone();
+    world.vcenter.set_extra(&pet.path, "vmgroup.attr.protected", "true").unwrap();
+    let wish = |template: &str| Wanted { template: Some(template.to_owned()), ..wanted(3) };
+    let told = eventually("the pet is known", SOON, async || {
+        let told = ask(&world, &wish(OTHER), "").await.unwrap();
+        if told.left.is_empty() { Err(format!("{told:?}")) } else { Ok(told) }
+    })
+    .await;
+    assert_eq!(told.left.iter().map(|left| left.name.as_str()).collect::<Vec<_>>(), [pet.name.as_str()]);
+    assert!(told.left[0].reason.contains("protected") && told.changed.len() == 2, "{told:?}");
+
+    edit(&world, json!({"updateStrategy": {"type": "OnDelete"}}));
+    user.ready("shop", "web", 3, SOON).await;
+    let told = ask(&world, &wish(OTHER), "").await.unwrap();
+    assert!(told.left.len() == 3 && told.changed.is_empty(), "{told:?}");
+    assert!(told.left[0].reason.contains("OnDelete"), "{told:?}");
+
+    edit(&world, json!({"updateStrategy": null}));
+    user.ready("shop", "web", 3, SOON).await;
+    let told = ask(&world, &wish("nowhere"), "").await.unwrap();
+    assert!(told.stopped.as_ref().is_some_and(|stopped| stopped.message.contains("nowhere")), "{told:?}");
+    assert!(told.changed.is_empty() && told.further == 2, "{told:?}");
+    let (status, text) = ask(&world, &Wanted { cpu: Some(0), ..wanted(3) }, "").await.unwrap_err();
+    assert!(status == StatusCode::UNPROCESSABLE_ENTITY && text.contains("spec.cpu"), "{status} {text}");
+}
+
+/// With a surge the successor comes first, and nobody is named twice.
+#[tokio::test(start_paused = true)]
+async fn a_surge_is_told_as_it_happens() {
+    let (world, user) = to_be_changed(false).await;
+    let strategy = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}});
+    edit(&world, strategy);
+    user.ready("shop", "web", 3, SOON).await;
+    let told = ask(&world, &Wanted { template: Some(OTHER.to_owned()), ..wanted(3) }, "").await.unwrap();
+    assert_eq!((told.changed.len(), told.coming.len(), told.going.len()), (3, 3, 0), "{told:?}");
+    edit(&world, json!({"template": OTHER}));
+    let replaced = done(&world, "Replacing").await;
+    assert_eq!(told.changed.iter().map(|one| one.name.clone()).collect::<Vec<_>>(), replaced);
+    let mut came: Vec<&str> = told.coming.iter().map(|one| one.name.as_str()).collect();
+    came.sort_unstable();
+    assert_eq!(came, hosts(&world).await.keys().collect::<Vec<_>>(), "{told:?}");
 }

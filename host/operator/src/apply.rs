@@ -6,6 +6,8 @@
 //! member (S2, S5). That the lease is held is asked at the wire, by the client's
 //! write gate (S7): between here and there a login may take its time.
 
+use std::collections::BTreeMap;
+
 use futures::future::join_all;
 use vmgroup_vsphere::{
     Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, Site, TaskRef,
@@ -44,6 +46,16 @@ pub enum Effect {
     Asked {
         /// The member.
         uuid: String,
+    },
+    /// The member has the custom attributes that it is to have.
+    Annotated {
+        /// The member.
+        uuid: String,
+    },
+    /// A member's custom attributes may not be as they are to be.
+    NotAnnotated {
+        /// What went wrong.
+        error: Error,
     },
     /// It was so already.
     Already {
@@ -143,13 +155,14 @@ impl Applier<'_> {
             Step::Clone { uuid, name, place } => self.clone_member(uuid, name, place).await?,
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
             Step::Reconfigure { uuid, vm, change } => self.reconfigure(uuid, vm, change).await,
+            Step::Annotate { uuid, vm, fields } => self.annotate(uuid, vm, fields).await,
             Step::Release { uuid, vm } => self.let_go(uuid, vm).await,
             Step::Shutdown { uuid, vm, stays } => self.shut_down(uuid, vm, *stays).await,
             Step::Stop { uuid, vm } => self.stop(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         };
-        if let (Effect::Asked { .. }, Some(Some(slot))) = (&effect, slot) {
+        if let (Effect::Asked { .. } | Effect::Annotated { .. }, Some(Some(slot))) = (&effect, slot) {
             slot.worked();
         }
         Some(effect)
@@ -193,7 +206,10 @@ impl Applier<'_> {
     async fn clone_member(&self, uuid: &str, name: &str, place: &Place) -> Option<Effect> {
         // Without one of these its own failure has been noted.
         let (folder, blueprint, site) = (self.folder.as_ref()?, self.blueprint?, self.site?);
-        let marks = self.owner.marks(uuid, self.now, &self.desired.made(), self.desired.restarted_at.as_deref());
+        let restarted = self.desired.restarted_at.as_deref();
+        // Of what it is really made with, whatever was known of that before.
+        let data = blueprint.user_data.as_ref().map(|data| data.mark(&self.desired.uid));
+        let marks = self.owner.marks(uuid, self.now, &self.desired.made(), restarted, data.as_ref());
         let spec = CloneSpec {
             template: blueprint.source.template.id.clone(),
             folder: folder.clone(),
@@ -237,9 +253,27 @@ impl Applier<'_> {
             Err(effect) => return effect,
         };
         let created = fresh.extra.get(mark::CREATED).and_then(|text| text.parse().ok()).unwrap_or(self.now);
-        let extra = self.owner.marks(uuid, created, &change.made, change.restarted.as_deref());
+        let (restarted, data) = (change.restarted.as_deref(), change.data.as_ref());
+        let extra = self.owner.marks(uuid, created, &change.made, restarted, data);
         let wanted = Reconfiguration { cpus: change.cpus, memory_mib: change.memory_mib, extra };
         self.submitted(uuid, TaskKind::Reconfigure, None, self.vcenter.reconfigure(vm, &wanted).await)
+    }
+
+    /// Sets custom attributes of a member, one after the other.
+    async fn annotate(&self, uuid: &str, vm: &VmRef, fields: &BTreeMap<i32, String>) -> Effect {
+        let fresh = match self.fresh(uuid, vm).await {
+            Ok(fresh) => fresh,
+            Err(effect) => return effect,
+        };
+        for (key, value) in fields {
+            match self.vcenter.set_custom_field(&fresh.id, *key, value).await {
+                Ok(()) => {}
+                Err(Error::Withheld { .. }) => return Effect::Fenced,
+                // Whether it has worked or not: what is to be seen decides.
+                Err(error) => return Effect::NotAnnotated { error },
+            }
+        }
+        Effect::Annotated { uuid: uuid.to_owned() }
     }
 
     /// Releases a member: from now on it is nobody's.

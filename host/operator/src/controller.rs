@@ -313,6 +313,7 @@ async fn open_and_close(
             return future::pending().await;
         }
         context.open.store(false, Ordering::SeqCst);
+        context.engine.guest_data.clear();
         // Whoever leads now tells how they are.
         context.engine.population.clear();
     }

@@ -69,7 +69,7 @@ const DEPLOY: &str = "VirtualMachine.Provisioning.DeployTemplate";
 const CLONE: &str = "VirtualMachine.Provisioning.Clone";
 
 /// All of them.
-pub const NEEDS: [Need; 20] = [
+pub const NEEDS: [Need; 21] = [
     need("Folder.Create", On::RootFolder, "no group can begin: it gets no folder"),
     need("Folder.Delete", On::RootFolder, "a deleted group stays: its empty folder cannot go"),
     need("VirtualMachine.Inventory.CreateFromExisting", On::RootFolder, "no member is cloned"),
@@ -92,6 +92,7 @@ pub const NEEDS: [Need; 20] = [
         "no member of a group with `customizationSpec` is cloned",
     ),
     wish("VirtualMachine.Provisioning.ReadCustSpecs", On::Vcenter, "a group's `customizationSpec` is not found"),
+    wish("Global.SetCustomField", On::RootFolder, "members of a group with `customAttributes` do not get them"),
     wish("VirtualMachine.Inventory.Move", On::RootFolder, "`vmgroup adopt` cannot move machines into a group's folder"),
     wish("Sessions.TerminateSession", On::Vcenter, "sessions of an operator that was killed end by timeout only"),
 ];

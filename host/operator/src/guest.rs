@@ -2,23 +2,33 @@
 //! machine's `extraConfig`, as cloud-init's `DataSourceVMware` reads them.
 //!
 //! Reading user data from a Secret or ConfigMap is here too, and what goes wrong
-//! with that. Must not keep what it has read: user data has a type that cannot be
-//! printed or serialised, and lives as long as the pass that clones.
+//! with that; `follow` notices that it has changed. Must not keep what it has read: user
+//! data has a type that cannot be printed or serialised, and lives as long as the pass
+//! that clones.
 
+mod follow;
+mod mark;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, GzBuilder};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Client;
 use kube::api::Api;
+use kube::{Client, Resource};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use vmgroup_vsphere::Password;
 
 use crate::status::{StatusError, bounded};
+
+pub use follow::{DataBook, Known};
+pub use mark::DataMark;
 
 /// The most user data, in bytes. It travels in the machine's configuration, which
 /// vCenter hands to everybody who reads one.
@@ -51,6 +61,11 @@ impl UserData {
     /// From what a key holds.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
+    }
+
+    /// What members of the group with this uid that are made with it are marked with.
+    pub fn mark(&self, uid: &str) -> DataMark {
+        mark::Fingerprint::of(&self.0).mark(uid)
     }
 }
 
@@ -97,6 +112,15 @@ pub enum GuestError {
         /// Why.
         source: StatusError,
     },
+    /// There are too many of them.
+    #[error(
+        "the {from} is not watched, as {} others are: a change of it counts for members that are made later, and for nobody who stands",
+        follow::LIMIT
+    )]
+    Unwatched {
+        /// What.
+        from: DataRef,
+    },
 }
 
 impl GuestError {
@@ -107,6 +131,7 @@ impl GuestError {
             Self::NotFound { .. } => "GuestDataNotFound",
             Self::TooLarge { .. } => "GuestDataTooLarge",
             Self::Unread { .. } => "GuestDataUnread",
+            Self::Unwatched { .. } => "GuestDataUnwatched",
         }
     }
 
@@ -116,20 +141,32 @@ impl GuestError {
     }
 }
 
+/// An object that holds data by key.
+trait Holder: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned {
+    /// What it holds.
+    fn held(self) -> BTreeMap<String, Vec<u8>>;
+}
+
+impl Holder for Secret {
+    fn held(self) -> BTreeMap<String, Vec<u8>> {
+        self.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
+    }
+}
+
+impl Holder for ConfigMap {
+    fn held(self) -> BTreeMap<String, Vec<u8>> {
+        let binary = self.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
+        let text = self.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
+        binary.chain(text).collect()
+    }
+}
+
 /// Reads user data, now.
 pub async fn read(kube: &Client, namespace: &str, from: &DataRef) -> Result<UserData, GuestError> {
     let found = if from.secret {
-        let api: Api<Secret> = Api::namespaced(kube.clone(), namespace);
-        let secret = bounded(api.get_opt(&from.name)).await;
-        secret.map(|secret| Some(secret?.data?.remove(&from.key)?.0))
+        held::<Secret>(kube, namespace, from).await
     } else {
-        let api: Api<ConfigMap> = Api::namespaced(kube.clone(), namespace);
-        let map = bounded(api.get_opt(&from.name)).await;
-        map.map(|map| {
-            let mut map = map?;
-            let text = map.data.as_mut().and_then(|data| data.remove(&from.key)).map(String::into_bytes);
-            text.or_else(|| Some(map.binary_data?.remove(&from.key)?.0))
-        })
+        held::<ConfigMap>(kube, namespace, from).await
     };
     let (from, namespace) = (from.clone(), namespace.to_owned());
     match found {
@@ -141,6 +178,12 @@ pub async fn read(kube: &Client, namespace: &str, from: &DataRef) -> Result<User
         }
         Err(source) => Err(GuestError::Unread { from, source }),
     }
+}
+
+async fn held<K: Holder>(kube: &Client, namespace: &str, from: &DataRef) -> Result<Option<Vec<u8>>, StatusError> {
+    let api: Api<K> = Api::namespaced(kube.clone(), namespace);
+    let found = bounded(api.get_opt(&from.name)).await?;
+    Ok(found.and_then(|object| object.held().remove(&from.key)))
 }
 
 /// A member, as far as its guest is told.

@@ -187,7 +187,8 @@ mod tests {
     fn vm(owned_by: &str, made_as: &str) -> Vm {
         let mut vm = Vm::blank(VmRef::new("vm-1"));
         vm.instance_uuid = "u".into();
-        vm.extra = owner(owned_by).marks(made_as, 0, &crate::revision::Made::default(), None).into_iter().collect();
+        vm.extra =
+            owner(owned_by).marks(made_as, 0, &crate::revision::Made::default(), None, None).into_iter().collect();
         vm
     }
 

@@ -3,7 +3,7 @@
 //! While it is down a pass finds out why, says so in the group's conditions, and
 //! does nothing. Must not know what is done over the link.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -161,6 +161,7 @@ pub struct Connected {
     watch: Watch,
     capacity: ArcSwapOption<Read>,
     templates: Mutex<HashMap<String, (Instant, Template)>>,
+    custom_fields: ArcSwapOption<BTreeMap<String, i32>>,
     names: ArcSwap<Names>,
 }
 
@@ -259,6 +260,22 @@ impl Connected {
     /// Forgets a template that turned out to be gone.
     pub fn forget_template(&self, name: &str) {
         self.templates.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// The keys of custom attributes that machines can have, by name. Read once: who
+    /// misses one, or is refused one, has it read again.
+    pub async fn custom_fields(&self, vcenter: &Vcenter) -> Result<Arc<BTreeMap<String, i32>>, Error> {
+        if let Some(known) = self.custom_fields.load_full() {
+            return Ok(known);
+        }
+        let found = Arc::new(vcenter.custom_fields().await?);
+        self.custom_fields.store(Some(found.clone()));
+        Ok(found)
+    }
+
+    /// Has them read again.
+    pub fn forget_custom_fields(&self) {
+        self.custom_fields.store(None);
     }
 
     /// The name of a host, as far as it is known.
@@ -506,6 +523,7 @@ impl Link {
             watch,
             capacity: ArcSwapOption::empty(),
             templates: Mutex::default(),
+            custom_fields: ArcSwapOption::empty(),
             names: ArcSwap::default(),
         });
         // Best effort: only the names of places come from it at this time.

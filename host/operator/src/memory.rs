@@ -12,6 +12,7 @@ use vmgroup_api::condition::READY;
 use vmgroup_api::{MemberState, Phase, VmGroupStatus};
 use vmgroup_vsphere::{FolderRef, VmRef};
 
+use crate::guest::DataMark;
 use crate::observe::{Birth, BoundFor};
 use crate::tasks::TaskKind;
 
@@ -36,6 +37,8 @@ pub enum Topic {
     Template,
     /// Finding what else clones are made from: user data, networks, a snapshot.
     Guest,
+    /// Custom attributes of members.
+    Attributes,
     /// Making or removing the folder.
     Folder,
     /// Reading from vCenter.
@@ -85,8 +88,8 @@ pub fn backoff(patience: Patience, attempts: u32, random: u64) -> Duration {
     capped + Duration::from_millis(random % spread)
 }
 
-/// The generation of a spec, and the edition of the policies.
-pub type Generation = (Option<i64>, (u64, (u64, u64)));
+/// The generation of a spec, the edition of the policies, and the user data.
+pub type Generation = (Option<i64>, (u64, (u64, u64)), Option<DataMark>);
 
 /// One group, as remembered.
 #[derive(Clone, Debug, Default)]
@@ -132,9 +135,9 @@ pub struct GroupMemory {
     pub naming_attempts: u32,
     /// How often in a row a placement did not fit.
     pub placement_attempts: u32,
-    /// The `metadata.generation` and the edition of the policies
-    /// ([`Serving::edition`](crate::policy_source::Serving::edition)) that the failures
-    /// belong to.
+    /// The `metadata.generation`, the edition of the policies
+    /// ([`Serving::edition`](crate::policy_source::Serving::edition)) and the user data
+    /// that the failures belong to.
     pub generation: Generation,
     /// When it was taken out, as [`Memories`] counts.
     era: u64,
@@ -173,7 +176,7 @@ impl GroupMemory {
         self.failures.remove(topic);
     }
 
-    /// A changed spec or a swapped policy deserves a try at once.
+    /// A changed spec, a swapped policy or changed user data deserves a try at once.
     pub fn refresh(&mut self, generation: Generation) {
         if self.generation != generation {
             self.generation = generation;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
 use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, Host, HostRef, Maintenance, PowerState, Vm, VmRef};
 
+use crate::guest::DataMark;
 use crate::ownership::{Owner, mark};
 use crate::readiness::{Terms, Waits};
 use crate::revision::Made;
@@ -32,6 +33,9 @@ pub struct VmSeen {
     pub created_at: Option<u64>,
     /// What it was made as, or changed to since.
     pub made: Made,
+    /// What tells the user data that it was made with; none if its marks do not tell.
+    #[serde(skip)]
+    pub data: Option<DataMark>,
     /// The restart that was asked for last when it was started last.
     pub restarted: Option<String>,
     /// Virtual CPUs that it has.
@@ -48,6 +52,9 @@ pub struct VmSeen {
     pub stranded: Option<Stranded>,
     /// Facts for the policies.
     pub attributes: BTreeMap<String, String>,
+    /// Its custom attributes in vCenter, by key, where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fields: Option<BTreeMap<i32, String>>,
     /// Its marks are of the first version, and are mended with the next write.
     pub outdated: bool,
 }
@@ -64,6 +71,7 @@ impl VmSeen {
             datastore: vm.datastores.first().cloned(),
             created_at: vm.extra.get(mark::CREATED).and_then(|text| text.parse().ok()),
             made: made.unwrap_or_else(|| baseline.clone()),
+            data: vm.extra.get(mark::USER_DATA).map(DataMark::found),
             restarted: vm.extra.get(mark::RESTARTED).map(str::to_owned),
             cpus: vm.cpus,
             memory_mib: vm.memory_mib,
@@ -78,8 +86,16 @@ impl VmSeen {
                     Some((key.strip_prefix(mark::ATTRIBUTE_PREFIX)?.to_owned(), value.to_owned()))
                 })
                 .collect(),
+            fields: vm.attributes.as_deref().cloned(),
             outdated: owner.outdated(vm),
         }
+    }
+
+    /// Custom attributes that are to be set, by key; empty: taken away.
+    pub fn fields_to_set(&self, desired: &Desired) -> BTreeMap<i32, String> {
+        let Some(has) = &self.fields else { return BTreeMap::new() };
+        let differs = |(key, value): &(&i32, &String)| has.get(*key).map_or("", String::as_str) != value.as_str();
+        desired.fields.iter().filter(differs).map(|(key, value)| (*key, value.clone())).collect()
     }
 
     /// Powered on.

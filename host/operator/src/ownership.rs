@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use vmgroup_vsphere::{Vm, VmRef};
 
+use crate::guest::DataMark;
 use crate::revision::Made;
 use crate::validate::Desired;
 use crate::wake::GroupRef;
@@ -39,8 +40,12 @@ pub mod mark {
     pub const MADE: &str = "vmgroup.made";
     /// The restart that was asked for last when the member was started last.
     pub const RESTARTED: &str = "vmgroup.restarted";
+    /// The user data that the member was made with, as
+    /// [`DataMark`](crate::guest::DataMark) tells it. Machines made before that was
+    /// marked have none.
+    pub const USER_DATA: &str = "vmgroup.user-data";
     /// All that the operator writes.
-    pub const ALL: [&str; 8] = [GROUP_UID, GROUP, CLUSTER, MEMBER, CREATED, RELEASED, MADE, RESTARTED];
+    pub const ALL: [&str; 9] = [GROUP_UID, GROUP, CLUSTER, MEMBER, CREATED, RELEASED, MADE, RESTARTED, USER_DATA];
     /// Facts for the policies, written by whoever runs the site.
     pub const ATTRIBUTE_PREFIX: &str = "vmgroup.attr.";
 }
@@ -117,8 +122,15 @@ impl Owner {
     }
 
     /// The marks of a member with this instance UUID: what it is made as, and which
-    /// restart it has seen, if that is news.
-    pub fn marks(&self, uuid: &str, created: u64, made: &Made, restarted: Option<&str>) -> Vec<(String, String)> {
+    /// restart it has seen and what user data it is made with, if that is news.
+    pub fn marks(
+        &self,
+        uuid: &str,
+        created: u64,
+        made: &Made,
+        restarted: Option<&str>,
+        data: Option<&DataMark>,
+    ) -> Vec<(String, String)> {
         let mut marks = vec![
             (mark::GROUP_UID.to_owned(), self.uid.clone()),
             (mark::GROUP.to_owned(), self.group.to_string()),
@@ -127,6 +139,7 @@ impl Owner {
             (mark::MADE.to_owned(), made.to_string()),
         ];
         marks.extend(restarted.map(|at| (mark::RESTARTED.to_owned(), at.to_owned())));
+        marks.extend(data.map(|data| (mark::USER_DATA.to_owned(), data.expose().to_owned())));
         marks.extend(self.cluster.clone().map(|cluster| (mark::CLUSTER.to_owned(), cluster)));
         marks
     }
@@ -272,13 +285,13 @@ mod tests {
         assert_eq!(Standing::of(&marked, None, &nobody), Standing::Doubtful);
         let unknown = Owner { cluster: None, ..owner() };
         assert!(unknown.owns(&vm(&[(mark::GROUP_UID, "uid-1"), (mark::MEMBER, "u"), (mark::CLUSTER, "there")])));
-        assert!(unknown.marks("u", 7, &Made::default(), None).iter().all(|(key, _)| key != mark::CLUSTER));
+        assert!(unknown.marks("u", 7, &Made::default(), None, None).iter().all(|(key, _)| key != mark::CLUSTER));
     }
 
     #[test]
     fn who_is_released_is_nobodys_and_says_so() {
         let mut marks: std::collections::BTreeMap<String, String> =
-            owner().marks("u", 7, &Made::default(), None).into_iter().collect();
+            owner().marks("u", 7, &Made::default(), None, None).into_iter().collect();
         for (key, value) in owner().release() {
             // As vCenter does it.
             if value.is_empty() {
@@ -295,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_made_is_owned() {
-        let marks = owner().marks("u", 7, &Made::default(), None);
+        let marks = owner().marks("u", 7, &Made::default(), None, None);
         let marks: Vec<(&str, &str)> = marks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert!(owner().owns(&vm(&marks)) && !owner().outdated(&vm(&marks)));
     }

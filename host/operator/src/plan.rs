@@ -17,6 +17,7 @@ use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, VmRef};
 
 use self::rollout::{Need, Turn};
 use crate::clock::k8s_time;
+use crate::guest::DataMark;
 use crate::observe::{Birth, Observed, Seen, VmSeen};
 use crate::readiness::Waits;
 use crate::revision::Made;
@@ -42,8 +43,10 @@ pub struct Demand {
     pub stop: Vec<String>,
     /// Staying members to be powered on, after they were changed if need be.
     pub start: Vec<String>,
-    /// Members that get more CPUs or memory while they run.
+    /// Members that get more CPUs or memory, or marks that they lack, while they run.
     pub resize: Vec<String>,
+    /// Members whose custom attributes are to be set.
+    pub annotate: Vec<String>,
     /// Recorded members that do not exist and whose clone may begin.
     pub resume: Vec<String>,
     /// Recorded members that do not exist and are no longer wanted.
@@ -78,7 +81,7 @@ impl Demand {
     /// Those who exist are served before others are made, and those who leave first.
     fn before_births(&self) -> usize {
         let leaving = self.remove.len() + self.shut_down.len() + self.release.len();
-        leaving + self.stop.len() + self.start.len() + self.resize.len()
+        leaving + self.stop.len() + self.start.len() + self.resize.len() + self.annotate.len()
     }
 
     /// How many new members to name if there are this many slots: what removing,
@@ -146,6 +149,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let unfinished = absent.len() - forgotten - resume.len();
     out.resume = uuids(resume.into_iter().filter(free).collect());
     out.missing = room.saturating_sub(unfinished);
+    let lacks = |member: &&Seen| member.vm.as_ref().is_some_and(|vm| !vm.fields_to_set(desired).is_empty());
+    out.annotate = uuids(born.iter().copied().filter(free).filter(lacks).collect());
     let on = |member: &&Seen| member.vm.as_ref().is_some_and(VmSeen::on);
     let in_change = |member: &&Seen| rollout::in_change(desired, member);
     let (running, idle): (Vec<&Seen>, Vec<&Seen>) = born.into_iter().filter(free).partition(on);
@@ -161,7 +166,7 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
             Stop::Off => {}
         }
     }
-    let resized = running.into_iter().filter(|member| rollout::due(desired, member) == Need::Resize);
+    let resized = running.into_iter().filter(|member| rollout::is_touched(desired, member));
     out.resize = uuids(resized.collect());
     out.replacing = staying.iter().any(|member| matches!(rollout::due(desired, member), Need::Successor(_)));
     out.evacuating = rollout::evacuating(desired, seen);
@@ -232,6 +237,9 @@ pub struct Change {
     pub made: Made,
     /// The restart that it has seen.
     pub restarted: Option<String>,
+    /// The user data that it counts as made with.
+    #[serde(skip)]
+    pub data: Option<DataMark>,
 }
 
 impl Change {
@@ -251,6 +259,7 @@ impl Change {
             made,
             // While it runs it has seen no restart.
             restarted: desired.restarted_at.clone().filter(|_| !vm.on()),
+            data: rollout::data_to_mark(desired, vm),
         }
     }
 }
@@ -280,6 +289,15 @@ pub enum Step {
         vm: VmRef,
         /// What of it.
         change: Change,
+    },
+    /// Set custom attributes of a member.
+    Annotate {
+        /// Its instance UUID.
+        uuid: String,
+        /// Its virtual machine.
+        vm: VmRef,
+        /// Values by key; empty: taken away.
+        fields: BTreeMap<i32, String>,
     },
     /// Power a member on.
     PowerOn {
@@ -332,7 +350,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether it takes a task slot.
+    /// Whether it takes a task slot, for as long as its calls are out if it starts no
+    /// task.
     pub const fn starts_a_task(&self) -> bool {
         !matches!(self, Self::CreateFolder { .. } | Self::Finish)
     }
@@ -349,7 +368,7 @@ impl Step {
                 Some((uuid, TaskKind::PowerOff))
             }
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
-            Self::CreateFolder { .. } | Self::Finish => None,
+            Self::Annotate { .. } | Self::CreateFolder { .. } | Self::Finish => None,
         }
     }
 }
@@ -497,6 +516,12 @@ fn steps(
     for uuid in demand.resize.iter().filter(|uuid| !is_chosen(uuid)) {
         if let Some(vm) = vm_of(uuid) {
             tasks.push(reconfigure(uuid, vm));
+        }
+    }
+    for uuid in demand.annotate.iter().filter(|uuid| !is_chosen(uuid)) {
+        if let Some(vm) = vm_of(uuid) {
+            let fields = vm.fields_to_set(desired);
+            tasks.push(Step::Annotate { uuid: uuid.clone(), vm: vm.id.clone(), fields });
         }
     }
     let to_clone = demand

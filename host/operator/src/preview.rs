@@ -1,4 +1,4 @@
-//! What scaling a group would bring, told without doing it: the questions that
+//! What an edit of a group would bring, told without doing it: the questions that
 //! would arise, put to the policies in force or to one that is only tried here.
 //! Served on the local socket to `vmgroup preview`.
 //!
@@ -40,6 +40,12 @@ pub struct Wanted {
     /// One fewer than there are, instead: who is next?
     #[serde(default)]
     pub one_fewer: bool,
+    /// What they are made from; nothing: what its spec says.
+    pub template: Option<String>,
+    /// Virtual CPUs of each; nothing: as many as its spec says.
+    pub cpu: Option<i32>,
+    /// Memory of each, in GB; nothing: as much as its spec says.
+    pub memory: Option<i32>,
     /// What the policy in the body is called.
     pub plugin: Option<String>,
     /// Which question it is to answer; nothing: all that it can.
@@ -57,6 +63,19 @@ pub enum Wish {
     Members(usize),
     /// One fewer than there are when what is under way has ended, so that somebody goes.
     OneFewer,
+}
+
+/// What of a spec would be other than it is.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// `spec.replicas`.
+    pub wish: Wish,
+    /// `spec.template`.
+    pub template: Option<String>,
+    /// `spec.cpu`.
+    pub cpu: Option<i32>,
+    /// `spec.memory`.
+    pub memory: Option<i32>,
 }
 
 /// What would happen.
@@ -83,6 +102,16 @@ pub struct Preview {
     /// What the placement policy was given to choose from; nothing: it was not asked.
     #[serde(default)]
     pub candidates: Option<Candidates>,
+    /// Who would be changed or replaced, in this order. Successors are among those who
+    /// would come.
+    #[serde(default)]
+    pub changed: Vec<Changed>,
+    /// How many more would be, whose turn was not rehearsed.
+    #[serde(default)]
+    pub further: usize,
+    /// Who would not be as the spec says and be left so, and why.
+    #[serde(default)]
+    pub left: Vec<Said>,
     /// Who was asked.
     pub asked: Vec<Counsel>,
     /// Why it would not come so far; nothing if it would.
@@ -135,6 +164,47 @@ pub struct Coming {
     pub named: String,
     /// Why it would go there.
     pub placed: String,
+}
+
+/// A member that would be changed or replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Its name.
+    pub name: String,
+    /// How.
+    pub how: How,
+    /// What for.
+    pub why: String,
+    /// Whose turn it is together has the same number, from 1; none: it waits for no turn.
+    pub turn: Option<usize>,
+    /// Why it would be its turn: the policy's words.
+    pub reason: Option<String>,
+}
+
+/// How a member would be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum How {
+    /// While it runs.
+    InPlace,
+    /// It is off, and is changed before it is powered on.
+    BeforeItStarts,
+    /// It is powered off for it, and on again.
+    PowerCycle,
+    /// It leaves, and has a successor.
+    Replacement,
+}
+
+impl How {
+    /// After its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InPlace => "is changed while it runs",
+            Self::BeforeItStarts => "is off, and is changed before it is powered on",
+            Self::PowerCycle => "is powered off, changed, and powered on again",
+            Self::Replacement => "is replaced",
+        }
+    }
 }
 
 /// A policy that was asked.
@@ -247,7 +317,7 @@ async fn show(State(Page { engine, turn }): State<Page>, Query(wanted): Query<Wa
 
 /// Makes a preview, with a policy to be tried if there is one.
 pub async fn make(engine: &Engine, wanted: Wanted, body: Bytes) -> Result<Preview, PreviewError> {
-    let Wanted { group, replicas, one_fewer, plugin, kind, config } = wanted;
+    let Wanted { group, replicas, one_fewer, template, cpu, memory, plugin, kind, config } = wanted;
     let group = GroupRef::parse(&group).ok_or(PreviewError::Name(group))?;
     let mut candidates: Vec<Arc<Policy>> = Vec::new();
     if !body.is_empty() {
@@ -262,5 +332,5 @@ pub async fn make(engine: &Engine, wanted: Wanted, body: Bytes) -> Result<Previe
         None if one_fewer => Wish::OneFewer,
         None => Wish::Spec,
     };
-    engine.preview(&group, wish, &candidates).await
+    engine.preview(&group, Edit { wish, template, cpu, memory }, &candidates).await
 }

@@ -48,6 +48,10 @@ pub const CONNECTIONS_REFUSED: &str = "ConnectionsRefused";
 /// group has, and cannot get any more.
 pub const TARGET_DIFFERS: &str = "TargetDiffers";
 
+/// The abnormal-true condition: the user data of the group cannot be had. Its members
+/// stand as they are, and nobody can be made.
+pub const GUEST_DATA_MISSING: &str = "GuestDataMissing";
+
 /// The reason of a group whose members' guests do not get ready in time.
 pub const NOT_READY: &str = "NotReady";
 
@@ -94,6 +98,8 @@ pub struct Facts<'a> {
     pub destination: Option<TargetSpec>,
     /// What its spec says of that, and is refused.
     pub redirected: Option<String>,
+    /// Why its user data cannot be had: a reason, and in words.
+    pub lacking: Option<(String, String)>,
     /// Stage, problem and remedy of a refused policy file.
     pub refusal: Option<(&'static str, String)>,
     /// The policies in force.
@@ -119,6 +125,10 @@ pub struct Members {
     pub folder: Option<FolderStatus>,
     /// Instance UUIDs of those who are to be adopted and are no members yet.
     pub to_be_adopted: Vec<String>,
+    /// How many have not got the custom attributes that they are to have.
+    pub unannotated: usize,
+    /// Names of custom attributes that members may have from us.
+    pub attributes: Option<Vec<String>>,
     /// Members too many that stay, and why.
     pub held_back: Option<String>,
     /// Who is on a host that is going into maintenance, and is not moved.
@@ -132,7 +142,9 @@ pub struct Members {
 impl Members {
     /// All are there, ready, and as far as may be as the spec says.
     fn as_wished(&self, desired: usize) -> bool {
-        self.count(MemberState::Ready) == desired && self.record.len() == desired && self.progress.pending == 0
+        self.count(MemberState::Ready) == desired
+            && self.record.len() == desired
+            && self.progress.pending + self.unannotated == 0
     }
 
     fn count(&self, state: MemberState) -> usize {
@@ -213,6 +225,9 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some((reason, message)) = &facts.refusal {
         abnormal(POLICY_REFUSED, reason, message);
     }
+    if let Some((reason, message)) = &facts.lacking {
+        abnormal(GUEST_DATA_MISSING, reason, message);
+    }
     if let Some(message) = &facts.differs {
         abnormal(CONNECTION_DIFFERS, "MappingChanged", message);
     }
@@ -243,6 +258,9 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         members,
         policies: facts.policies.clone().or_else(|| old.policies.clone()),
         baseline: old.baseline.clone().or_else(|| facts.baseline.clone()),
+        custom_attributes: facts
+            .members
+            .map_or_else(|| old.custom_attributes.clone(), |members| members.attributes.clone()),
         restarted_at: if done { facts.restarted_at.clone() } else { old.restarted_at.clone() },
         rollout,
     }
@@ -346,7 +364,18 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         let message = format!("starting {}: {ready} of {desired} are ready{stranded}", counted(starting, "member"));
         return say(Phase::Pending, "Starting", message);
     }
+    if members.record.len() == desired && making == 0 && members.unannotated > 0 {
+        let message =
+            format!("{} to be given the custom attributes of the spec", counted(members.unannotated, "member"));
+        return say(Phase::Pending, "Annotating", message);
+    }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
+}
+
+/// Why the user data of a group cannot be had, by what was told of it last.
+pub fn lacking(status: &VmGroupStatus) -> Option<(String, String)> {
+    let told = status.conditions.iter().find(|condition| condition.type_ == GUEST_DATA_MISSING)?;
+    Some((told.reason.clone(), told.message.clone()))
 }
 
 /// Why so many members stay that are too many; nothing if none does.
@@ -428,6 +457,7 @@ mod tests {
             connections_refused: None,
             destination: None,
             redirected: None,
+            lacking: None,
             refusal: None,
             policies: None,
             baseline: Some("r.1.1024".into()),

@@ -33,6 +33,7 @@ use crate::decisions;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::folder::ReservedNames;
+use crate::guest::DataBook;
 use crate::http::{self, Health};
 use crate::lease::{self, Fence};
 use crate::link::{Link, Origin};
@@ -275,6 +276,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
         connections,
         policies: policies.clone(),
         ledger: Ledger::new(wake.clone()),
+        guest_data: DataBook::new(wake.clone()),
         reserved_names: ReservedNames::default(),
         memories: Memories::default(),
         population: Population::default(),
@@ -320,6 +322,7 @@ pub async fn start(config: RunConfig, parts: Parts, stop: CancellationToken) -> 
     background.spawn(trials.run(stop.clone()));
     background.spawn(follow_policies(&config, kube.clone(), policies, events, fence.clone(), stop.clone()));
     background.spawn(keep_connected);
+    background.spawn(engine.guest_data.clone().run(kube.clone(), stop.clone()));
     if let Some(name) = &config.leader_election {
         // A host name is not unique: two processes on one host must not take
         // each other's lease for their own.

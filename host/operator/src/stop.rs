@@ -72,6 +72,7 @@ mod tests {
             datastore: None,
             created_at: None,
             made: crate::revision::Made::default(),
+            data: None,
             restarted: None,
             cpus: 1,
             memory_mib: 1024,
@@ -80,6 +81,7 @@ mod tests {
             guest: None,
             stranded: None,
             attributes: BTreeMap::new(),
+            fields: None,
             outdated: false,
         };
         let member = Seen {

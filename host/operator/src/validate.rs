@@ -15,7 +15,7 @@ use vmgroup_api::{
 
 use serde::Serialize;
 
-use crate::guest::DataRef;
+use crate::guest::{DataMark, DataRef};
 use crate::observe::Seen;
 use crate::policy_source::Who;
 use crate::readiness::{self, Terms};
@@ -65,6 +65,11 @@ pub struct Desired {
     pub linked: bool,
     /// How long guests have to shut down; zero: they are not asked to.
     pub grace: Duration,
+    /// Custom attributes that members are to have in vCenter, by name.
+    pub custom_attributes: BTreeMap<String, String>,
+    /// The same by the keys of their definitions, as far as they are known and there;
+    /// empty for those that are to be taken away.
+    pub fields: BTreeMap<i32, String>,
     /// How members are made, besides template, cpus and memory.
     pub make: Make,
     /// Nobody leaves for a smaller count at present.
@@ -73,6 +78,9 @@ pub struct Desired {
     pub protected: BTreeSet<String>,
     /// Stands for what only a replacement can change of a member.
     pub revision: String,
+    /// What members are marked with that are made with the user data as it is now, as
+    /// far as that is known. No part of the revision, which others may read.
+    pub data: Option<DataMark>,
     /// Members that have not been started since this was written are restarted.
     pub restarted_at: Option<String>,
     /// How changes reach the members that stand.
@@ -295,6 +303,16 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         Err((field, value, bounds)) => return Err(Invalid::Bounds { field, value, bounds }),
         Ok(strategy) => strategy,
     };
+    for (name, value) in &spec.custom_attributes {
+        let within = |text: &str, most: usize| (1..=most).contains(&text.chars().count());
+        if !deleting && !(within(name, 80) && within(value, 255)) {
+            return Err(Invalid::Bounds {
+                field: "customAttributes",
+                value: format!("{name}: {value}").chars().take(400).collect(),
+                bounds: "a name of 1 to 80 characters and a value of 1 to 255",
+            });
+        }
+    }
     let make = if deleting { Make::default() } else { Make::of(spec)? };
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let list = |key: &str| {
@@ -333,7 +351,10 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         hold_scale_in: annotation(HOLD_SCALE_IN_ANNOTATION).is_some_and(|value| !matches!(value.trim(), "" | "false")),
         protected: list(PROTECTED_MEMBERS_ANNOTATION),
         revision: MadeFrom { template: &spec.template, make: &make }.revision(),
+        custom_attributes: if deleting { BTreeMap::new() } else { spec.custom_attributes.clone() },
+        fields: BTreeMap::new(),
         make,
+        data: None,
         restarted_at: annotation(RESTARTED_AT_ANNOTATION)
             .filter(|text| !text.is_empty())
             .map(|text| text.chars().take(RESTART_LIMIT).collect()),

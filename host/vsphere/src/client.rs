@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use crate::error::Error;
 use crate::model::About;
 use crate::pace::Pace;
+use crate::read::Further;
 use crate::refs::ManagedObjectRef;
 use crate::session::{self, Account, Agent, Session, SessionCount};
 use crate::soap;
@@ -163,8 +164,8 @@ pub(crate) struct Inner {
     hook: RwLock<Option<CallHook>>,
     gate: RwLock<Option<WriteGate>>,
     pace: Pace,
-    /// Whether what guests say is read and watched.
-    pub(crate) guests: watch::Sender<bool>,
+    /// What of machines is read and watched beside what always is.
+    pub(crate) further: watch::Sender<Further>,
 }
 
 /// What came back on the wire.
@@ -197,7 +198,7 @@ impl Vcenter {
                 hook: RwLock::default(),
                 gate: RwLock::default(),
                 pace: Pace::default(),
-                guests: watch::Sender::new(false),
+                further: watch::Sender::new(Further::default()),
             }),
         }
     }
@@ -254,11 +255,18 @@ impl Vcenter {
     /// guests say changes by itself, so each of them is told of a few times while it
     /// starts, and now and then afterwards.
     pub fn watch_guests(&self) {
-        self.inner.guests.send_if_modified(|on| !std::mem::replace(on, true));
+        self.inner.further.send_if_modified(|further| !std::mem::replace(&mut further.guests, true));
     }
 
-    pub(crate) fn watches_guests(&self) -> bool {
-        *self.inner.guests.borrow()
+    /// From now on the inventory has machines' custom attributes
+    /// ([`Vm::attributes`](crate::Vm::attributes)). A watch that is under way is built
+    /// anew for that, once.
+    pub fn watch_attributes(&self) {
+        self.inner.further.send_if_modified(|further| !std::mem::replace(&mut further.attributes, true));
+    }
+
+    pub(crate) fn further(&self) -> Further {
+        *self.inner.further.borrow()
     }
 
     /// Sets who is told of every exchange; one hook, the last one set.

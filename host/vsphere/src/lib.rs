@@ -11,6 +11,7 @@
 //! and its count; `property` reads objects in bulk. On these stand the methods
 //! of [`Vcenter`], one module per subject, and the [`Watch`].
 
+mod attributes;
 mod capacity;
 mod client;
 mod endpoint;

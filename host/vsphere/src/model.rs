@@ -115,6 +115,11 @@ pub struct Vm {
     /// What its guest says; nothing as long as nobody has asked for that
     /// ([`Vcenter::watch_guests`](crate::Vcenter::watch_guests)).
     pub guest: Option<Box<Guest>>,
+    /// Its custom attributes, by the keys of their definitions
+    /// ([`Vcenter::custom_fields`](crate::Vcenter::custom_fields)); nothing as long as
+    /// nobody has asked for them
+    /// ([`Vcenter::watch_attributes`](crate::Vcenter::watch_attributes)).
+    pub attributes: Option<Box<BTreeMap<i32, String>>>,
     /// When it was made (`config.createDate`; vSphere 6.7 and later).
     pub created: Option<jiff::Timestamp>,
 }

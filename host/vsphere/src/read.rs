@@ -1,6 +1,8 @@
 //! Fresh reads of virtual machines and folders: what has to be known for sure
 //! before something is done. The [`Inventory`](crate::Inventory) is for the rest.
 
+use std::collections::BTreeMap;
+
 use crate::client::{Purpose, This, Vcenter};
 use crate::error::Error;
 use crate::inventory::Folder;
@@ -37,11 +39,35 @@ const TOOLS: &str = "guest.toolsRunningStatus";
 /// What a guest says, which changes by itself.
 const GUEST_PATHS: [&str; 3] = ["guest.toolsRunningStatus", "guest.ipAddress", "guestHeartbeatStatus"];
 
+/// Its custom attributes.
+const ATTRIBUTES: &str = "customValue";
+
+/// What of machines is read and watched only where somebody has asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Further {
+    /// What guests say.
+    pub(crate) guests: bool,
+    /// Custom attributes.
+    pub(crate) attributes: bool,
+}
+
+impl Further {
+    /// Of a machine that has just been read: what is unset is none, not unknown.
+    pub(crate) fn complete(self, vm: &mut Vm) {
+        if self.attributes {
+            vm.attributes.get_or_insert_default();
+        }
+    }
+}
+
 /// The properties of a machine to ask this server for.
-pub(crate) fn vm_paths(has_create_date: bool, guests: bool) -> Paths {
+pub(crate) fn vm_paths(has_create_date: bool, further: Further) -> Paths {
     let mut paths = Paths::new(VM, &VM_PATHS);
-    if guests {
+    if further.guests {
         paths.paths.extend(GUEST_PATHS);
+    }
+    if further.attributes {
+        paths.paths.push(ATTRIBUTES);
     }
     if has_create_date {
         paths.paths.push(CREATED);
@@ -73,6 +99,7 @@ impl Vm {
             connection: ConnectionState::Unknown,
             extra: Extra::default(),
             guest: None,
+            attributes: None,
             created: None,
         }
     }
@@ -114,6 +141,7 @@ impl Vm {
             "guest.toolsRunningStatus" => self.guest().tools_running = text == "guestToolsRunning",
             "guest.ipAddress" => self.guest().address = Some(text.to_owned()).filter(|text| !text.is_empty()),
             "guestHeartbeatStatus" => self.guest().heartbeat_green = text == "green",
+            ATTRIBUTES => self.attributes = Some(Box::new(value.map_or_else(BTreeMap::new, attributes_of))),
             CREATED => self.created = text.parse().ok(),
             "runtime.powerState" => self.power = PowerState::parse(text),
             "runtime.connectionState" => self.connection = ConnectionState::parse(text),
@@ -140,10 +168,18 @@ fn extra_of(all: &Element, prefix: &str) -> Extra {
         .collect()
 }
 
+/// An `ArrayOfCustomFieldValue`.
+fn attributes_of(all: &Element) -> BTreeMap<i32, String> {
+    let entries = all.children.iter();
+    entries
+        .filter_map(|value| Some((value.text_of("key").trim().parse().ok()?, value.text_of("value").to_owned())))
+        .collect()
+}
+
 impl Vcenter {
     async fn vm_paths(&self) -> Result<Paths, Error> {
         let session = self.session(Purpose::Read, "RetrievePropertiesEx").await?;
-        Ok(vm_paths(session.has_create_date(), self.watches_guests()))
+        Ok(vm_paths(session.has_create_date(), self.further()))
     }
 
     pub(crate) async fn read_vms(&self, refs: Vec<ManagedObjectRef>) -> Result<Vec<Vm>, Error> {
@@ -152,7 +188,9 @@ impl Vcenter {
     }
 
     fn vm_of(&self, object: &Object) -> Vm {
-        Vm::read(object, &self.inner.options.extra_prefix)
+        let mut vm = Vm::read(object, &self.inner.options.extra_prefix);
+        self.further().complete(&mut vm);
+        vm
     }
 
     /// The machine as vCenter knows it now; `None` if it is gone.

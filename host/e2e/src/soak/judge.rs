@@ -167,6 +167,9 @@ pub struct Judge {
     /// How long an older wish may still show in what operators do.
     lag: Duration,
     groups: BTreeMap<String, Group>,
+    /// How many machines all groups together may have, if that is limited, and since
+    /// when.
+    quota: Wishes,
     foreign: BTreeMap<String, Foreign>,
     /// Members as they were at the last look, by reference: group, UUID, power.
     before: BTreeMap<String, (String, String, bool)>,
@@ -190,6 +193,7 @@ impl Judge {
             calls,
             lag,
             groups: BTreeMap::new(),
+            quota: Wishes::default(),
             foreign: BTreeMap::new(),
             before: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -226,6 +230,11 @@ impl Judge {
             group.wishes.push(now, replicas);
             self.calls.wished(uid, replicas);
         }
+    }
+
+    /// All groups together may have so many machines.
+    pub fn limited(&mut self, vms: usize, now: Duration) {
+        self.quota.push(now, vms);
     }
 
     /// A user is about to change one that stands, for the first time.
@@ -355,8 +364,23 @@ impl Judge {
             group.members = there;
             group.report(now, self.lag)?;
         }
+        self.quota(&members, now)?;
         self.before = members;
         self.touched.clear();
+        Ok(())
+    }
+
+    /// Nobody comes where there is no room.
+    fn quota(&self, members: &BTreeMap<String, (String, String, bool)>, now: Duration) -> Result<(), Violation> {
+        if self.quota.0.is_empty() {
+            return Ok(());
+        }
+        let most = self.quota.most(now, self.lag + CLONE);
+        let expected = members.values().filter(|(_, uuid, _)| !self.calls.is_late(uuid)).count();
+        if expected > most && members.len() > self.before.len() {
+            let text = format!("the namespace has {expected} machines, and may have {most}");
+            return Err(Violation { property: "quota", text });
+        }
         Ok(())
     }
 

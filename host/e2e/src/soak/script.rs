@@ -253,6 +253,12 @@ pub enum Act {
     Mistake(usize),
     /// A user changes what its members are to be.
     Change(usize, Change),
+    /// A user gives the members of a group this custom attribute, or takes it away.
+    Attribute(usize, Option<u64>),
+    /// A user writes the user data of all groups, or deletes it.
+    Data(Option<u64>),
+    /// The namespace may have so many machines from now on.
+    Quota(usize),
     /// A user writes the policy file.
     Policy(&'static str),
     /// A user writes one whose policy fails.
@@ -281,6 +287,17 @@ pub enum Act {
     Deed(Deed, u64),
 }
 
+/// What groups say of the guests of their members, in runs in which they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guests {
+    /// `spec.readiness.type`, and how long a guest has, in seconds.
+    pub readiness: Option<(&'static str, usize)>,
+    /// `spec.minReadySeconds`.
+    pub min_ready: usize,
+    /// They have user data, out of one Secret.
+    pub data: bool,
+}
+
 /// A run.
 pub struct Script {
     /// What the users do.
@@ -302,6 +319,10 @@ pub struct Script {
     /// How many members of a group may be out of service while it is changed, and how
     /// many there may be besides, if groups are changed.
     pub changes: Option<(usize, usize)>,
+    /// What groups say of their members' guests, if they do.
+    pub guests: Option<Guests>,
+    /// How many machines the namespace may have at first, if that is limited.
+    pub quota: Option<usize>,
     /// How often calls are struck, in ten thousand.
     rate: u32,
     /// What strikes calls.
@@ -339,6 +360,11 @@ const GRACES: [Option<u32>; 4] = [None, Some(0), Some(7), Some(40)];
 /// Groups are changed in runs of seeds that leave one of these remainders. None of
 /// those that are pinned does, so they go on meaning what they meant.
 const CHANGED: (u64, [u64; 2]) = (7, [3, 5]);
+
+/// Groups say something of their members' guests, and some namespaces have a quota, in
+/// runs of seeds that leave one of these remainders, unless one of the others divides
+/// them. None of those that are pinned does.
+const GUESTED: (u64, [u64; 2], [u64; 2]) = (12, [3, 9], [5, 7]);
 
 /// The policy file that every run ends with in which policies are swapped.
 pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
@@ -400,14 +426,35 @@ impl Script {
             acts.sort_by_key(|(at, _)| *at);
             *dice.pick(&[(1, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 2)])
         });
-        Self { workload, faults, acts, ends, operators, durations, max_tasks, grace, changes, rate, dice: strikes }
+        let (remainders, apart) = (GUESTED.1.contains(&(seed % GUESTED.0)), GUESTED.2);
+        let guested = remainders && !apart.iter().any(|other| seed.is_multiple_of(*other));
+        let guests = guested.then(|| guested_by(&mut dice, &mut acts));
+        let quota = (guested && dice.chance(4000)).then(|| limited(&mut dice, &mut acts));
+        acts.sort_by_key(|(at, _)| *at);
+        Self {
+            workload,
+            faults,
+            acts,
+            ends,
+            operators,
+            durations,
+            max_tasks,
+            grace,
+            changes,
+            guests,
+            quota,
+            rate,
+            dice: strikes,
+        }
     }
 
     /// What it is about, in a line.
     pub fn title(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         let changes = self.changes.map(|bounds| format!("; changes {bounds:?}")).unwrap_or_default();
-        format!("{}; {}{changes}", self.workload, faults.join(", "))
+        let guests = self.guests.map(|guests| format!("; {guests:?}")).unwrap_or_default();
+        let quota = self.quota.map(|vms| format!("; quota {vms}")).unwrap_or_default();
+        format!("{}; {}{changes}{guests}{quota}", self.workload, faults.join(", "))
     }
 
     /// How old what operators know may be, and how long they may be at work on what
@@ -653,6 +700,46 @@ fn changed(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) {
         };
         acts.push((at + dice.time(200, 60_000), Act::Change(group, change)));
     }
+}
+
+/// What groups say of guests, and how that is changed, mostly while something else is
+/// going on.
+fn guested_by(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) -> Guests {
+    let busy: Vec<(Duration, usize)> = acts
+        .iter()
+        .filter_map(|(at, act)| match act {
+            Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
+            _ => None,
+        })
+        .collect();
+    let kind = *dice.pick(&[None, Some("ToolsRunning"), Some("Address"), Some("Heartbeat")]);
+    let guests = Guests {
+        readiness: kind.map(|kind| (kind, dice.between(5, 120))),
+        min_ready: *dice.pick(&[0, 0, 3, 15]),
+        data: dice.chance(7000),
+    };
+    for _ in 0..dice.between(0, 3) {
+        let at = dice.pick(&busy).0 + dice.time(200, 60_000);
+        if guests.data {
+            acts.push((at, Act::Data((!dice.chance(3000)).then(|| dice.any()))));
+        }
+    }
+    for _ in 0..dice.between(0, 3) {
+        let (at, group) = *dice.pick(&busy);
+        let value = (!dice.chance(3000)).then(|| dice.any());
+        acts.push((at + dice.time(200, 60_000), Act::Attribute(group, value)));
+    }
+    guests
+}
+
+/// How many machines the namespace may have, and how that changes.
+fn limited(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) -> usize {
+    let busy: Vec<Duration> = acts.iter().map(|(at, _)| *at).collect();
+    for _ in 0..dice.between(0, 3) {
+        let at = *dice.pick(&busy) + dice.time(200, 60_000);
+        acts.push((at, Act::Quota(dice.between(0, 15))));
+    }
+    dice.between(1, 10)
 }
 
 fn broken(dice: &mut Dice) -> Broken {

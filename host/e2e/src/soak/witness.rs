@@ -104,6 +104,10 @@ enum Asked<'a> {
         folder: &'a str,
     },
     MakeFolder,
+    /// Sets a custom attribute.
+    Annotate {
+        vm: &'a str,
+    },
     OtherTask,
     ReadVm {
         vm: &'a str,
@@ -152,6 +156,9 @@ impl<'a> Asked<'a> {
                 }
             }
             "CreateFolder" => Self::MakeFolder,
+            "SetField" => {
+                Self::Annotate { vm: between(envelope, "<entity type=\"VirtualMachine\">", "<").unwrap_or_default() }
+            }
             method if method.ends_with("_Task") => Self::OtherTask,
             _ => Self::Other,
         }
@@ -269,13 +276,20 @@ impl Calls {
             _ => {}
         }
         self.leads(operator)?;
-        // Folders take no slot.
-        if !matches!(asked, Asked::RemoveFolder { .. } | Asked::MakeFolder) {
+        // Folders take no slot, and what is done when it is answered is no task.
+        if !matches!(asked, Asked::RemoveFolder { .. } | Asked::MakeFolder | Asked::Annotate { .. }) {
             self.within_limit(state)?;
         }
         match asked {
             Asked::Clone { uid, uuid } => self.may_clone(state, operator, uid, uuid),
             Asked::Harm { vm, method } => self.may_harm(state, operator, vm, method),
+            Asked::Annotate { vm } => {
+                let read = state.reads.get(&(operator, (*vm).to_owned()));
+                if read.is_some_and(|read| read.at.elapsed() <= self.terms.lag && read.member.is_some()) {
+                    return Ok(());
+                }
+                Err(wrong("S2", format!("{vm} gets an attribute, and was no member when it was looked at")))
+            }
             Asked::RemoveFolder { folder } => {
                 let empty = state.empty_folders.get(&(operator, (*folder).to_owned()));
                 if empty == Some(&true) {

@@ -435,8 +435,9 @@ async fn carry_out(
     let created = fresh.extra.get(mark::CREATED).and_then(|text| text.parse().ok());
     let created = created.or_else(|| u64::try_from(fresh.created?.as_second()).ok()).unwrap_or_default();
     let (made, restarted) = marks.of(one);
-    let mut marks = owner.marks(&fresh.instance_uuid, created, &made, restarted);
-    marks.push((mark::RELEASED.to_owned(), String::new()));
+    let mut marks = owner.marks(&fresh.instance_uuid, created, &made, restarted, None);
+    // What another group's data was tells nothing of this one's.
+    marks.extend([mark::RELEASED, mark::USER_DATA].map(|key| (key.to_owned(), String::new())));
     Ok(hand.mark(&fresh.id, &marks, &one.machine.path).await?)
 }
 

@@ -1,4 +1,4 @@
-//! `vmgroup preview`: asks the running operator what scaling a group would bring,
+//! `vmgroup preview`: asks the running operator what an edit of a group would bring,
 //! and prints it. Decides nothing.
 
 use std::io::Write;
@@ -13,17 +13,18 @@ use super::socket::{AskFailure, SocketArg, path};
 use super::text::Paint;
 use super::{KindArg, Output, policy};
 use crate::apply::counted;
-use crate::preview::{Candidates, Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
+use crate::preview::{Candidates, Changed, Coming, Counsel, DEADLINE, Preview, Said, Trouble, Wanted};
 
 /// Arguments of `vmgroup preview`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Nothing is changed, and nothing recorded as a decision. It goes by what the operator knows now:
-what is under way is taken as done, the room on hosts and datastores is that of this moment, and
+what is under way is taken as done, each change as going well, the room on hosts and datastores is that of this moment, and
 names that a policy draws by lot will be others.
 
 Examples:
   kubectl vmgroup preview shop/web --replicas 5
+  kubectl vmgroup preview shop/web --template ubuntu-26.04 --cpu 4
   kubectl vmgroup preview shop/web --replicas 2 --policy new.wasm --output json
   kubectl -n vmgroup-system exec deploy/vmgroup-operator -- /vmgroup preview shop/web --replicas 5")]
 pub struct PreviewArgs {
@@ -34,6 +35,18 @@ pub struct PreviewArgs {
     /// How many members it would have [default: as many as its spec says]
     #[arg(long, value_name = "N")]
     replicas: Option<usize>,
+
+    /// What they would be made from [default: what its spec says]
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+
+    /// Virtual CPUs that each would have [default: as many as its spec says]
+    #[arg(long, value_name = "N")]
+    cpu: Option<i32>,
+
+    /// Memory that each would have, in GB [default: as much as its spec says]
+    #[arg(long, value_name = "N")]
+    memory: Option<i32>,
 
     /// Ask this policy instead of the one in force: a .wasm or .wasm.gz file, or the name of a shipped one
     #[arg(long, value_name = "FILE")]
@@ -53,11 +66,12 @@ pub struct PreviewArgs {
 
 /// Asks and prints.
 pub(super) async fn run(arguments: PreviewArgs, out: &mut impl Write) -> Result<(), AskFailure> {
-    let PreviewArgs { group, replicas, policy, kind, config, from } = arguments;
+    let PreviewArgs { group, replicas, template, cpu, memory, policy, kind, config, from } = arguments;
     let source = policy.as_deref().map(policy::file_or_shipped).transpose()?;
     let config = config.as_deref().map(policy::config).transpose()?.map(|config| config.to_string());
     let (plugin, body) = source.map_or((None, Bytes::new()), |source| (Some(source.name), source.bytes));
-    let wanted = Wanted { group, replicas, one_fewer: false, plugin, kind: kind.map(Into::into), config };
+    let kind = kind.map(Into::into);
+    let wanted = Wanted { group, replicas, one_fewer: false, template, cpu, memory, plugin, kind, config };
     let preview: Preview = make(&from, &wanted, body).await?;
     match from.output {
         Output::Json => Ok(json(out, &preview)?),
@@ -81,6 +95,9 @@ fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
         coming,
         going,
         candidates,
+        changed,
+        further,
+        left,
         asked,
         stopped,
         troubles,
@@ -95,6 +112,17 @@ fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
         let (hosts, clusters, datastores) = (counted(hosts.len(), "host"), some(clusters), some(datastores));
         writeln!(out, "    to choose from: {hosts} of {clusters}; datastores {datastores}")?;
     }
+    for Changed { name, how, why, turn, reason } in changed {
+        let turn = turn.map_or_else(|| " ~".to_owned(), |turn| format!("{turn:>2}"));
+        let reason = reason.as_ref().map(|reason| format!("; {reason}")).unwrap_or_default();
+        writeln!(out, " {} {name}  {}: {why}{reason}", paint.bold(&turn), how.as_str())?;
+    }
+    if *further > 0 {
+        writeln!(out, "    {further} more in turns like these")?;
+    }
+    for Said { name, reason } in left {
+        writeln!(out, "  = {name}  is left as it is: {reason}")?;
+    }
     for Coming { name, place, named, placed } in coming {
         writeln!(out, "  {} {name}  {place}", paint.good("+"))?;
         writeln!(out, "      name   {named}")?;
@@ -103,8 +131,8 @@ fn print(out: &mut impl Write, preview: &Preview) -> std::io::Result<()> {
     for Said { name, reason } in going {
         writeln!(out, "  {} {name}  {reason}", paint.bad("-"))?;
     }
-    if coming.is_empty() && going.is_empty() && stopped.is_none() {
-        writeln!(out, "  nobody would come or go")?;
+    if coming.is_empty() && going.is_empty() && changed.is_empty() && stopped.is_none() {
+        writeln!(out, "  nobody would come, go or be changed")?;
     }
     if let Some(Trouble { reason, message }) = stopped {
         writeln!(out, "  {} ({reason}): {message}", paint.bad("no further"))?;

@@ -13,6 +13,7 @@ use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{Capacity, Category, PowerState, Site, Source, Template, VmRef};
 
+use super::attributes;
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
 use crate::blueprint::Blueprint;
 use crate::budget::Denied;
@@ -20,7 +21,7 @@ use crate::decide::{self, NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, Problem, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
 use crate::observe::{Observed, Seen};
-use crate::plan::rollout::{self, Need, Turn};
+use crate::plan::rollout::{self, Turn};
 use crate::plan::{Decisions, Demand, Victim};
 use crate::quota::{self, Amount, Wish};
 use crate::room::{self, Each, Fit};
@@ -77,12 +78,14 @@ impl Pass<'_> {
                 member.uuid == *uuid
                     && member.flight.is_none()
                     && rollout::runs(desired, member)
-                    && rollout::due(desired, member) != Need::Resize
+                    && !rollout::is_touched(desired, member)
+                    && member.vm.as_ref().is_some_and(|vm| vm.fields_to_set(desired).is_empty())
             })
         };
         let deleting = desired.deleting;
         let successors = demand.turn.as_ref().is_some_and(|turn| turn.successors);
-        self.memory.failures.retain(|topic, _| match topic {
+        let (now, annotate) = (self.now, attributes::left(desired, seen) > 0);
+        self.memory.failures.retain(|topic, failure| match topic {
             Topic::Scaling => demand.excess > 0,
             Topic::Rollout => demand.turn.is_some(),
             Topic::Naming | Topic::Quota => demand.missing > 0,
@@ -92,6 +95,8 @@ impl Pass<'_> {
             Topic::Folder => deleting || seen.folder.id.is_none(),
             Topic::Target => wants_site(desired, seen, demand),
             Topic::Reading => true,
+            // It may have worked all the same.
+            Topic::Attributes => failure.until > now || annotate,
             Topic::Member(uuid) => !settled(uuid),
         });
     }
@@ -167,6 +172,7 @@ impl Pass<'_> {
         // Nobody goes whose successor cannot be made.
         let successors = turn.is_some_and(|turn| turn.successors);
         let blueprint = if clones || successors { self.find_blueprint(connected).await } else { None };
+        let as_told = blueprint.as_ref().is_none_or(|blueprint| self.is_as_told(blueprint));
         let part_of = |all: &Arc<Capacity>| site.map_or_else(|| all.clone(), |site| connected.part(site, all));
         let mut part = part_of(&capacity);
         let mut fit = blueprint.as_ref().map(|blueprint| self.fit(&part, read, blueprint));
@@ -179,7 +185,7 @@ impl Pass<'_> {
             fit = Some(self.fit(&part, read, blueprint));
             capacity = now;
         }
-        let turn = turn.filter(|_| !successors || blueprint.is_some());
+        let turn = turn.filter(|_| !successors || (blueprint.is_some() && as_told));
         let (turn, births, resumed) = self.within_room(seen, (&part, fit.as_ref()), turn, (births, resumed));
         let clones = births + resumed.len() > 0;
         if let Some(turn) = turn {
@@ -382,6 +388,18 @@ impl Pass<'_> {
                 None
             }
         }
+    }
+
+    /// Whether user data is what the watch has told of it last. If not, the fresh read
+    /// counts, and nobody goes for what was true once.
+    fn is_as_told(&mut self, blueprint: &Blueprint) -> bool {
+        let (Some(told), Some(data)) = (&self.desired.data, &blueprint.user_data) else { return true };
+        let same = *told == data.mark(&self.desired.uid);
+        if !same {
+            self.engine.guest_data.note(&self.desired.uid, data);
+            self.look_again(Duration::ZERO);
+        }
+        same
     }
 
     fn question<'q>(

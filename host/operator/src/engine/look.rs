@@ -317,6 +317,8 @@ impl Pass<'_> {
                 TaskKind::Reconfigure => {
                     let seen = VmSeen::of(vm, owner, baseline);
                     rollout::need(desired, &seen) == Need::Resize
+                        || rollout::data_to_mark(desired, &seen).is_some()
+                        || !seen.fields_to_set(desired).is_empty()
                         || !seen.on() && rollout::wants_change_when_off(desired, &seen)
                 }
                 _ => vm.power != PowerState::On,

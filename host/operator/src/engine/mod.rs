@@ -4,6 +4,7 @@
 //! here waits for a task: what is in flight ends in a wake-up and another pass.
 
 mod ask;
+mod attributes;
 mod laps;
 mod look;
 mod preview;
@@ -31,6 +32,7 @@ use crate::connections::{Asked, Chosen, Connections};
 use crate::decide::Decider;
 use crate::events::{EventType, Events};
 use crate::folder::ReservedNames;
+use crate::guest::{DataBook, Known};
 use crate::lease::Fence;
 use crate::link::chain;
 use crate::memory::{GroupMemory, Memories, Patience, Population, Topic, Why};
@@ -77,6 +79,8 @@ pub struct Engine {
     pub policies: PolicyBook,
     /// What the groups of each namespace have.
     pub ledger: Ledger,
+    /// What is known of groups' user data.
+    pub guest_data: DataBook,
     /// Names on their way.
     pub reserved_names: ReservedNames,
     /// What is remembered of groups.
@@ -131,6 +135,8 @@ struct Pass<'a> {
     destination: Option<TargetSpec>,
     /// What its spec says of that, and is refused.
     redirected: Option<String>,
+    /// Why its user data cannot be had: a reason, and in words.
+    lacking: Option<(String, String)>,
     api: Api<VmGroup>,
     desired: Desired,
     /// The group as the marks of its members name it.
@@ -157,7 +163,7 @@ struct Note {
 impl Engine {
     /// Makes one pass over a group.
     pub async fn pass(&self, object: &VmGroup) -> Result<Outcome, PassError> {
-        let desired = match validate(object) {
+        let mut desired = match validate(object) {
             Ok(desired) => desired,
             Err(invalid) => return self.refuse(object, &invalid.to_string()).await,
         };
@@ -182,6 +188,14 @@ impl Engine {
             named: target::named(destination.as_ref(), desired.deleting),
         };
         let Chosen { connection, record, differs, refused } = self.connections.choose(asked);
+        let mut lacking = None;
+        match self.guest_data.follow(&uid, &desired.group, desired.make.user_data.as_ref()) {
+            Known::Unused => {}
+            // What was told last stays told.
+            Known::Unread => lacking = status.and_then(report::lacking),
+            Known::Is(mark) => desired.data = Some(mark),
+            Known::Lacking(why) => lacking = Some((why.reason().to_owned(), chain(&why))),
+        }
         memory.is_about(connection.name());
         let mut pass = Pass {
             engine: self,
@@ -191,6 +205,7 @@ impl Engine {
             connections_refused: refused,
             destination,
             redirected,
+            lacking,
             api,
             reference: object.object_ref(&()),
             serving: self.policies.serving(desired.who()),
@@ -241,6 +256,7 @@ impl Engine {
     fn forget(&self, uid: &str) {
         self.connections.forget(uid);
         self.ledger.forget(uid);
+        self.guest_data.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
@@ -304,6 +320,7 @@ impl Engine {
             connections_refused: None,
             destination: None,
             redirected: None,
+            lacking: None,
             refusal: None,
             policies: None,
             baseline: None,
@@ -331,7 +348,7 @@ impl Pass<'_> {
         has_finalizer: bool,
     ) -> Result<bool, StatusError> {
         let laps = self.laps.clone();
-        self.memory.refresh((self.desired.generation, self.serving.edition()));
+        self.memory.refresh((self.desired.generation, self.serving.edition(), self.desired.data.clone()));
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }
@@ -363,6 +380,10 @@ impl Pass<'_> {
             let Why { reason, message, stalled, patience: _ } = why(error.category(), chain(&error));
             self.look_again(SOON);
             laps.time(Step::Tell, self.report(None, Some(Obstacle { reason, message, stalled }))).await?;
+            return Ok(false);
+        }
+        if !laps.time(Step::Look, self.find_fields(&connected)).await {
+            self.look_again(SOON);
             return Ok(false);
         }
         self.adopt_tasks(&connected);

@@ -1,10 +1,13 @@
 //! A pass that is only rehearsed: the same questions, put to the same policies
 //! or to one that is tried, with what they answer carried out in thought. Takes
-//! the caches as they are, and what is under way as done.
+//! the caches as they are, and what is under way as done. Who is changed or replaced, and
+//! in which order, is in `change`.
 //!
 //! Must not write anything to anybody, nor remember anything.
 
-use std::collections::HashMap;
+mod change;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kube::api::Api;
@@ -19,13 +22,14 @@ use super::{Engine, why};
 use crate::clock;
 use crate::connection::Connection;
 use crate::decide::{self, NoAnswer, Question, newcomers, places, victims};
+use crate::guest::{DataMark, Known};
 use crate::link::{Connected, chain};
 use crate::memory::{GroupMemory, Why};
 use crate::observe::{self, Birth, BoundFor, FolderSeen, Knowledge, Observed, Seen, VmSeen};
 use crate::ownership::Owner;
 use crate::plan::{self, Demand};
 use crate::policy_source::Serving;
-use crate::preview::{Candidates, Coming, Counsel, Preview, PreviewError, Said, Trouble, Wish};
+use crate::preview::{Candidates, Coming, Counsel, Edit, Preview, PreviewError, Said, Trouble, Wish};
 use crate::readiness::Waits;
 use crate::revision::Made;
 use crate::status::bounded;
@@ -50,31 +54,39 @@ struct Rehearsal<'a> {
     template: Option<Template>,
     /// Why recorded members that do not exist yet are called as they are.
     named: HashMap<String, String>,
+    /// How often the policy has said whose turn it is.
+    turns: usize,
     preview: Preview,
 }
 
 impl Engine {
-    /// What a group of so many members would look like, and how it would come to
-    /// that. `candidates` are asked instead of the policies in force for their kinds.
+    /// What a group would look like after an edit, and how it would come to that.
+    /// `candidates` are asked instead of the policies in force for their kinds.
     pub async fn preview(
         &self,
         group: &GroupRef,
-        wish: Wish,
+        edit: Edit,
         candidates: &[Arc<Policy>],
     ) -> Result<Preview, PreviewError> {
         let api: Api<VmGroup> = Api::namespaced(self.kube.clone(), &group.namespace);
-        let object = bounded(api.get_opt(&group.name)).await?.ok_or_else(|| PreviewError::NoGroup(group.clone()))?;
-        let mut desired = validate(&object)?;
-        if desired.deleting {
+        let mut object =
+            bounded(api.get_opt(&group.name)).await?.ok_or_else(|| PreviewError::NoGroup(group.clone()))?;
+        let before = self.with_data(validate(&object)?);
+        if before.deleting {
             return Err(PreviewError::Deleting(group.clone()));
         }
-        let wished_now = desired.replicas;
-        if let Wish::Members(replicas) = wish {
-            desired.replicas = replicas;
+        let Edit { wish, template, cpu, memory } = edit;
+        let spec = &mut object.spec;
+        spec.template = template.unwrap_or_else(|| spec.template.clone());
+        (spec.cpu, spec.memory) = (cpu.unwrap_or(spec.cpu), memory.unwrap_or(spec.memory));
+        let mut desired = self.with_data(validate(&object)?);
+        let wished_now = before.replicas;
+        match wish {
+            Wish::Members(replicas) => desired.replicas = replicas,
+            Wish::Spec => {}
+            // Who goes is asked, not who is changed or replaced.
+            Wish::OneFewer => (desired.strategy.rolling, desired.restarted_at) = (false, None),
         }
-        // Only who comes and who goes is rehearsed, not who is changed or replaced.
-        desired.strategy.rolling = false;
-        desired.restarted_at = None;
         if desired.replicas > MAX_REPLICAS {
             return Err(PreviewError::TooMany { wanted: desired.replicas, limit: MAX_REPLICAS });
         }
@@ -83,8 +95,8 @@ impl Engine {
         let memory = self.memories.peek(&desired.uid).unwrap_or_default();
         let destination = target::in_force(desired.destination.as_ref(), object.status.as_ref());
         let ground = Ground::of(destination, &connected, connection.name());
-        let seen = self.look_only((&connection, &connected, &ground), &object, &desired, &memory);
-        let (seen, under_way) = settled(seen, &desired.made(), clock::seconds(self.clock.now()));
+        let seen = self.look_only((&connection, &connected, &ground), &object, &before, &memory);
+        let (seen, under_way) = settled(seen, &before, clock::seconds(self.clock.now()));
         let there: Vec<String> =
             seen.members.iter().filter(|member| member.vm.is_some()).map(|member| member.name.clone()).collect();
         if wish == Wish::OneFewer {
@@ -119,10 +131,20 @@ impl Engine {
             ground,
             template: None,
             named,
+            turns: 0,
             preview,
         };
         rehearsal.preview.stopped = rehearsal.run().await.err();
+        rehearsal.tell_who_is_left();
         Ok(rehearsal.preview)
+    }
+
+    /// With what is known of the group's user data.
+    fn with_data(&self, mut desired: Desired) -> Desired {
+        if let Known::Is(mark) = self.guest_data.known(&desired.uid) {
+            desired.data = Some(mark);
+        }
+        desired
     }
 
     /// The group as the caches and its record have it, without a fresh read.
@@ -164,8 +186,9 @@ impl Engine {
 }
 
 /// The group when all that is under way has ended well, and what that is: those
-/// who leave are gone, and those who are being made are there.
-fn settled(seen: Observed, made: &Made, now: u64) -> (Observed, Vec<Said>) {
+/// who leave are gone, those who are being made are there, and those who are being
+/// changed or are not ready yet are ready.
+fn settled(seen: Observed, before: &Desired, now: u64) -> (Observed, Vec<Said>) {
     let mut under_way = Vec::new();
     let mut members = Vec::new();
     for mut member in seen.members {
@@ -177,30 +200,45 @@ fn settled(seen: Observed, made: &Made, now: u64) -> (Observed, Vec<Said>) {
         }
         if member.being_made() {
             say("is being made".to_owned());
-            let bound_for = member.bound_for.clone().unwrap_or_default();
-            member.vm = Some(VmSeen {
-                id: VmRef::new(format!("preview-{}", member.uuid)),
-                power: PowerState::On,
-                host: bound_for.host,
-                datastore: bound_for.datastore,
-                created_at: Some(now),
-                made: made.clone(),
-                restarted: None,
-                cpus: made.cpus,
-                memory_mib: made.memory_mib,
-                cpu_hot_add: false,
-                memory_hot_add: false,
-                guest: None,
-                stranded: None,
-                attributes: std::collections::BTreeMap::default(),
-                outdated: false,
-            });
+            let revision = member.revision.clone().unwrap_or_else(|| before.revision.clone());
+            member.vm = Some(imagined(&member, Made { revision, ..before.made() }, before.data.clone(), now));
+        } else if let Some(vm) = member.vm.as_mut().filter(|_| member.recorded == Some(MemberState::Changing)) {
+            say("is being changed".to_owned());
+            change::take_on(vm, before);
+        } else if member.vm.as_ref().is_some_and(VmSeen::on) && !member.waits.ready {
+            say("is not ready yet".to_owned());
         }
+        member.waits.ready = member.vm.as_ref().is_some_and(VmSeen::on);
+        member.recorded = member.vm.as_ref().map(|_| MemberState::Ready).or(member.recorded);
         member.flight = None;
         member.held_until = None;
         members.push(member);
     }
     (Observed { members, ..seen }, under_way)
+}
+
+/// The machine of a member that is made in thought.
+fn imagined(member: &Seen, made: Made, data: Option<DataMark>, now: u64) -> VmSeen {
+    let bound_for = member.bound_for.clone().unwrap_or_default();
+    VmSeen {
+        id: VmRef::new(format!("preview-{}", member.uuid)),
+        power: PowerState::On,
+        host: bound_for.host,
+        datastore: bound_for.datastore,
+        created_at: Some(now),
+        cpus: made.cpus,
+        memory_mib: made.memory_mib,
+        made,
+        data,
+        restarted: None,
+        cpu_hot_add: false,
+        memory_hot_add: false,
+        guest: None,
+        stranded: None,
+        attributes: BTreeMap::default(),
+        fields: None,
+        outdated: false,
+    }
 }
 
 impl Rehearsal<'_> {
@@ -215,6 +253,13 @@ impl Rehearsal<'_> {
                 self.forget(&demand);
             } else if demand.missing + demand.resume.len() > 0 {
                 self.who_comes(&demand).await?;
+            } else if self.come_up() || self.change_at_once() {
+                // What was waited for is so.
+            } else if let Some(turn) = &demand.turn {
+                if self.turns == change::TURNS {
+                    break;
+                }
+                self.take_turn(turn).await?;
             } else {
                 break;
             }
@@ -246,11 +291,18 @@ impl Rehearsal<'_> {
         let mut progress = false;
         for victim in victims(&uuids, chosen) {
             let Some(at) = self.seen.members.iter().position(|member| member.uuid == victim.uuid) else { continue };
-            let member = self.seen.members.remove(at);
+            let member = self.part_with(at);
             self.preview.going.push(Said { name: member.name, reason: victim.reason });
             progress = true;
         }
         if progress { Ok(()) } else { Err(beside_the_point()) }
+    }
+
+    /// Takes a member out, whose name is free from then on.
+    fn part_with(&mut self, at: usize) -> Seen {
+        let member = self.seen.members.remove(at);
+        self.memory.vanished.extend(member.vm.as_ref().map(|vm| vm.id.clone()));
+        member
     }
 
     fn forget(&mut self, demand: &Demand) {
@@ -270,6 +322,11 @@ impl Rehearsal<'_> {
         let site = self.ground.site.as_ref().map_or_else(|_| self.connected.site.clone(), Arc::clone);
         let room = self.connected.part(&site, &self.capacity);
         self.preview.candidates = Some(Candidates::of(&room));
+        let purpose = match (demand.evacuating, demand.replacing) {
+            (true, _) => Purpose::Evacuation,
+            (false, true) => Purpose::Replacement,
+            (false, false) => Purpose::ScaleOut,
+        };
         let disk_mib = self.template().await?;
         let usage = HashMap::new();
         let mut batch: Vec<(String, String)> = self
@@ -282,7 +339,7 @@ impl Rehearsal<'_> {
         let births = demand.births(slots);
         if births > 0 {
             let taken = self.engine.taken(&self.connected, &self.seen, &self.desired.uid, &self.memory);
-            let asked = self.question(&usage, None, Purpose::ScaleOut).for_names(births, taken);
+            let asked = self.question(&usage, None, purpose).for_names(births, taken);
             let answer = self.ask(&Arc::new(asked)).await?;
             let Answer::Naming(answer) = answer else { return Err(beside_the_point()) };
             let uuids = (0..births).map(|_| self.engine.new_uuid()).collect();
@@ -291,7 +348,7 @@ impl Rehearsal<'_> {
                 batch.push((newcomer.uuid, newcomer.name));
             }
         }
-        let question = Question { capacity: &room, ..self.question(&usage, disk_mib, Purpose::ScaleOut) };
+        let question = Question { capacity: &room, ..self.question(&usage, disk_mib, purpose) };
         let asked = Arc::new(question.for_places(&batch));
         let answer = self.ask(&asked).await?;
         let lines = answer.lines(&asked);

@@ -12,7 +12,8 @@ use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, Policy
 use vmgroup_policy::Kind;
 use vmgroup_vsphere::{Error as VcError, FaultKind, Site};
 
-use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SOON};
+use super::attributes;
+use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SETTLING, SOON};
 use crate::apply::{Effect, counted};
 use crate::blueprint::Blueprint;
 use crate::clock::k8s_time;
@@ -44,12 +45,16 @@ impl Pass<'_> {
         let folder_known = old.folder.as_ref().is_some_and(same);
         let needs_folder =
             plan.steps.iter().any(|step| matches!(step, plan::Step::CreateFolder { .. } | plan::Step::Clone { .. }));
-        if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) {
+        // Whoever comes after us has to know what to take away.
+        let attributes = attributes::with(old.custom_attributes.as_deref(), &self.desired);
+        let attributes_known = attributes == old.custom_attributes;
+        if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) && attributes_known {
             return Ok(());
         }
         let mut new = old.clone();
         new.members = status::listed(self.with_tasks(plan.record.clone()));
         new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
+        new.custom_attributes = attributes;
         new.baseline.get_or_insert_with(|| self.desired.made().to_string());
         new.connection = self.connection_record.clone().or(new.connection);
         new.target = self.destination.clone();
@@ -183,6 +188,17 @@ impl Pass<'_> {
                         None => self.look_again(self.desired.grace),
                     }
                     self.memory.asked_to_stop.insert(uuid);
+                }
+                Effect::Annotated { uuid } => {
+                    self.memory.clear(&Topic::Attributes);
+                    // The watch may tell of it later.
+                    self.memory.settling.insert(uuid, (TaskKind::Reconfigure, self.now + SETTLING));
+                    self.look_again(SETTLING);
+                }
+                Effect::NotAnnotated { error } => {
+                    // They may have been defined anew.
+                    connected.forget_custom_fields();
+                    self.fail_vc(Topic::Attributes, &error);
                 }
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
@@ -323,6 +339,8 @@ impl Pass<'_> {
             existing: vms.len(),
             record,
             folder: self.folder_to_record(seen),
+            unannotated: attributes::left(&self.desired, seen),
+            attributes: attributes::kept(self.written().0.custom_attributes.as_deref(), &self.desired, seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
             stranded: self.stranded(seen),
@@ -426,6 +444,7 @@ impl Pass<'_> {
             connections_refused: self.connections_refused.clone(),
             destination: self.destination.clone(),
             redirected: self.redirected.clone(),
+            lacking: self.lacking.clone(),
             refusal,
             policies: Some(policies(&self.serving)),
             baseline: Some(self.desired.made().to_string()),

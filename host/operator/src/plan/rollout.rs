@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use vmgroup_api::{MemberState, RolloutStatus};
 
+use crate::guest::DataMark;
 use crate::observe::{Observed, Seen, VmSeen};
 use crate::validate::Desired;
 
@@ -31,6 +32,8 @@ pub enum Why {
     Evacuation,
     /// The template has changed.
     Template,
+    /// What is in the Secret or `ConfigMap` of its user data has changed.
+    UserData,
     /// CPU or memory has changed.
     Size,
     /// A restart was asked for.
@@ -43,6 +46,7 @@ impl Why {
         match self {
             Self::Evacuation => "its host is going into maintenance",
             Self::Template => "it was made from another template",
+            Self::UserData => "it was made with other user data",
             Self::Size => "cpu or memory has changed",
             Self::Restart => "a restart was asked for",
         }
@@ -53,6 +57,9 @@ impl Why {
 pub fn need(desired: &Desired, vm: &VmSeen) -> Need {
     if vm.made.revision != desired.revision {
         return Need::Successor(Why::Template);
+    }
+    if desired.data.is_some() && vm.data.is_some() && vm.data != desired.data {
+        return Need::Successor(Why::UserData);
     }
     if desired.restarted_at.is_some() && vm.restarted != desired.restarted_at {
         return Need::Cycle(Why::Restart);
@@ -75,11 +82,32 @@ fn fits(desired: &Desired, vm: &VmSeen) -> bool {
     vm.made.same_size(&desired.made()) || (vm.cpus, vm.memory_mib) == (desired.cpus, desired.memory_mib)
 }
 
+/// Whether a member's marks do not tell what user data it was made with: it was made
+/// before that was marked, or adopted. It counts as made with what there is, and is
+/// marked so, that later changes reach it.
+fn unmarked(desired: &Desired, vm: &VmSeen) -> bool {
+    vm.made.revision == desired.revision && vm.data.is_none() && desired.data.is_some()
+}
+
+/// What a member's marks are to tell of its user data, if that is news.
+pub fn data_to_mark(desired: &Desired, vm: &VmSeen) -> Option<DataMark> {
+    desired.data.clone().filter(|_| unmarked(desired, vm))
+}
+
+/// Whether something of a member is to be written while it runs.
+pub fn is_touched(desired: &Desired, member: &Seen) -> bool {
+    match due(desired, member) {
+        Need::Resize => true,
+        Need::Nothing => member.vm.as_ref().is_some_and(|vm| !member.leaving() && unmarked(desired, vm)),
+        Need::Cycle(_) | Need::Successor(_) => false,
+    }
+}
+
 /// What is wanted of a machine that is off before it is powered on. A new template is
 /// no matter of this.
 pub fn wants_change_when_off(desired: &Desired, vm: &VmSeen) -> bool {
     let restart = desired.restarted_at.is_some() && vm.restarted != desired.restarted_at;
-    vm.outdated || restart || !fits(desired, vm)
+    vm.outdated || restart || unmarked(desired, vm) || !fits(desired, vm)
 }
 
 /// Whether a need is served without anybody's doing: with `OnDelete` only what was

@@ -41,10 +41,13 @@ fn desired(replicas: usize) -> Desired {
         template: "small".into(),
         linked: false,
         grace: Duration::from_secs(60),
+        custom_attributes: BTreeMap::new(),
+        fields: BTreeMap::new(),
         make: Make::default(),
         hold_scale_in: false,
         protected: BTreeSet::new(),
         revision: "new".into(),
+        data: None,
         restarted_at: None,
         strategy: Bounds::default(),
         evacuate: false,
@@ -71,6 +74,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             datastore: None,
             created_at: None,
             made: desired(0).made(),
+            data: None,
             restarted: None,
             cpus: 2,
             memory_mib: 1024,
@@ -79,6 +83,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             guest: None,
             stranded: None,
             attributes: BTreeMap::new(),
+            fields: None,
             outdated: false,
         }),
         bound_for: None,
@@ -517,7 +522,7 @@ fn obey(desired: &Desired, world: &mut Observed, plan: &Plan) {
                 now.vm.as_mut().unwrap().power = PowerState::Off;
             }
             Step::Destroy { .. } | Step::Release { .. } => now.vm = None,
-            Step::CreateFolder { .. } | Step::Finish => {}
+            Step::Annotate { .. } | Step::CreateFolder { .. } | Step::Finish => {}
         }
     }
 }

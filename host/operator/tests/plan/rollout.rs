@@ -1,6 +1,7 @@
 //! Changes of groups that stand: in what order members are taken down, and when not.
 
 use proptest::prelude::*;
+use vmgroup_operator::guest::DataMark;
 use vmgroup_operator::plan::rollout::{Need, Turn, Why, need};
 
 use super::*;
@@ -142,6 +143,26 @@ fn a_rollout_that_is_stuck_takes_nobody_else_down() {
     // Nobody is late: it only waited, for a policy or for a hand.
     observed.members[0] = on(1);
     assert_eq!(from(demand(&group, &observed, NOW).turn.as_ref()).0, 2);
+}
+
+/// Who was made with other user data is replaced; who does not tell what he was made with,
+/// or while it is not known what there is, is not, but marked once it is known.
+#[test]
+fn changed_user_data_replaces_and_what_is_not_known_does_not() {
+    let made_with = |index, data: Option<&str>| {
+        let mut seen = on(index);
+        seen.vm.as_mut().unwrap().data = data.map(DataMark::found);
+        seen
+    };
+    let members = vec![made_with(1, Some("old")), made_with(2, None), made_with(3, Some("new"))];
+    let group = Desired { data: Some(DataMark::found("new")), ..desired(3) };
+    let needs: Vec<Need> = members.iter().map(|member| need(&group, member.vm.as_ref().unwrap())).collect();
+    assert_eq!(needs, [Need::Successor(Why::UserData), Need::Nothing, Need::Nothing]);
+    let asked = demand(&group, &seen(members.clone()), NOW);
+    assert_eq!(from(asked.turn.as_ref()), (1, vec!["uuid-001"]));
+    assert_eq!(asked.resize, ["uuid-002"], "it is marked while it runs");
+    let unknown = demand(&desired(3), &seen(members), NOW);
+    assert_eq!(unknown, Demand::default());
 }
 
 proptest! {

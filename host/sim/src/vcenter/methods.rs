@@ -94,6 +94,7 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
         }
         "FindByUuid" | "FindAllByUuid" => find_by_uuid(state, call),
         "GetCustomizationSpec" => customization(state, call),
+        "SetField" => set_field(state, call),
         "CreateContainerView" => create_container_view(state, call),
         "CreateListView" => {
             let view = state.create_view(call.session, Scope::List, &[]);
@@ -188,7 +189,8 @@ pub(super) fn unknown_method(name: &str) -> VimFault {
 
 /// Whether a method takes more than the role "read-only".
 fn changes_the_inventory(method: &str) -> bool {
-    method.ends_with("_Task") || matches!(method, "CreateFolder" | "ShutdownGuest" | "MarkAsTemplate" | "UpdateOptions")
+    method.ends_with("_Task")
+        || matches!(method, "CreateFolder" | "SetField" | "ShutdownGuest" | "MarkAsTemplate" | "UpdateOptions")
 }
 
 fn terminate(state: &mut State, call: &Call<'_>) -> Answer {
@@ -249,6 +251,20 @@ fn customization(state: &State, call: &Call<'_>) -> Answer {
     let spec = Val::Struct("CustomizationSpec", vec![("identity", poly(identity))]);
     let info = Val::Struct("CustomizationSpecInfo", vec![("name", text(name.to_owned())), ("type", text("Linux"))]);
     Ok(returned(&Val::Struct("CustomizationSpecItem", vec![("info", info), ("spec", spec)])))
+}
+
+/// `CustomFieldsManager.SetField`.
+fn set_field(state: &mut State, call: &Call<'_>) -> Answer {
+    call.is_on(Kind::CustomFieldsManager)?;
+    let entity = call.required(state, "entity")?;
+    let key: i32 = call.node.number("key")?.ok_or_else(|| VimFault::invalid_argument("key"))?;
+    let value = call.text("value")?.to_owned();
+    match state.attribute(key) {
+        Some((_, kind)) if kind.is_none_or(|kind| kind == entity.kind) => {}
+        _ => return Err(VimFault::invalid_argument("key")),
+    }
+    state.set_field(entity, key, &value);
+    Ok(nothing())
 }
 
 fn create_container_view(state: &mut State, call: &Call<'_>) -> Answer {

@@ -83,6 +83,8 @@ pub struct VmView {
     pub disks: Vec<u64>,
     /// The domain of the customization that it was made with.
     pub customized: Option<String>,
+    /// Its custom attributes, by name.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A task as the world has it, for assertions.
@@ -398,6 +400,20 @@ impl VcenterSim {
         })
     }
 
+    /// Defines a custom attribute that machines can have.
+    pub fn define_attribute(&self, name: &str) {
+        self.0.change(|state| state.define_attribute(name, Some(Kind::VirtualMachine)));
+    }
+
+    /// Sets a custom attribute of a machine, and defines it if it is new; an empty value
+    /// takes it away.
+    pub fn set_attribute(&self, path: &str, name: &str, value: &str) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            state.set_attribute(vm, name, value);
+            Ok(())
+        })
+    }
+
     /// Writes one `extraConfig` value; an empty one removes the key.
     pub fn set_extra(&self, path: &str, key: &str, value: &str) -> Result<(), WorldError> {
         self.on(path, Kind::VirtualMachine, |state, vm| {
@@ -582,5 +598,11 @@ fn view(state: &State, moref: Moref) -> VmView {
         networks: vm.networks.iter().map(|network| state.name_of(*network).to_owned()).collect(),
         disks: vm.disks().collect(),
         customized: vm.customized.clone(),
+        attributes: state
+            .entity(moref)
+            .into_iter()
+            .flat_map(|entity| &entity.attributes)
+            .filter_map(|(key, value)| Some((state.attribute(*key)?.0.clone(), value.clone())))
+            .collect(),
     }
 }

@@ -66,6 +66,7 @@ fn needed(call: &Call<'_>) -> Vec<&'static str> {
             all.extend(configured(|field| says(&["spec", "config", field])));
             all
         }
+        ("SetField", _) => vec!["Global.SetCustomField"],
         ("ReconfigVM_Task", _) => configured(|field| says(&["spec", field])),
         _ => Vec::new(),
     }

@@ -104,7 +104,7 @@ pub(super) struct State {
     pub(super) entities: BTreeMap<Moref, Entity>,
     /// Virtual machines by instance UUID, in lower case.
     pub(super) instances: BTreeMap<String, Moref>,
-    pub(super) attribute_names: Vec<String>,
+    pub(super) attribute_names: Vec<(String, Option<Kind>)>,
     /// Customization specifications, by name.
     pub(super) customizations: BTreeSet<String>,
     pub(super) tasks: BTreeMap<Moref, Task>,
@@ -539,17 +539,38 @@ impl State {
 
     /// Sets a custom attribute, and defines it if it is new.
     pub(super) fn set_attribute(&mut self, moref: Moref, name: &str, value: &str) {
-        let index = self.attribute_names.iter().position(|known| known == name);
+        let key = self.define_attribute(name, Some(moref.kind));
+        self.set_field(moref, key, value);
+    }
+
+    /// The key of a custom attribute for objects of this type, or of all; it is defined
+    /// if it is new.
+    pub(super) fn define_attribute(&mut self, name: &str, kind: Option<Kind>) -> i32 {
+        let index = self.attribute_names.iter().position(|known| known.0 == name && known.1 == kind);
         let index = index.unwrap_or_else(|| {
-            self.attribute_names.push(name.to_owned());
+            self.attribute_names.push((name.to_owned(), kind));
+            self.touch(Moref::singleton(Kind::CustomFieldsManager));
             self.attribute_names.len() - 1
         });
-        let key = attribute_key(index);
+        attribute_key(index)
+    }
+
+    /// Sets a custom attribute by its key; an empty value takes it away.
+    pub(super) fn set_field(&mut self, moref: Moref, key: i32, value: &str) {
         if let Some(entity) = self.entities.get_mut(&moref) {
-            entity.attributes.insert(key, value.to_owned());
+            if value.is_empty() {
+                entity.attributes.remove(&key);
+            } else {
+                entity.attributes.insert(key, value.to_owned());
+            }
         }
         self.touch(moref);
-        self.touch(Moref::singleton(Kind::CustomFieldsManager));
+    }
+
+    /// The type of object that the attribute with this key is for, or all; `None` if
+    /// there is no such attribute.
+    pub(super) fn attribute(&self, key: i32) -> Option<&(String, Option<Kind>)> {
+        (0..).zip(&self.attribute_names).find(|(index, _)| attribute_key(*index) == key).map(|(_, defined)| defined)
     }
 
     /// Deletes a folder with all that is in it.

@@ -25,7 +25,7 @@ use crate::error::{Error, FaultKind};
 use crate::inventory::{Folder, Host, Inventory};
 use crate::model::Vm;
 use crate::property::{Paths, Query, Start, Step};
-use crate::read::{FOLDER, VM, folder_paths, vm_paths};
+use crate::read::{FOLDER, Further, VM, folder_paths, vm_paths};
 use crate::refs::{FolderRef, ManagedObjectRef, TaskRef, VmRef};
 use crate::session::{Polling, Session};
 use crate::site::Site;
@@ -167,6 +167,7 @@ impl Vcenter {
             lost: false,
             alive: AtomicBool::new(false),
             loaded_at: None,
+            further: Further::default(),
         };
         tokio::spawn(watcher.run(stopped));
         Watch { inventory, shared, _stop: stop }
@@ -186,6 +187,8 @@ struct Watcher {
     alive: AtomicBool,
     /// When the present round had loaded everything.
     loaded_at: Option<Instant>,
+    /// What the present round watches beside what always is.
+    further: Further,
 }
 
 /// What a round has made at vCenter, to be destroyed after it.
@@ -195,8 +198,8 @@ struct Round {
     collectors: Mutex<Vec<ManagedObjectRef>>,
     views: Vec<ManagedObjectRef>,
     list: ManagedObjectRef,
-    /// What guests say is watched.
-    guests: bool,
+    /// What is watched beside what always is.
+    further: Further,
 }
 
 impl Round {
@@ -282,6 +285,7 @@ impl Watcher {
         {
             self.tidy(&old).await;
         }
+        self.further = self.vcenter.further();
         let container = self.build(&session, made).await?;
         let Some(round) = made else {
             return Err(protocol("it was not built"));
@@ -353,7 +357,7 @@ impl Watcher {
             collectors: Mutex::default(),
             views: vec![list.clone()],
             list,
-            guests: self.vcenter.watches_guests(),
+            further: self.further,
         });
         let root = self.site.root_folder.managed_object();
         let container = self
@@ -378,7 +382,7 @@ impl Watcher {
         let collector = self.create(session, "CreatePropertyCollector", This::PropertyCollector, |_| {}).await?;
         round.collectors().push(collector.clone());
         let mut inventory = Query {
-            paths: vec![vm_paths(session.has_create_date(), round.guests), folder_paths()],
+            paths: vec![vm_paths(session.has_create_date(), round.further), folder_paths()],
             starts: vec![
                 Start::from(container.clone(), vec![step_into("ContainerView")]),
                 // The view is of what lies in the root, not of the root.
@@ -494,7 +498,8 @@ impl Watcher {
         }
     }
 
-    fn put_vm(&self, vm: Vm) -> Option<Event> {
+    fn put_vm(&self, mut vm: Vm) -> Option<Event> {
+        self.further.complete(&mut vm);
         let (vm, was) = self.inventory.put_vm(vm);
         (was.as_ref() != Some(&vm)).then_some(Event::VmChanged { vm, was })
     }
@@ -510,8 +515,9 @@ impl Watcher {
     async fn next(&self, round: &Round, version: &str) -> Result<Option<Updates>, Error> {
         let collector = round.collector()?;
         let mut poll = pin!(self.poll(&round.session, &collector, version));
-        let mut guests = self.vcenter.inner.guests.subscribe();
-        let mut other_guests = pin!(async { guests.wait_for(|on| *on != round.guests).await.map(drop) });
+        let mut further = self.vcenter.inner.further.subscribe();
+        let mut more_is_asked_for =
+            pin!(async { further.wait_for(|further| *further != round.further).await.map(drop) });
         let mut replaced = pin!(self.vcenter.inner.account(Purpose::Read).replaced(&round.session));
         loop {
             let due = self.shared.tracked().due(Instant::now());
@@ -520,7 +526,7 @@ impl Watcher {
                 answer = &mut poll => return answer,
                 () = &mut replaced => return Err(session_lost()),
                 // As if vCenter had forgotten it: all is built anew at once.
-                Ok(()) = &mut other_guests => {
+                Ok(()) = &mut more_is_asked_for => {
                     return Err(Error::from_fault(METHOD, FaultKind::InvalidCollectorVersion));
                 }
                 () = self.shared.wake.notified() => self.hear_of_tasks(Vec::new()),

@@ -261,14 +261,14 @@ fn custom_values(state: &State, object: Moref) -> Val {
 
 /// The definitions of the custom attributes.
 fn fields(state: &State) -> Val {
-    let defined = state.attribute_names.iter().enumerate().map(|(index, name)| {
+    let defined = state.attribute_names.iter().enumerate().map(|(index, (name, kind))| {
         Val::Struct(
             "CustomFieldDef",
             vec![
                 ("key", Val::Int(attribute_key(index))),
                 ("name", text(name.clone())),
                 ("type", text("string")),
-                ("managedObjectType", text("HostSystem")),
+                ("managedObjectType", kind.map_or(Val::Unset, |kind| text(kind.name()))),
                 ("fieldDefPrivileges", Val::Unset),
                 ("fieldInstancePrivileges", Val::Unset),
             ],
