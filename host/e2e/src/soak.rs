@@ -494,8 +494,9 @@ impl Stage {
 
     fn give_attribute(&mut self, group: usize, value: Option<String>) {
         let Some(wish) = self.wishes.get_mut(&group).filter(|wish| wish.uid.is_some()) else { return };
-        wish.attribute.clone_from(&value);
-        self.edit(group, &json!({"spec": {"customAttributes": {ATTRIBUTE: value}}}), true);
+        let patch = json!({"spec": {"customAttributes": {ATTRIBUTE: value}}});
+        wish.attribute = value;
+        self.edit(group, &patch, true);
     }
 
     /// A user writes the Secret of the user data, or deletes it.

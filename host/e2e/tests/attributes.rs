@@ -29,7 +29,7 @@ async fn with(attributes: &str, defined: &[&str]) -> (SimWorld, User) {
     (world, user)
 }
 
-fn edit(world: &SimWorld, attributes: Value) {
+fn edit(world: &SimWorld, attributes: &Value) {
     world.kube.patch_spec("vmgroups", Some("shop"), "web", json!({"customAttributes": attributes})).unwrap();
 }
 
@@ -64,7 +64,7 @@ async fn members_have_what_the_spec_says_and_stay_on() {
     for vm in &before {
         world.vcenter.set_attribute(&vm.path, "rack", "7").unwrap();
     }
-    edit(&world, json!({"owner": "web", "site": null}));
+    edit(&world, &json!({"owner": "web", "site": null}));
     all_have(&world, &[("owner", "web"), ("rack", "7")]).await;
     user.ready("shop", "web", 2, SOON).await;
     world.vcenter.set_attribute(&before[0].path, "owner", "me").unwrap();
@@ -84,7 +84,7 @@ async fn members_have_what_the_spec_says_and_stay_on() {
     tokio::time::sleep(SOON * 5).await;
     assert_eq!(quiet(world.calls().await.unwrap()), calls);
 
-    edit(&world, json!(null));
+    edit(&world, &json!(null));
     let only_rack = |vm: &VmView| !vm.attributes.contains_key("owner");
     eventually("it is taken away", SOON, async || {
         let now = members(&world);
@@ -118,7 +118,7 @@ async fn l7_what_may_not_be_set_is_told() {
     let (world, user) = with("{}", &["owner"]).await;
     user.ready("shop", "web", 2, SOON).await;
     world.vcenter.withhold("Global.SetCustomField");
-    edit(&world, json!({"owner": "shop"}));
+    edit(&world, &json!({"owner": "shop"}));
     user.told("shop", "web", "Stalled", "Global.SetCustomField", SOON).await;
     world.vcenter.grant("Global.SetCustomField");
     for fault in [Fault::Error("503".into()), Fault::LoseReply, Fault::Reset] {
@@ -137,7 +137,7 @@ async fn l10_a_lost_answer_is_not_told_of_for_long() {
     user.scale("shop", "web", 1).await;
     user.ready("shop", "web", 1, SOON).await;
     world.vcenter.faults().add(Rule::next("SetField", Fault::LoseReply));
-    edit(&world, json!({"owner": "shop"}));
+    edit(&world, &json!({"owner": "shop"}));
     all_have(&world, &[("owner", "shop")]).await;
     user.ready("shop", "web", 1, SOON).await;
 }
@@ -149,7 +149,7 @@ async fn l1_a_member_that_could_not_be_read_is_tried_again() {
     let (world, user) = with("{owner: shop}", &["owner"]).await;
     user.ready("shop", "web", 2, SOON).await;
     world.vcenter.faults().add(Rule::next("RetrievePropertiesEx", Fault::Error("503".into())));
-    edit(&world, json!({"owner": "web"}));
+    edit(&world, &json!({"owner": "web"}));
     all_have(&world, &[("owner", "web")]).await;
     user.ready("shop", "web", 2, SOON).await;
 }
@@ -161,7 +161,7 @@ async fn l12_what_was_set_before_is_taken_away() {
     user.ready("shop", "web", 2, SOON).await;
     all_have(&world, &[("owner", "shop")]).await;
     world.kill_operator().await.unwrap();
-    edit(&world, json!({"owner": null, "site": "muc"}));
+    edit(&world, &json!({"owner": null, "site": "muc"}));
     world.start_operator().await.unwrap();
     all_have(&world, &[("site", "muc")]).await;
     user.ready("shop", "web", 2, SOON).await;

@@ -211,13 +211,12 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
     if let Some(message) = &adopting {
         abnormal(ADOPTING, "Adopting", message);
     }
-    let stranded = match facts.members {
-        Some(members) => members.stranded.as_ref().map(|told| (told.reason.to_owned(), told.message.clone())),
+    let stranded = if let Some(members) = facts.members {
+        members.stranded.as_ref().map(|told| (told.reason.to_owned(), told.message.clone()))
+    } else {
         // Not looked at, as above.
-        None => {
-            let known = old.conditions.iter().find(|known| known.type_ == HOST_LEAVING);
-            known.map(|known| (known.reason.clone(), known.message.clone()))
-        }
+        let known = old.conditions.iter().find(|known| known.type_ == HOST_LEAVING);
+        known.map(|known| (known.reason.clone(), known.message.clone()))
     };
     if let Some((reason, message)) = &stranded {
         abnormal(HOST_LEAVING, reason, message);

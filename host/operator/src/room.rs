@@ -163,7 +163,9 @@ impl Room {
             state.freed = Some(Instant::now());
             std::mem::take(&mut state.waiting)
         };
-        waiting.iter().for_each(|group| wake.wake(group));
+        for group in &waiting {
+            wake.wake(group);
+        }
         !waiting.is_empty()
     }
 }

@@ -40,6 +40,7 @@ const PROGRESS_DEADLINE: i32 = 600;
 
 /// A group as its user wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub struct Desired {
     /// Its name in Kubernetes.
     pub group: GroupRef,
@@ -253,6 +254,18 @@ fn check_names(spec: &VmGroupSpec) -> Result<(), Invalid> {
     spec.target.as_ref().map_or(Ok(()), check_target)
 }
 
+fn check_attributes(attributes: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let within = |text: &str, most: usize| (1..=most).contains(&text.chars().count());
+    match attributes.iter().find(|(name, value)| !(within(name, 80) && within(value, 255))) {
+        None => Ok(()),
+        Some((name, value)) => Err(Invalid::Bounds {
+            field: "customAttributes",
+            value: format!("{name}: {value}").chars().take(400).collect(),
+            bounds: "a name of 1 to 80 characters and a value of 1 to 255",
+        }),
+    }
+}
+
 /// Parses a group.
 pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let meta = &object.metadata;
@@ -279,6 +292,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     };
     if !deleting {
         check_names(spec)?;
+        check_attributes(&spec.custom_attributes)?;
     }
     let progress_deadline = spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
     let progress_deadline = if deleting {
@@ -303,16 +317,6 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         Err((field, value, bounds)) => return Err(Invalid::Bounds { field, value, bounds }),
         Ok(strategy) => strategy,
     };
-    for (name, value) in &spec.custom_attributes {
-        let within = |text: &str, most: usize| (1..=most).contains(&text.chars().count());
-        if !deleting && !(within(name, 80) && within(value, 255)) {
-            return Err(Invalid::Bounds {
-                field: "customAttributes",
-                value: format!("{name}: {value}").chars().take(400).collect(),
-                bounds: "a name of 1 to 80 characters and a value of 1 to 255",
-            });
-        }
-    }
     let make = if deleting { Make::default() } else { Make::of(spec)? };
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|annotations| annotations.get(key));
     let list = |key: &str| {

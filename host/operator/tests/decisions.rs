@@ -184,8 +184,8 @@ async fn decisions_are_listed_shown_explained_and_replayed() {
     let (file, page) = (file.to_str().unwrap().to_owned(), folder.0.join("replay.html"));
     // The same of a file, whoever has written it.
     assert_eq!(prints(&socket, &["decisions", "list", "--group", "shop/web", "--records", &file]).await, list);
-    let last = prints(&socket, &["decisions", "list", "--limit", "1", "--records", &file]).await;
-    assert_eq!(last.trim_end(), list.lines().last().unwrap());
+    let latest = prints(&socket, &["decisions", "list", "--limit", "1", "--records", &file]).await;
+    assert_eq!(latest.trim_end(), list.lines().last().unwrap());
     assert_eq!(prints(&socket, &["decisions", "show", "2", "--records", &file]).await, shown);
     let why = prints(&socket, &["explain", "shop/web", "web-3", "--records", &file]).await;
     assert!(why.contains("leaving  chosen: ") && !why.contains("next"), "{why}");

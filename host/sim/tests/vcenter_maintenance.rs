@@ -1,5 +1,5 @@
 //! A host goes into maintenance as the vendor documents it.
-#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, outside of #[test]")]
 
 mod vcenter_client;
 

@@ -524,7 +524,7 @@ async fn the_watch_tells_which_hosts_leave() {
     let vm = watch.inventory().vms().into_iter().find(|vm| vm.name == "somebody").unwrap();
     let host = watch.inventory().host(vm.host.as_ref().unwrap()).unwrap();
     assert!(host.name == "DC0_C0_H1" && !host.drs.moves(&vm.id) && watch.inventory().some_host_leaves());
-    assert_eq!(watch.inventory().on_host(&host.id), [vm.clone()]);
+    assert_eq!(watch.inventory().on_host(&host.id), std::slice::from_ref(&vm));
     // Who moves its machines away is news as well.
     let before = seen.events().len();
     sim.set_drs(true, true);

@@ -297,7 +297,7 @@ mod tests {
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [1, 2, 3, 4];
         let length = u16::try_from(payload.len()).unwrap();
-        let mut frame = vec![first, 0x80 | 126];
+        let mut frame = vec![first, 0x80 | 0x7e];
         frame.extend(length.to_be_bytes());
         frame.extend(mask);
         frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));

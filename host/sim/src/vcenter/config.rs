@@ -10,6 +10,7 @@ use std::time::Duration;
 ///
 /// Not `Debug`: it holds a password.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct VcenterConfig {
     /// The account that may do everything.
     pub user: String,

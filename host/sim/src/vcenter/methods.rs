@@ -155,22 +155,8 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
         "Destroy_Task" => destroy(state, call),
         "Rename_Task" => rename(state, call),
         "MoveIntoFolder_Task" => move_into(state, call),
-        "EnterMaintenanceMode_Task" => {
-            call.is_on(Kind::HostSystem)?;
-            // "If the timeout is less than or equal to zero, there is no timeout."
-            let timeout: i64 = call.node.number("timeout")?.ok_or_else(|| VimFault::invalid_argument("timeout"))?;
-            let work = Work::EnterMaintenance {
-                host: call.this,
-                timeout: u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs),
-                evacuate_off: call.node.flag("evacuatePoweredOffVms"),
-            };
-            Ok(started(state, call, "EnterMaintenanceMode_Task", ENTERING, work))
-        }
-        "ExitMaintenanceMode_Task" => {
-            call.is_on(Kind::HostSystem)?;
-            let work = Work::ExitMaintenance { host: call.this };
-            Ok(started(state, call, "ExitMaintenanceMode_Task", "HostSystem.exitMaintenanceMode", work))
-        }
+        "EnterMaintenanceMode_Task" => enter_maintenance(state, call),
+        "ExitMaintenanceMode_Task" => exit_maintenance(state, call),
         "CancelTask" => {
             call.is_on(Kind::Task)?;
             state.cancel_task(call.this)?;
@@ -181,6 +167,24 @@ pub(super) fn dispatch(state: &mut State, call: &Call<'_>) -> Answer {
         "UpdateOptions" => update_options(state, call),
         _ => super::vm_methods::dispatch(state, call),
     }
+}
+
+fn enter_maintenance(state: &mut State, call: &Call<'_>) -> Answer {
+    call.is_on(Kind::HostSystem)?;
+    // "If the timeout is less than or equal to zero, there is no timeout."
+    let timeout: i64 = call.node.number("timeout")?.ok_or_else(|| VimFault::invalid_argument("timeout"))?;
+    let work = Work::EnterMaintenance {
+        host: call.this,
+        timeout: u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs),
+        evacuate_off: call.node.flag("evacuatePoweredOffVms"),
+    };
+    Ok(started(state, call, "EnterMaintenanceMode_Task", ENTERING, work))
+}
+
+fn exit_maintenance(state: &mut State, call: &Call<'_>) -> Answer {
+    call.is_on(Kind::HostSystem)?;
+    let work = Work::ExitMaintenance { host: call.this };
+    Ok(started(state, call, "ExitMaintenanceMode_Task", "HostSystem.exitMaintenanceMode", work))
 }
 
 pub(super) fn unknown_method(name: &str) -> VimFault {

@@ -512,7 +512,7 @@ impl VcenterSim {
     /// How large a datastore (by name) is, in bytes.
     pub fn set_datastore_size(&self, datastore: &str, bytes: u64) -> Result<(), WorldError> {
         self.on_named(Kind::Datastore, datastore, |state, store| {
-            state.change_datastore(store, |it| it.capacity = bytes)
+            state.change_datastore(store, |it| it.capacity = bytes);
         })
     }
 

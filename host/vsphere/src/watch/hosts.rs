@@ -42,7 +42,7 @@ pub(super) fn starts(site: &Site) -> impl Iterator<Item = Start> + '_ {
 /// What was told.
 #[derive(Default)]
 pub(super) struct Hosts {
-    hosts: BTreeMap<HostRef, Told>,
+    told: BTreeMap<HostRef, Told>,
     /// By the cluster's identifier.
     drs: BTreeMap<String, Arc<Drs>>,
     /// Tasks that put a host into maintenance, and whether they have ended.
@@ -61,10 +61,10 @@ impl Hosts {
     /// Takes in what changed of a host.
     pub(super) fn learn_host(&mut self, id: HostRef, change: Change) {
         let Some((new, properties)) = properties(change) else {
-            self.hosts.remove(&id);
+            self.told.remove(&id);
             return;
         };
-        let host = self.hosts.entry(id).or_default();
+        let host = self.told.entry(id).or_default();
         if new {
             *host = Told::default();
         }
@@ -84,14 +84,14 @@ impl Hosts {
     }
 
     /// Takes in what changed of a cluster.
-    pub(super) fn learn_cluster(&mut self, id: String, change: Change) {
+    pub(super) fn learn_cluster(&mut self, id: &str, change: Change) {
         let Some((_, properties)) = properties(change) else {
-            self.drs.remove(&id);
+            self.drs.remove(id);
             return;
         };
         for Property { name, value } in properties {
             if name == "configurationEx" {
-                self.drs.insert(id.clone(), Arc::new(value.as_ref().map(drs).unwrap_or_default()));
+                self.drs.insert(id.to_owned(), Arc::new(value.as_ref().map(drs).unwrap_or_default()));
             }
         }
     }
@@ -130,7 +130,7 @@ impl Hosts {
             let drs = self.drs.get(&told.cluster).unwrap_or(&none).clone();
             (id.clone(), Arc::new(Host { id: id.clone(), name: told.name.clone(), maintenance, drs }))
         };
-        self.hosts.iter().map(standing).collect()
+        self.told.iter().map(standing).collect()
     }
 }
 

@@ -593,7 +593,7 @@ impl Watcher {
                     tasks.push((id, change));
                 }
                 Update::Host(id, change) => self.hosts().learn_host(id, change),
-                Update::Cluster(id, change) => self.hosts().learn_cluster(id, change),
+                Update::Cluster(id, change) => self.hosts().learn_cluster(&id, change),
             }
         }
         self.hear_of_hosts();

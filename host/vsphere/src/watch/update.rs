@@ -190,7 +190,7 @@ impl Snapshot {
                 self.tasks.push((id, change));
             }
             Update::Host(id, change) => self.hosts.learn_host(id, change),
-            Update::Cluster(id, change) => self.hosts.learn_cluster(id, change),
+            Update::Cluster(id, change) => self.hosts.learn_cluster(&id, change),
         }
     }
 }
