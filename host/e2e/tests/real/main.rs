@@ -19,7 +19,7 @@ use kube::api::Api;
 use serde_json::Value;
 use vmgroup_e2e::real::RealWorld;
 use vmgroup_e2e::scenarios;
-use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World, eventually};
+use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, VmView, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -261,6 +261,18 @@ async fn guests_that_differ_need_their_component() {
         assert_eq!(vm.extra["guestinfo.userdata.encoding"], "gzip+base64", "{vm:?}");
         assert!(vm.extra.contains_key("guestinfo.metadata"), "{vm:?}");
     }
+    let before = world.vms().await.unwrap();
+    let changed = secret.replace("#cloud-config", "#cloud-config # changed");
+    world.kubectl(&["apply", "-f", "-"], Some(&changed)).await.unwrap().success().unwrap();
+    eventually("a changed Secret replaces both", SOON * 3, async || {
+        let vms = world.vms().await.map_err(|error| error.to_string())?;
+        let told = |vm: &VmView| vm.extra.get("guestinfo.userdata").cloned();
+        let new =
+            |vm: &&VmView| before.iter().all(|old| old.instance_uuid != vm.instance_uuid && told(old) != told(vm));
+        if vms.len() == 2 && vms.iter().filter(new).count() == 2 { Ok(()) } else { Err(format!("{vms:#?}")) }
+    })
+    .await;
+    user.ready("shop", "web", 2, SOON).await;
     user.apply(
         "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {name: db, namespace: shop}\nspec: {cpu: 1, memory: 1, replicas: 1, template: vm-operator-template, guest: {customizationSpec: no-such}}\n",
     )

@@ -35,8 +35,12 @@ async fn l10_one_of_two_vcenters_is_cut_off_and_the_other_never_notices() {
     }
     let options = Options { connections: 2, clone_takes: Duration::from_secs(1), ..Options::default() };
     let mut world = RealWorld::make(options).await.unwrap();
-    let rights = include_str!("../../../../deploy/components/connections/rbac.yaml");
-    world.kubectl(&["apply", "-f", "-"], Some(rights)).await.unwrap().success().unwrap();
+    for part in [
+        include_str!("../../../../deploy/components/connections/rbac.yaml"),
+        include_str!("../../../../deploy/components/connections/last_good.yaml"),
+    ] {
+        world.kubectl(&["apply", "-f", "-"], Some(part)).await.unwrap().success().unwrap();
+    }
     let user = User::of(&world);
     let [muc, ber] = [0, 1].map(|number| world.front_of(number));
     let file = format!(
@@ -80,6 +84,8 @@ async fn l10_one_of_two_vcenters_is_cut_off_and_the_other_never_notices() {
     let (first, second) = (world.vms_of(0).await.unwrap(), world.vms_of(1).await.unwrap());
     assert_eq!((in_folder(&first, "shop-web").len(), in_folder(&first, "gold-web").len(), first.len()), (8, 8, 16));
     assert_eq!((in_folder(&second, "team-a-web").len(), second.len()), (5, 5));
+    let kept = user.config_maps().get("vmgroup-connections-last-good").await.unwrap();
+    assert!(format!("{kept:?}").contains("vc-ber"), "what counts is kept for a restart: {kept:?}");
     let log = world.log();
     assert!(!log.to_lowercase().contains("forbidden"), "{log}");
     for namespace in ["shop", "gold", "team-a"] {
