@@ -18,7 +18,7 @@ use clap::Parser;
 use vmgroup_e2e::mutants::{self, Mutant, PLANTED, SCENARIOS, Trial, Tried};
 
 /// Whoever takes longer than this turns in circles without time going by.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Random runs that have to hold with nothing planted.
 const SANE: u64 = 10;
@@ -160,6 +160,7 @@ fn build(root: &Path, list: &[Mutant]) -> Result<PathBuf, String> {
     for (file, text) in mutants::planted(root, list).map_err(|error| error.to_string())? {
         wanted.insert(file, text.into_bytes());
     }
+    set_apart(&mut wanted)?;
     eprintln!("building a copy with {} mutants in {}", list.len(), tree.display());
     lay_out(&tree, &wanted).map_err(|error| format!("{}: {error}", tree.display()))?;
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -179,6 +180,21 @@ fn build(root: &Path, list: &[Mutant]) -> Result<PathBuf, String> {
     let built = target.join("debug/mutants");
     std::fs::copy(&built, &program).map_err(|error| format!("{}: {error}", built.display()))?;
     Ok(program)
+}
+
+/// Gives the copy's crates another version. To cargo, crates of one name and version at
+/// one place in their workspace are one crate: in the shared target folder those with
+/// the bugs would be taken for the real ones.
+fn set_apart(wanted: &mut BTreeMap<PathBuf, Vec<u8>>) -> Result<(), String> {
+    let manifest = wanted.get_mut(Path::new("Cargo.toml")).ok_or("there is no Cargo.toml")?;
+    let text = String::from_utf8_lossy(manifest);
+    let version = format!("version = \"{}", env!("CARGO_PKG_VERSION"));
+    let apart = text.replacen(&version, &format!("{version}+planted"), 1);
+    if *text == apart {
+        return Err(format!("Cargo.toml does not say {version}\""));
+    }
+    *manifest = apart.into_bytes();
+    Ok(())
 }
 
 /// The files below a place, by path, with what is in them.
