@@ -4,7 +4,7 @@
 //! Asking is granting: what one pass has been granted counts when the next one asks.
 //! Must not know what a machine is, nor where it goes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmgroup_api::connections_file::QuotaEntry;
@@ -80,9 +80,27 @@ pub struct Ledger {
 struct Namespace {
     /// All its groups have been looked at.
     read: bool,
-    groups: HashMap<String, Amount>,
-    /// Groups that were not granted all that they asked for.
-    waiting: BTreeSet<GroupRef>,
+    groups: HashMap<String, Holding>,
+    /// Groups that were not granted all that they asked for, and of whom grants were out
+    /// at that time.
+    waiting: BTreeMap<GroupRef, BTreeSet<String>>,
+}
+
+/// What a group has, and what it was granted and has not made yet.
+#[derive(Clone, Copy, Default)]
+struct Holding {
+    has: Amount,
+    granted: Amount,
+}
+
+impl Holding {
+    fn all(self) -> Amount {
+        self.has.plus(self.granted)
+    }
+}
+
+fn is_less(now: Amount, before: Amount) -> bool {
+    before.vms > now.vms || before.cpus > now.cpus || before.memory_gb > now.memory_gb
 }
 
 impl Ledger {
@@ -105,7 +123,7 @@ impl Ledger {
         let mut state = self.state();
         let entry = state.entry(namespace.to_owned()).or_default();
         for (uid, amount) in groups {
-            entry.groups.entry(uid).or_insert(amount);
+            entry.groups.entry(uid).or_insert(Holding { has: amount, granted: Amount::default() });
         }
         entry.read = true;
     }
@@ -116,7 +134,7 @@ impl Ledger {
         let mut state = self.state();
         let entry = state.entry(group.namespace.clone()).or_default();
         let others = entry.groups.iter().filter(|(other, _)| *other != uid);
-        let others = others.fold(Amount::default(), |sum, (_, amount)| sum.plus(*amount));
+        let others = others.fold(Amount::default(), |sum, (_, holding)| sum.plus(holding.all()));
         let used = others.plus(has);
         let room = |ceiling: Option<u64>, used: u64, each: u64| {
             ceiling.map_or(u64::MAX, |ceiling| ceiling.saturating_sub(used).checked_div(each).unwrap_or(u64::MAX))
@@ -125,24 +143,34 @@ impl Ledger {
             .min(room(quota.cpus, used.cpus, each.cpus))
             .min(room(quota.memory_gb, used.memory_gb, each.memory_gb))
             .min(more as u64);
-        entry.groups.insert(uid.to_owned(), has.plus(each.times(granted)));
+        let before = entry.groups.insert(uid.to_owned(), Holding { has, granted: each.times(granted) });
+        if is_less(has, before.unwrap_or_default().has) {
+            self.wake(entry, |waits, _| waits != group);
+        }
         let granted = usize::try_from(granted).unwrap_or(more);
         if granted == more {
             entry.waiting.remove(group);
             return Ok(());
         }
-        entry.waiting.insert(group.clone());
+        let out = |(other, holding): (&String, &Holding)| {
+            (other != uid && is_less(Amount::default(), holding.granted)).then(|| other.clone())
+        };
+        entry.waiting.insert(group.clone(), entry.groups.iter().filter_map(out).collect());
         Err(Short { granted, others })
     }
 
     /// Notes what a group has. Who waits in its namespace is woken if that is less than
-    /// before.
+    /// before; for what it was granted and did not make, only who was refused meanwhile:
+    /// groups that cannot use what they get would wake each other without end.
     pub fn note(&self, group: &GroupRef, uid: &str, has: Amount) {
         let mut state = self.state();
         let entry = state.entry(group.namespace.clone()).or_default();
-        let before = entry.groups.insert(uid.to_owned(), has).unwrap_or_default();
-        if before.vms > has.vms || before.cpus > has.cpus || before.memory_gb > has.memory_gb {
-            self.wake_all(entry, Some(group));
+        let before = entry.groups.insert(uid.to_owned(), Holding { has, granted: Amount::default() });
+        let before = before.unwrap_or_default();
+        if is_less(has, before.has) {
+            self.wake(entry, |waits, _| waits != group);
+        } else if is_less(has, before.all()) {
+            self.wake(entry, |waits, refused_for| waits != group && refused_for.contains(uid));
         }
     }
 
@@ -150,7 +178,7 @@ impl Ledger {
     pub fn forget(&self, uid: &str) {
         for entry in self.state().values_mut() {
             if entry.groups.remove(uid).is_some() {
-                self.wake_all(entry, None);
+                self.wake(entry, |_, _| true);
             }
         }
     }
@@ -160,14 +188,14 @@ impl Ledger {
         self.state().clear();
     }
 
-    fn wake_all(&self, entry: &mut Namespace, but: Option<&GroupRef>) {
-        for group in std::mem::take(&mut entry.waiting) {
-            if Some(&group) == but {
-                entry.waiting.insert(group);
-            } else {
-                self.wake.wake(&group);
+    fn wake(&self, entry: &mut Namespace, whom: impl Fn(&GroupRef, &BTreeSet<String>) -> bool) {
+        entry.waiting.retain(|group, refused_for| {
+            let wakes = whom(group, refused_for);
+            if wakes {
+                self.wake.wake(group);
             }
-        }
+            !wakes
+        });
     }
 }
 
@@ -249,5 +277,20 @@ mod tests {
         ledger.ask(&group("c"), "c", &two, wish(0, 1)).unwrap_err();
         ledger.forget("a");
         assert_eq!(woken.next().await, Some(group("c")));
+    }
+
+    /// Seed 5421: each was granted some and could make nobody of it, gave it back, and
+    /// woke the other, without end.
+    #[tokio::test]
+    async fn groups_that_cannot_use_what_they_get_do_not_wake_each_other() {
+        use futures::{FutureExt as _, StreamExt as _};
+        let wake = Wake::default();
+        let (ledger, three) = (Ledger::new(wake.clone()), quota(Some(3), None, None));
+        let mut woken = std::pin::pin!(wake.stream());
+        for name in ["a", "b", "a", "b"] {
+            ledger.ask(&group(name), name, &three, wish(0, 5)).unwrap_err();
+            ledger.note(&group(name), name, Amount::default());
+        }
+        assert_eq!(woken.next().now_or_never(), None);
     }
 }
