@@ -33,7 +33,7 @@ use vmgroup_vsphere::{
 };
 
 use crate::sabotage::{Call, Sabotage, Side, Witness};
-use crate::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, VmView, World, WorldError};
+use crate::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
 pub const EPOCH: Duration = Duration::from_secs(1_767_225_600);
@@ -171,6 +171,24 @@ impl Transport for Nobody {
 /// The host of the vCenter of this number, counted from 0.
 pub fn host_of(number: usize) -> String {
     if number == 0 { "vcenter.test".to_owned() } else { format!("vcenter-{number}.test") }
+}
+
+/// A world with an operator that knows two vCenters by a connections file, whose Secrets
+/// are `vc-muc` and `vc-ber`. `prepare` is done before the operator comes.
+pub async fn with_connections(
+    options: Options,
+    file: &str,
+    prepare: impl FnOnce(&SimWorld),
+) -> Result<(SimWorld, User), WorldError> {
+    let mut world = SimWorld::make(Options { connections: 2, ..options }).await?;
+    prepare(&world);
+    let user = User::of(&world);
+    for secret in ["vc-muc", "vc-ber"] {
+        user.login(secret, USER, PASSWORD).await;
+    }
+    user.connections(file).await;
+    world.start_operator().await?;
+    Ok((world, user))
 }
 
 /// The simulated world.

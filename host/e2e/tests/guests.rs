@@ -44,6 +44,15 @@ fn secret(world: &SimWorld, user_data: &str) {
 
 const FROM_SECRET: &str = "guest: {cloudInit: {userData: {secretKeyRef: {name: web-init, key: user-data}}}}";
 
+/// The group stands, told `old: true` from its Secret.
+async fn told_old() -> (SimWorld, User) {
+    let (world, user) = running(Options::default()).await;
+    secret(&world, "old: true");
+    make(&world, FROM_SECRET);
+    user.ready("shop", "web", 2, SOON).await;
+    (world, user)
+}
+
 fn members(world: &SimWorld) -> Vec<VmView> {
     world.vcenter.vms().into_iter().filter(|vm| !vm.template).collect()
 }
@@ -94,10 +103,7 @@ async fn all_told(world: &SimWorld, user: &User, replicas: usize, text: &str) {
 /// Then nobody is called but by the watches.
 #[tokio::test(start_paused = true)]
 async fn a_changed_secret_replaces_the_members() {
-    let (world, user) = running(Options::default()).await;
-    secret(&world, "old: true");
-    make(&world, FROM_SECRET);
-    user.ready("shop", "web", 2, SOON).await;
+    let (world, user) = told_old().await;
     let before = members(&world);
     let further = json!({"metadata": {"labels": {"a": "b"}}, "data": {"other": STANDARD.encode("x")}});
     world.kube.patch("secrets", Some("shop"), "web-init", further).unwrap();
@@ -169,10 +175,7 @@ async fn with_on_delete_changed_data_is_for_the_next_members() {
 /// told, and what comes in its place counts.
 #[tokio::test(start_paused = true)]
 async fn l7_data_that_vanishes_leaves_the_members_as_they_are() {
-    let (world, user) = running(Options::default()).await;
-    secret(&world, "old: true");
-    make(&world, FROM_SECRET);
-    user.ready("shop", "web", 2, SOON).await;
+    let (world, user) = told_old().await;
     let before = members(&world);
     world.kube.delete("secrets", Some("shop"), "web-init").unwrap();
     user.told("shop", "web", "GuestDataMissing", "there is no Secret web-init", SOON).await;
@@ -196,10 +199,7 @@ async fn l7_data_that_vanishes_leaves_the_members_as_they_are() {
 /// A restart of the operator replaces nobody; what changed while it was away is seen.
 #[tokio::test(start_paused = true)]
 async fn l12_a_change_while_the_operator_is_away_counts() {
-    let (mut world, user) = running(Options::default()).await;
-    secret(&world, "old: true");
-    make(&world, FROM_SECRET);
-    user.ready("shop", "web", 2, SOON).await;
+    let (mut world, user) = told_old().await;
     let before = members(&world);
     world.kill_operator().await.unwrap();
     world.start_operator().await.unwrap();
@@ -216,10 +216,7 @@ async fn l12_a_change_while_the_operator_is_away_counts() {
 #[tokio::test(start_paused = true)]
 async fn l13_members_without_the_mark_of_their_data_are_not_replaced() {
     const MARK: &str = "vmgroup.user-data";
-    let (mut world, user) = running(Options::default()).await;
-    secret(&world, "old: true");
-    make(&world, FROM_SECRET);
-    user.ready("shop", "web", 2, SOON).await;
+    let (mut world, user) = told_old().await;
     let before = members(&world);
     world.kill_operator().await.unwrap();
     for vm in &before {
@@ -239,10 +236,7 @@ async fn l13_members_without_the_mark_of_their_data_are_not_replaced() {
 /// A watch that lags behind what a fresh read says: nobody is replaced for being newer.
 #[tokio::test(start_paused = true)]
 async fn l5_a_watch_that_lags_behind_replaces_nobody_twice() {
-    let (world, user) = running(Options::default()).await;
-    secret(&world, "old: true");
-    make(&world, FROM_SECRET);
-    user.ready("shop", "web", 2, SOON).await;
+    let (world, user) = told_old().await;
     world.kube.faults().add(Rule {
         on: "WATCH secrets".into(),
         skip: 0,

@@ -10,7 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
 use vmgroup_api::VmGroup;
-use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
+use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of, with_connections};
 use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
 use vmgroup_operator::connections::check;
 use vmgroup_sim::faults::{Fault, Rule};
@@ -32,14 +32,7 @@ fn two() -> String {
 
 /// A world of two vCenters with an operator that knows both by this file.
 async fn started(file: &str) -> (SimWorld, User) {
-    let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
-    let user = User::of(&world);
-    for secret in ["vc-muc", "vc-ber"] {
-        user.login(secret, USER, PASSWORD).await;
-    }
-    user.connections(file).await;
-    world.start_operator().await.unwrap();
-    (world, user)
+    with_connections(Options::default(), file, |_| {}).await.unwrap()
 }
 
 /// The machines of a vCenter that are no templates, by their folder's name.

@@ -11,7 +11,7 @@ use kube::CustomResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use vmgroup_api::VmGroup;
-use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
+use vmgroup_e2e::sim::{SimWorld, host_of, with_connections};
 use vmgroup_e2e::world::{Options, ROOT, TEMPLATE, User, World, eventually};
 use vmgroup_operator::preview::{Candidates, Preview, Wanted};
 use vmgroup_sim::vcenter::VmView;
@@ -37,16 +37,8 @@ async fn started(file: &str) -> (SimWorld, User) {
 
 /// The same, with something else in vCenter before the operator comes.
 async fn started_with(file: &str, prepare: impl FnOnce(&SimWorld)) -> (SimWorld, User) {
-    let options = Options { connections: 2, clusters: 2, datastores: 3, ..Options::default() };
-    let mut world = SimWorld::make(options).await.unwrap();
-    prepare(&world);
-    let user = User::of(&world);
-    for secret in ["vc-muc", "vc-ber"] {
-        user.login(secret, USER, PASSWORD).await;
-    }
-    user.connections(file).await;
-    world.start_operator().await.unwrap();
-    (world, user)
+    let options = Options { clusters: 2, datastores: 3, ..Options::default() };
+    with_connections(options, file, prepare).await.unwrap()
 }
 
 async fn group(user: &User, namespace: &str, name: &str, replicas: usize, target: &str) -> VmGroup {

@@ -24,6 +24,7 @@ pub mod folder;
 pub mod guest;
 pub mod hash;
 pub mod http;
+pub mod last_good;
 pub mod late;
 pub mod lease;
 pub mod link;

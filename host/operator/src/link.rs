@@ -553,9 +553,7 @@ impl Bridge {
             self.hearers.wake.wake(&group);
         }
     }
-}
 
-impl Bridge {
     /// Whoever has members there has to look, and what was read of hosts is not true any
     /// more.
     fn host_changed(&self, host: &Host) {

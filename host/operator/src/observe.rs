@@ -93,9 +93,19 @@ impl VmSeen {
 
     /// Custom attributes that are to be set, by key; empty: taken away.
     pub fn fields_to_set(&self, desired: &Desired) -> BTreeMap<i32, String> {
-        let Some(has) = &self.fields else { return BTreeMap::new() };
-        let differs = |(key, value): &(&i32, &String)| has.get(*key).map_or("", String::as_str) != value.as_str();
-        desired.fields.iter().filter(differs).map(|(key, value)| (*key, value.clone())).collect()
+        self.fields_that_differ(desired).map(|(key, value)| (*key, value.clone())).collect()
+    }
+
+    /// Whether there are any.
+    pub fn has_fields_to_set(&self, desired: &Desired) -> bool {
+        self.fields_that_differ(desired).next().is_some()
+    }
+
+    fn fields_that_differ<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = (&'a i32, &'a String)> {
+        self.fields.iter().flat_map(|has| {
+            let differs = |(key, value): &(&i32, &String)| has.get(*key).map_or("", String::as_str) != value.as_str();
+            desired.fields.iter().filter(differs)
+        })
     }
 
     /// Powered on.

@@ -149,7 +149,7 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     let unfinished = absent.len() - forgotten - resume.len();
     out.resume = uuids(resume.into_iter().filter(free).collect());
     out.missing = room.saturating_sub(unfinished);
-    let lacks = |member: &&Seen| member.vm.as_ref().is_some_and(|vm| !vm.fields_to_set(desired).is_empty());
+    let lacks = |member: &&Seen| member.vm.as_ref().is_some_and(|vm| vm.has_fields_to_set(desired));
     out.annotate = uuids(born.iter().copied().filter(free).filter(lacks).collect());
     let on = |member: &&Seen| member.vm.as_ref().is_some_and(VmSeen::on);
     let in_change = |member: &&Seen| rollout::in_change(desired, member);

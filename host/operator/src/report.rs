@@ -206,7 +206,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
             members.to_be_adopted.join(", ")
         )),
         // Not looked at: it stays as it was told last.
-        None => old.conditions.iter().find(|known| known.type_ == ADOPTING).map(|known| known.message.clone()),
+        None => told(old, ADOPTING).map(|(_, message)| message),
     };
     if let Some(message) = &adopting {
         abnormal(ADOPTING, "Adopting", message);
@@ -215,8 +215,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         members.stranded.as_ref().map(|told| (told.reason.to_owned(), told.message.clone()))
     } else {
         // Not looked at, as above.
-        let known = old.conditions.iter().find(|known| known.type_ == HOST_LEAVING);
-        known.map(|known| (known.reason.clone(), known.message.clone()))
+        told(old, HOST_LEAVING)
     };
     if let Some((reason, message)) = &stranded {
         abnormal(HOST_LEAVING, reason, message);
@@ -371,9 +370,10 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
 }
 
-/// Why the user data of a group cannot be had, by what was told of it last.
-pub fn lacking(status: &VmGroupStatus) -> Option<(String, String)> {
-    let told = status.conditions.iter().find(|condition| condition.type_ == GUEST_DATA_MISSING)?;
+/// What was told last in a condition that is there only while it is true: the reason, and
+/// in words.
+pub fn told(status: &VmGroupStatus, type_: &str) -> Option<(String, String)> {
+    let told = status.conditions.iter().find(|condition| condition.type_ == type_)?;
     Some((told.reason.clone(), told.message.clone()))
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Must not know where a policy puts anybody, nor when it is asked again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -121,9 +121,10 @@ impl Room {
     /// What clones take that do not show in what was read of capacity since `read`.
     pub fn promised(&self, tasks: &TaskBook, read: Instant) -> Vec<Promise> {
         let mut state = self.state();
+        let mut flights: HashMap<String, HashMap<String, TaskKind>> = HashMap::new();
         for (member, clone) in &mut state.clones {
-            let under_way = tasks.kinds_in_flight(&clone.group).get(member) == Some(&TaskKind::Clone);
-            if !under_way {
+            let flights = flights.entry(clone.group.clone()).or_insert_with(|| tasks.kinds_in_flight(&clone.group));
+            if flights.get(member) != Some(&TaskKind::Clone) {
                 clone.ended.get_or_insert_with(Instant::now);
             }
         }

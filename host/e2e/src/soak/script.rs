@@ -680,15 +680,18 @@ fn policies_fail(dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration, Act)
     }
 }
 
+/// When somebody asked for members, and of which group.
+fn asked_for(acts: &[(Duration, Act)]) -> Vec<(Duration, usize)> {
+    let asked = acts.iter().filter_map(|(at, act)| match act {
+        Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
+        _ => None,
+    });
+    asked.collect()
+}
+
 /// Users change what members are to be, mostly while something else is going on.
 fn changed(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) {
-    let busy: Vec<(Duration, usize)> = acts
-        .iter()
-        .filter_map(|(at, act)| match act {
-            Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
-            _ => None,
-        })
-        .collect();
+    let busy = asked_for(acts);
     for _ in 0..dice.between(1, 4) {
         let (at, group) = *dice.pick(&busy);
         let change = match dice.below(8) {
@@ -705,13 +708,7 @@ fn changed(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) {
 /// What groups say of guests, and how that is changed, mostly while something else is
 /// going on.
 fn guested_by(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) -> Guests {
-    let busy: Vec<(Duration, usize)> = acts
-        .iter()
-        .filter_map(|(at, act)| match act {
-            Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
-            _ => None,
-        })
-        .collect();
+    let busy = asked_for(acts);
     let kind = *dice.pick(&[None, Some("ToolsRunning"), Some("Address"), Some("Heartbeat")]);
     let guests = Guests {
         readiness: kind.map(|kind| (kind, dice.between(5, 120))),

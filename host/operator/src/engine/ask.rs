@@ -79,7 +79,7 @@ impl Pass<'_> {
                     && member.flight.is_none()
                     && rollout::runs(desired, member)
                     && !rollout::is_touched(desired, member)
-                    && member.vm.as_ref().is_some_and(|vm| vm.fields_to_set(desired).is_empty())
+                    && member.vm.as_ref().is_some_and(|vm| !vm.has_fields_to_set(desired))
             })
         };
         let deleting = desired.deleting;
@@ -188,20 +188,12 @@ impl Pass<'_> {
         let (turn, births, resumed) = self.within_room(seen, (&part, fit.as_ref()), turn, (births, resumed));
         let clones = births + resumed.len() > 0;
         if let Some(turn) = turn {
-            let candidates = Observed {
-                members: seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect(),
-                ..seen.clone()
-            };
-            let purpose = if turn.evacuation { Purpose::Evacuation } else { Purpose::Replacement };
+            let (candidates, purpose) = question_of_turn(&turn, seen);
             let about = (Topic::Rollout, purpose, turn.count);
             decisions.turns = self.ask_who((&candidates, &capacity), about, "nobody is changed or replaced").await;
         }
         if let (Some(blueprint), Some(site)) = (blueprint.as_ref().filter(|_| clones), site) {
-            let purpose = match (demand.evacuating, demand.replacing) {
-                (true, _) => Purpose::Evacuation,
-                (false, true) => Purpose::Replacement,
-                (false, false) => Purpose::ScaleOut,
-            };
+            let purpose = purpose_of_births(demand);
             self.ask_for_names(connected, seen, &part, (purpose, births), &mut decisions).await;
             self.ask_for_places(seen, (site, &part), (purpose, blueprint, &resumed), &mut decisions).await;
         }
@@ -539,6 +531,22 @@ fn wants_site(desired: &Desired, seen: &Observed, demand: &Demand) -> bool {
     let clones = demand.missing > 0 || !demand.resume.is_empty();
     let successors = demand.turn.as_ref().is_some_and(|turn| turn.successors);
     !desired.deleting && (seen.folder.id.is_none() || clones || successors)
+}
+
+/// What newcomers are made for.
+pub(super) fn purpose_of_births(demand: &Demand) -> Purpose {
+    match (demand.evacuating, demand.replacing) {
+        (true, _) => Purpose::Evacuation,
+        (false, true) => Purpose::Replacement,
+        (false, false) => Purpose::ScaleOut,
+    }
+}
+
+/// Of whom it is asked whose turn it is, and what for.
+pub(super) fn question_of_turn(turn: &Turn, seen: &Observed) -> (Observed, Purpose) {
+    let members = seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect();
+    let purpose = if turn.evacuation { Purpose::Evacuation } else { Purpose::Replacement };
+    (Observed { members, ..seen.clone() }, purpose)
 }
 
 /// Whose use is of interest when somebody has to leave.

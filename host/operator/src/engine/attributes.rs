@@ -88,6 +88,6 @@ pub(super) fn kept(recorded: Option<&[String]>, desired: &Desired, seen: &Observ
 
 /// How many members have not got what they are to have.
 pub(super) fn left(desired: &Desired, seen: &Observed) -> usize {
-    let lacks = |vm: &VmSeen| !vm.fields_to_set(desired).is_empty();
+    let lacks = |vm: &VmSeen| vm.has_fields_to_set(desired);
     seen.members.iter().filter(|member| !member.leaving() && member.vm.as_ref().is_some_and(lacks)).count()
 }

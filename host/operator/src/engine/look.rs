@@ -318,7 +318,7 @@ impl Pass<'_> {
                     let seen = VmSeen::of(vm, owner, baseline);
                     rollout::need(desired, &seen) == Need::Resize
                         || rollout::data_to_mark(desired, &seen).is_some()
-                        || !seen.fields_to_set(desired).is_empty()
+                        || seen.has_fields_to_set(desired)
                         || !seen.on() && rollout::wants_change_when_off(desired, &seen)
                 }
                 _ => vm.power != PowerState::On,

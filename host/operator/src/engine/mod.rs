@@ -41,7 +41,7 @@ use crate::ownership::{Cluster, Owner};
 use crate::plan::{self};
 use crate::policy_source::{PolicyBook, Serving};
 use crate::quota::Ledger;
-use crate::report::{self, Facts, Members, Obstacle};
+use crate::report::{self, Facts, GUEST_DATA_MISSING, Members, Obstacle};
 use crate::status::{self, StatusError};
 use crate::target::{self, Ground};
 use crate::validate::{Desired, Farewell, validate};
@@ -192,7 +192,7 @@ impl Engine {
         match self.guest_data.follow(&uid, &desired.group, desired.make.user_data.as_ref()) {
             Known::Unused => {}
             // What was told last stays told.
-            Known::Unread => lacking = status.and_then(report::lacking),
+            Known::Unread => lacking = status.and_then(|status| report::told(status, GUEST_DATA_MISSING)),
             Known::Is(mark) => desired.data = Some(mark),
             Known::Lacking(why) => lacking = Some((why.reason().to_owned(), chain(&why))),
         }

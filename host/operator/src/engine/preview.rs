@@ -18,6 +18,7 @@ use vmgroup_policy::{Answer, Policy, Question as Asked};
 use vmgroup_records::Asked as Who;
 use vmgroup_vsphere::{Capacity, FolderRef, PowerState, Template, VmRef};
 
+use super::ask::{purpose_of_births, running};
 use super::{Engine, why};
 use crate::clock;
 use crate::connection::Connection;
@@ -284,7 +285,7 @@ impl Rehearsal<'_> {
 
     async fn who_goes(&mut self, count: usize) -> Result<(), Trouble> {
         let vcenter = self.connection.link.vcenter();
-        let usage = vcenter.usage(&super::ask::running(&self.seen)).await.map_err(|error| trouble(&error))?;
+        let usage = vcenter.usage(&running(&self.seen)).await.map_err(|error| trouble(&error))?;
         let (asked, uuids) = self.question(&usage, None, Purpose::ScaleIn).for_victims(count);
         let answer = self.ask(&Arc::new(asked)).await?;
         let Answer::Scaling(chosen) = answer else { return Err(beside_the_point()) };
@@ -322,11 +323,7 @@ impl Rehearsal<'_> {
         let site = self.ground.site.as_ref().map_or_else(|_| self.connected.site.clone(), Arc::clone);
         let room = self.connected.part(&site, &self.capacity);
         self.preview.candidates = Some(Candidates::of(&room));
-        let purpose = match (demand.evacuating, demand.replacing) {
-            (true, _) => Purpose::Evacuation,
-            (false, true) => Purpose::Replacement,
-            (false, false) => Purpose::ScaleOut,
-        };
+        let purpose = purpose_of_births(demand);
         let disk_mib = self.template().await?;
         let usage = HashMap::new();
         let mut batch: Vec<(String, String)> = self

@@ -3,26 +3,15 @@
 //! nothing to go back to. Only who leads writes. A namespace that brings policies of
 //! its own has one of its own, in that namespace, which goes with its policy ConfigMap.
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::PolicyBook;
 use super::kept::{Kept, KeptError, Stored};
+use crate::last_good::{LastGood, Tries, after};
 use crate::lease::Fence;
 use crate::link::chain;
-use crate::memory::{Patience, backoff};
-use crate::status::{StatusError, bounded};
-
-/// Who owns the fields, for server-side apply.
-const MANAGER: &str = "vmgroup-operator";
-
-/// How soon it is tried again when the API server does not answer.
-const PATIENCE: Patience = Patience::seconds(1, 60);
-
-/// How soon it is tried again when it is not allowed, or cannot be done.
-const REFUSED_PATIENCE: Patience = Patience::seconds(600, 3_600);
+use crate::status::StatusError;
 
 #[derive(Debug, thiserror::Error)]
 enum KeeperError {
@@ -44,8 +33,7 @@ impl KeeperError {
 
 /// Reads and writes the ConfigMap `<policy ConfigMap>-last-good`.
 pub struct Keeper {
-    api: Api<ConfigMap>,
-    name: String,
+    last_good: LastGood,
     book: PolicyBook,
     fence: Fence,
     /// Name and uid of the policy ConfigMap, if it is kept for that one alone.
@@ -56,11 +44,9 @@ pub struct Keeper {
 
 impl Keeper {
     /// Of the book that the ConfigMap `policy_config_map` of that namespace feeds.
-    /// Needs `get` and `patch` on the ConfigMap with `-last-good` after that name,
-    /// and to make it, if it is not there, `create`.
     pub fn new(client: kube::Client, namespace: &str, policy_config_map: &str, book: PolicyBook, fence: Fence) -> Self {
-        let name = format!("{policy_config_map}-last-good");
-        Self { api: Api::namespaced(client, namespace), name, book, fence, owner: None, stored: None }
+        let last_good = LastGood::beside(client, namespace, policy_config_map);
+        Self { last_good, book, fence, owner: None, stored: None }
     }
 
     /// The same for the policy ConfigMap of this uid: when it is deleted, what was kept
@@ -75,20 +61,19 @@ impl Keeper {
     /// end, before the book gets its first offer. Waits for the API server, until
     /// `stop`; what it refuses to give, or cannot be read, is not there.
     pub async fn recall(&mut self, stop: &CancellationToken) {
-        let mut attempts = 0;
+        let mut tries = Tries::default();
         loop {
             match self.load().await {
                 Ok(kept) => return self.book.recall(self.book.completed(kept).await),
                 Err(error) if error.lasting() => {
-                    tracing::warn!(name = self.name, error = %chain(&error), "what was in force before cannot be recalled");
+                    tracing::warn!(name = self.last_good.name(), error = %chain(&error), "what was in force before cannot be recalled");
                     return;
                 }
                 Err(error) => {
-                    attempts += 1;
-                    tracing::warn!(name = self.name, error = %chain(&error), "what was in force before cannot be read yet");
+                    tracing::warn!(name = self.last_good.name(), error = %chain(&error), "what was in force before cannot be read yet");
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(backoff(PATIENCE, attempts, 0)) => {}
+                        () = tokio::time::sleep(tries.failed(false)) => {}
                     }
                 }
             }
@@ -96,7 +81,7 @@ impl Keeper {
     }
 
     async fn load(&mut self) -> Result<Kept, KeeperError> {
-        let stored = bounded(self.api.get_opt(&self.name)).await?.map(Stored::of).unwrap_or_default();
+        let stored = self.last_good.read().await?.map(Stored::of).unwrap_or_default();
         let stored = self.stored.insert(stored);
         match &self.owner {
             Some((_, uid)) if stored.owner.as_ref() != Some(uid) => Ok(Kept::default()),
@@ -108,27 +93,19 @@ impl Keeper {
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut changes, mut leading) = (self.book.changes(), self.fence.changed());
         let mut settled = self.book.settled();
-        let (mut led, mut attempts) = (false, 0);
+        let (mut led, mut tries) = (false, Tries::default());
         loop {
             changes.mark_unchanged();
             leading.mark_unchanged();
             settled.mark_unchanged();
             let pause = match self.keep(&mut led).await {
                 Ok(()) => {
-                    attempts = 0;
+                    tries.worked();
                     None
                 }
                 Err(error) => {
-                    attempts += 1;
-                    tracing::warn!(name = self.name, error = %chain(&error), "the policies in force cannot be kept over a restart");
-                    let patience = if error.lasting() { REFUSED_PATIENCE } else { PATIENCE };
-                    Some(backoff(patience, attempts, 0))
-                }
-            };
-            let again = async {
-                match pause {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => std::future::pending().await,
+                    tracing::warn!(name = self.last_good.name(), error = %chain(&error), "the policies in force cannot be kept over a restart");
+                    Some(tries.failed(error.lasting()))
                 }
             };
             tokio::select! {
@@ -136,7 +113,7 @@ impl Keeper {
                 told = changes.changed() => if told.is_err() { return },
                 told = leading.changed() => if told.is_err() { return },
                 Ok(()) = settled.changed() => {}
-                () = again => {}
+                () = after(pause) => {}
             }
         }
     }
@@ -169,17 +146,12 @@ impl Keeper {
         if *there == stored || !self.fence.holds() {
             return Ok(());
         }
-        let mut patch = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": self.name },
-            "data": stored.data, "binaryData": stored.binary,
-        });
+        let mut patch = json!({ "data": stored.data, "binaryData": stored.binary });
         if let Some((name, uid)) = &self.owner {
             patch["metadata"]["ownerReferences"] =
                 json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid }]);
         }
-        let params = PatchParams::apply(MANAGER).force();
-        bounded(self.api.patch(&self.name, &params, &Patch::Apply(patch))).await?;
+        self.last_good.write(patch).await?;
         self.stored = Some(stored);
         Ok(())
     }

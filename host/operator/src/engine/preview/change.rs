@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use vmgroup_api::MemberState;
 use vmgroup_policy::Answer;
-use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::PowerState;
 
 use super::{Rehearsal, beside_the_point, imagined, trouble};
 use crate::clock;
 use crate::decide::{Question, victims};
-use crate::engine::ask::running;
-use crate::observe::{Observed, VmSeen};
+use crate::engine::ask::{question_of_turn, running};
+use crate::observe::VmSeen;
 use crate::plan::rollout::{self, Need, Turn, Why};
 use crate::preview::{Changed, How, Said, Trouble};
 use crate::revision::Made;
@@ -89,11 +88,7 @@ impl Rehearsal<'_> {
         }
         let usage =
             self.connection.link.vcenter().usage(&running(&self.seen)).await.map_err(|error| trouble(&error))?;
-        let candidates = Observed {
-            members: self.seen.members.iter().filter(|member| turn.from.contains(&member.uuid)).cloned().collect(),
-            ..self.seen.clone()
-        };
-        let purpose = if turn.evacuation { Purpose::Evacuation } else { Purpose::Replacement };
+        let (candidates, purpose) = question_of_turn(turn, &self.seen);
         let question = Question { seen: &candidates, ..self.question(&usage, None, purpose) };
         let (asked, uuids) = question.for_victims(turn.count);
         let Answer::Scaling(chosen) = self.ask(&Arc::new(asked)).await? else { return Err(beside_the_point()) };
