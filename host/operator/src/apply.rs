@@ -54,6 +54,8 @@ pub enum Effect {
     },
     /// A member's custom attributes may not be as they are to be.
     NotAnnotated {
+        /// Its instance UUID.
+        uuid: String,
         /// What went wrong.
         error: Error,
     },
@@ -270,7 +272,7 @@ impl Applier<'_> {
                 Ok(()) => {}
                 Err(Error::Withheld { .. }) => return Effect::Fenced,
                 // Whether it has worked or not: what is to be seen decides.
-                Err(error) => return Effect::NotAnnotated { error },
+                Err(error) => return Effect::NotAnnotated { uuid: uuid.to_owned(), error },
             }
         }
         Effect::Annotated { uuid: uuid.to_owned() }

@@ -117,6 +117,9 @@ pub struct GroupMemory {
     /// Members that were powered on or changed a moment ago, and that the inventory
     /// may still show as they were: not tried again before this.
     pub settling: HashMap<String, (TaskKind, Timestamp)>,
+    /// Custom attributes that members were given, by their keys, and that the inventory
+    /// need not show yet; after this time it is not waited for any more.
+    pub fields_awaited: HashMap<String, (BTreeMap<i32, String>, Timestamp)>,
     /// Members whose guests were asked to shut down.
     pub asked_to_stop: HashSet<String>,
     /// Members that have turned out to take neither CPUs nor memory while they run.

@@ -93,18 +93,26 @@ impl VmSeen {
 
     /// Custom attributes that are to be set, by key; empty: taken away.
     pub fn fields_to_set(&self, desired: &Desired) -> BTreeMap<i32, String> {
-        self.fields_that_differ(desired).map(|(key, value)| (*key, value.clone())).collect()
+        self.fields_that_differ(&desired.fields).map(|(key, value)| (*key, value.clone())).collect()
     }
 
     /// Whether there are any.
     pub fn has_fields_to_set(&self, desired: &Desired) -> bool {
-        self.fields_that_differ(desired).next().is_some()
+        self.fields_that_differ(&desired.fields).next().is_some()
     }
 
-    fn fields_that_differ<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = (&'a i32, &'a String)> {
+    /// Whether it is seen to have these custom attributes.
+    pub fn has_fields(&self, fields: &BTreeMap<i32, String>) -> bool {
+        self.fields.is_some() && self.fields_that_differ(fields).next().is_none()
+    }
+
+    fn fields_that_differ<'a>(
+        &'a self,
+        fields: &'a BTreeMap<i32, String>,
+    ) -> impl Iterator<Item = (&'a i32, &'a String)> {
         self.fields.iter().flat_map(|has| {
             let differs = |(key, value): &(&i32, &String)| has.get(*key).map_or("", String::as_str) != value.as_str();
-            desired.fields.iter().filter(differs)
+            fields.iter().filter(differs)
         })
     }
 

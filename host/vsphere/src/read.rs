@@ -152,6 +152,8 @@ impl Vm {
                     .into_iter()
                     .map(|datastore| DatastoreRef::new(datastore.id))
                     .collect();
+                // It was collected into the larger entries' room.
+                self.datastores.shrink_to_fit();
             }
             "resourcePool" => self.pool = reference().map(|pool| PoolRef::new(pool.id)),
             _ => return false,

@@ -4,6 +4,7 @@
 //! Must not write anything to anybody.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Pass;
 use crate::link::Connected;
@@ -13,6 +14,9 @@ use crate::validate::Desired;
 
 /// How soon attributes that are not defined are looked for again.
 const PATIENCE: Patience = Patience::seconds(8, 300);
+
+/// How long the watch may take to tell of an attribute that was set.
+const AWAITED: Duration = Duration::from_secs(60);
 
 /// The reason of a group that names attributes which vCenter has not got.
 const NOT_FOUND: &str = "CustomAttributeNotFound";
@@ -65,6 +69,37 @@ impl Pass<'_> {
         self.fail(Topic::Attributes, Why { reason: NOT_FOUND.to_owned(), message, stalled: true, patience: PATIENCE });
         true
     }
+
+    /// Notes what a member was given just now, and the inventory need not show yet.
+    pub(super) fn await_fields(&mut self, seen: &Observed, uuid: &str) {
+        let member = seen.members.iter().find(|member| member.uuid == uuid);
+        if let Some(vm) = member.and_then(|member| member.vm.as_ref()) {
+            let until = self.engine.clock.now() + AWAITED;
+            self.memory.fields_awaited.insert(uuid.to_owned(), (vm.fields_to_set(&self.desired), until));
+        }
+    }
+
+    /// The names that are still to be recorded: those of the spec, and others as long as a
+    /// member may have them.
+    pub(super) fn attributes_to_keep(&mut self, seen: &Observed) -> Option<Vec<String>> {
+        let now = self.now;
+        self.memory.fields_awaited.retain(|uuid, (fields, until)| {
+            let member = seen.members.iter().find(|member| member.uuid == *uuid);
+            let vm = member.and_then(|member| member.vm.as_ref());
+            *until > now && vm.is_some_and(|vm| !vm.has_fields(fields))
+        });
+        let mut recorded = self.written().0.custom_attributes.clone()?;
+        let wanted = &self.desired.custom_attributes;
+        if recorded.iter().all(|name| wanted.contains_key(name)) {
+            return Some(recorded);
+        }
+        if let Some(until) = self.memory.fields_awaited.values().map(|(_, until)| *until).min() {
+            self.look_again_at(until);
+        } else if left(&self.desired, seen) == 0 && !self.desired.fields.is_empty() {
+            recorded.retain(|name| wanted.contains_key(name));
+        }
+        Some(recorded)
+    }
 }
 
 /// The names to be recorded before any of them is set.
@@ -75,15 +110,6 @@ pub(super) fn with(recorded: Option<&[String]>, desired: &Desired) -> Option<Vec
     let names: BTreeSet<&String> =
         recorded.unwrap_or_default().iter().chain(desired.custom_attributes.keys()).collect();
     Some(names.into_iter().cloned().collect())
-}
-
-/// The names that are still to be recorded: those of the spec, and others as long as a
-/// member may have them.
-pub(super) fn kept(recorded: Option<&[String]>, desired: &Desired, seen: &Observed) -> Option<Vec<String>> {
-    let recorded = recorded?;
-    let all_done = left(desired, seen) == 0 && !desired.fields.is_empty();
-    let kept = recorded.iter().filter(|name| !all_done || desired.custom_attributes.contains_key(*name));
-    Some(kept.cloned().collect())
 }
 
 /// How many members have not got what they are to have.

@@ -26,11 +26,18 @@ pub(super) async fn remember(
         return Err(StatusError::Outdated);
     }
     let version = object.metadata.resource_version.unwrap_or_default();
-    memory.written = Some((object.status.unwrap_or_default(), version));
+    memory.written = Some((to_keep(object.status.unwrap_or_default()), version));
     memory.births.clear();
     memory.adopted = false;
     memory.recounted = false;
     Ok(())
+}
+
+/// A status to be remembered as long as the group is at rest: without room for more.
+fn to_keep(mut status: VmGroupStatus) -> VmGroupStatus {
+    status.members.shrink_to_fit();
+    status.conditions.shrink_to_fit();
+    status
 }
 
 impl Pass<'_> {
@@ -63,7 +70,7 @@ impl Pass<'_> {
         self.still_leading()?;
         let group = (self.desired.group.name.as_str(), self.desired.uid.as_str());
         let version = Box::pin(status::write(&self.api, group, old, &new, version, decided_by)).await?;
-        self.memory.written = Some((new, version));
+        self.memory.written = Some((to_keep(new), version));
         Ok(())
     }
 

@@ -192,10 +192,13 @@ impl Pass<'_> {
                 Effect::Annotated { uuid } => {
                     self.memory.clear(&Topic::Attributes);
                     // The watch may tell of it later.
+                    self.await_fields(seen, &uuid);
                     self.memory.settling.insert(uuid, (TaskKind::Reconfigure, self.now + SETTLING));
                     self.look_again(SETTLING);
                 }
-                Effect::NotAnnotated { error } => {
+                Effect::NotAnnotated { uuid, error } => {
+                    // Perhaps they were.
+                    self.await_fields(seen, &uuid);
                     // They may have been defined anew.
                     connected.forget_custom_fields();
                     self.fail_vc(Topic::Attributes, &error);
@@ -340,7 +343,7 @@ impl Pass<'_> {
             record,
             folder: self.folder_to_record(seen),
             unannotated: attributes::left(&self.desired, seen),
-            attributes: attributes::kept(self.written().0.custom_attributes.as_deref(), &self.desired, seen),
+            attributes: self.attributes_to_keep(seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
             stranded: self.stranded(seen),

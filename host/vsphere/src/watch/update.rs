@@ -10,6 +10,7 @@ use crate::read::{FOLDER, VM};
 use crate::refs::{FolderRef, HostRef, TaskRef, VmRef};
 use crate::soap::reference_of;
 use crate::task::TASK;
+use crate::texts::Texts;
 use crate::watch::hosts::{CLUSTER, HOST, Hosts};
 use crate::xml::Element;
 
@@ -163,16 +164,20 @@ pub(super) struct Snapshot {
     pub(super) tasks: Vec<(TaskRef, Change)>,
     pub(super) hosts: Hosts,
     pub(super) unclear: Vec<VmRef>,
+    texts: Texts,
 }
 
 impl Snapshot {
     pub(super) fn take(&mut self, update: Update, extra_prefix: &str) {
         match update {
             Update::Vm(id, change) => match vm_after(&id, self.vms.get(&id), &change, extra_prefix) {
-                Some((vm, unclear)) => {
+                Some((mut vm, unclear)) => {
                     if unclear {
                         self.unclear.push(id.clone());
                     }
+                    // At once: what is let go of when all are there leaves holes between
+                    // those that stay.
+                    vm.share(&mut self.texts);
                     self.vms.insert(id, vm);
                 }
                 None => {
