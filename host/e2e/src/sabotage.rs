@@ -27,19 +27,28 @@ pub enum Blow {
     ReplyLost,
 }
 
+/// Who asks whom: both by their numbers, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    /// The operator.
+    pub operator: u64,
+    /// The vCenter.
+    pub vcenter: usize,
+}
+
 /// Sees what operators ask of vCenter, at the moments that matter to a judge.
 pub trait Witness: Send + Sync {
     /// A call leaves an operator.
-    fn leaves(&self, operator: u64, envelope: &str);
+    fn leaves(&self, line: Line, envelope: &str);
     /// vCenter is done with it, well or with an error, while its operator was
     /// still there to hear of it.
-    fn served(&self, operator: u64, envelope: &str, well: bool);
+    fn served(&self, line: Line, envelope: &str, well: bool);
     /// Its operator waits for it no more: it has been answered, given up, or has died
     /// with him.
-    fn ended(&self, operator: u64, envelope: &str);
+    fn ended(&self, line: Line, envelope: &str);
     /// Whoever made it was paused on the way, or has given it up before it was
     /// carried out; it may take effect all the same.
-    fn late(&self, operator: u64, envelope: &str);
+    fn late(&self, line: Line, envelope: &str);
 }
 
 /// What an oracle has in store for a call.
@@ -56,8 +65,8 @@ pub enum Strike {
 pub enum Side {
     /// The Kubernetes API.
     Kubernetes,
-    /// vCenter.
-    Vcenter,
+    /// The vCenter of this number, counted from 0.
+    Vcenter(usize),
 }
 
 /// A call that leaves an operator.

@@ -32,7 +32,7 @@ use vmgroup_vsphere::{
     Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind, Vcenter,
 };
 
-use crate::sabotage::{Call, Sabotage, Side, Witness};
+use crate::sabotage::{Call, Line, Sabotage, Side, Witness};
 use crate::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, VmView, World, WorldError};
 
 /// The time at which every simulated story begins: 2026-01-01T00:00:00Z.
@@ -53,14 +53,14 @@ pub struct InProcess {
     service: VcenterService,
     sabotage: Sabotage,
     witness: Option<Arc<dyn Witness>>,
-    operator: u64,
+    line: Line,
 }
 
 /// A call of an operator, as the witness hears of it.
 #[derive(Clone)]
 struct Seen {
     witness: Arc<dyn Witness>,
-    operator: u64,
+    line: Line,
     envelope: Bytes,
 }
 
@@ -76,7 +76,7 @@ struct Waited(Option<Seen>);
 impl Drop for Waited {
     fn drop(&mut self) {
         if let Some(seen) = &self.0 {
-            seen.witness.ended(seen.operator, &seen.envelope());
+            seen.witness.ended(seen.line, &seen.envelope());
         }
     }
 }
@@ -87,7 +87,7 @@ struct OnItsWay(Option<Seen>);
 impl OnItsWay {
     fn served(mut self, well: bool) {
         if let Some(seen) = self.0.take() {
-            seen.witness.served(seen.operator, &seen.envelope(), well);
+            seen.witness.served(seen.line, &seen.envelope(), well);
         }
     }
 }
@@ -95,7 +95,7 @@ impl OnItsWay {
 impl Drop for OnItsWay {
     fn drop(&mut self) {
         if let Some(seen) = &self.0 {
-            seen.witness.late(seen.operator, &seen.envelope());
+            seen.witness.late(seen.line, &seen.envelope());
         }
     }
 }
@@ -120,17 +120,15 @@ fn soap_call(body: &[u8]) -> String {
 impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let (vcenter, service, sabotage) = (self.vcenter.clone(), self.service.clone(), self.sabotage.clone());
-        let call = Call { operator: self.operator, side: Side::Vcenter, name: soap_call(request.body()) };
-        let seen = self.witness.clone().map(|witness| Seen {
-            witness,
-            operator: self.operator,
-            envelope: request.body().clone(),
-        });
+        let Line { operator, vcenter: number } = self.line;
+        let call = Call { operator, side: Side::Vcenter(number), name: soap_call(request.body()) };
+        let seen =
+            self.witness.clone().map(|witness| Seen { witness, line: self.line, envelope: request.body().clone() });
         Box::pin(async move {
             let left_at = Instant::now();
             let _waited = Waited(seen.clone());
             if let Some(seen) = &seen {
-                seen.witness.leaves(seen.operator, &seen.envelope());
+                seen.witness.leaves(seen.line, &seen.envelope());
             }
             let service = tower::service_fn(move |request: http::Request<Body>| {
                 let (service, seen) = (service.clone(), seen.clone());
@@ -138,7 +136,7 @@ impl Transport for InProcess {
                     if let Some(seen) = &seen
                         && left_at != Instant::now()
                     {
-                        seen.witness.late(seen.operator, &seen.envelope());
+                        seen.witness.late(seen.line, &seen.envelope());
                     }
                     let on_its_way = OnItsWay(seen);
                     let response = service.oneshot(request).await;
@@ -359,13 +357,13 @@ impl SimWorld {
     pub fn at_the_desk_of(&self, config: &VcenterConfig) -> Vcenter {
         let host = config.endpoint.host().unwrap_or_default();
         let found = self.vcenters.iter().enumerate().find(|(number, _)| host_of(*number) == host);
-        let (_, vcenter) = found.expect("a vCenter of this address");
+        let (number, vcenter) = found.expect("a vCenter of this address");
         let transport = Arc::new(InProcess {
             vcenter: vcenter.clone(),
             service: vcenter.service(),
             sabotage: Sabotage::default(),
             witness: None,
-            operator: u64::MAX,
+            line: Line { operator: u64::MAX, vcenter: number },
         });
         run::vcenter_client(config, transport)
     }
@@ -390,12 +388,12 @@ impl SimWorld {
             let host = endpoint.host().unwrap_or_default();
             let found = vcenters.iter().enumerate().find(|(number, _)| host_of(*number) == host);
             Ok(match found {
-                Some((_, vcenter)) => Arc::new(InProcess {
+                Some((number, vcenter)) => Arc::new(InProcess {
                     vcenter: vcenter.clone(),
                     service: vcenter.service(),
                     sabotage: sabotage.clone(),
                     witness: witness.clone(),
-                    operator,
+                    line: Line { operator, vcenter: number },
                 }),
                 None => Arc::new(Nobody),
             })
@@ -521,7 +519,7 @@ impl World for SimWorld {
         for operator in &self.operators {
             operator.abort();
         }
-        self.vcenter.cut_connections();
+        self.vcenters.iter().for_each(VcenterSim::cut_connections);
         Ok(())
     }
 

@@ -9,8 +9,11 @@
 //! own, and their passes may begin in another order.
 
 pub mod judge;
+pub mod places;
 pub mod script;
+pub mod sites;
 pub mod table;
+pub mod vcenters;
 pub mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,15 +30,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_api::RESTARTED_AT_ANNOTATION;
 use vmgroup_policy::{Host, Kind, Limits};
-use vmgroup_sim::vcenter::VmView;
+use vmgroup_sim::vcenter::{VcenterSim, VmView};
 use vmgroup_vsphere::MAX_SESSIONS;
 
 use crate::made::Made;
-use crate::sabotage::{Call, Listener, Sabotage};
+use crate::sabotage::{Call, Listener, Sabotage, Side};
 use crate::sim::{self, EPOCH, SimWorld, everything, host_of};
 use crate::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, World};
 use judge::{Judge, Violation, member_of};
-use script::{Act, BROKEN_PLUGIN, Broken, Change, Deed, Failing, Fault, Guests, HOSTS, LAST_POLICY, Script, Workload};
+use places::Places;
+use script::{
+    Act, BROKEN_PLUGIN, Broken, Change, Deed, Dice, Failing, Fault, Guests, HOSTS, LAST_POLICY, Script, Workload,
+};
+use sites::{Edit, Sites};
+use vcenters::{Vcenters, vcenter_of};
 use witness::{Calls, Terms};
 
 /// How often the judge looks while something is going on.
@@ -112,7 +120,11 @@ impl Journal {
         self.0.as_ref()?;
         let journal = self.clone();
         Some(Box::new(move |call: &Call, outcome: &str| {
-            journal.tell(|| format!("operator {}: {} → {outcome}", call.operator, call.name));
+            let to = match call.side {
+                Side::Kubernetes | Side::Vcenter(0) => String::new(),
+                Side::Vcenter(number) => format!(" to vCenter {number}"),
+            };
+            journal.tell(|| format!("operator {}{to}: {} → {outcome}", call.operator, call.name));
         }))
     }
 }
@@ -148,6 +160,11 @@ struct Wish {
 
 struct Stage {
     world: SimWorld,
+    vcenters: Vcenters,
+    /// What the connections file says and counts, if there are two vCenters.
+    file: sites::File,
+    /// The passwords of all vCenters.
+    passwords: Vec<String>,
     script: Script,
     judge: Judge,
     calls: Calls,
@@ -176,12 +193,22 @@ fn violation<T>(property: &'static str, text: impl Into<String>) -> Result<T, Vi
 
 impl Stage {
     fn new(seed: u64, mut script: Script, journal: Journal) -> Self {
-        let connections = usize::from(script.quota.is_some());
-        let options = Options { max_tasks: script.max_tasks, connections, ..Options::default() };
+        let mut options = Options { max_tasks: script.max_tasks, ..Options::default() };
+        options.connections = usize::from(script.quota.is_some());
+        if script.sites.is_some() {
+            let (clusters, datastores) = (sites::CLUSTERS, sites::DATASTORES);
+            options = Options { connections: sites::NAMES.len(), clusters, datastores, ..options };
+        }
         let mut world = SimWorld::with_tasks(options, seed, &script.durations).expect("a world");
         world.sandbox = SANDBOX.clone();
+        let vcenters = Vcenters::new(world.vcenters.clone());
         if script.changes.is_some() {
-            world.vcenter.add_template("/DC0/vm", OTHER_TEMPLATE).expect("a template");
+            for (_, vcenter) in vcenters.each() {
+                vcenter.add_template("/DC0/vm", OTHER_TEMPLATE).expect("a template");
+            }
+        }
+        if script.sites.is_some() {
+            prepare_sites(&world);
         }
         if script.faults.contains(&Fault::Maintenance) {
             world.vcenter.set_drs(true, false);
@@ -202,12 +229,14 @@ impl Stage {
         let terms = Terms {
             lag: script.lag(),
             election: script.operators > 1,
-            limit: script.limit(),
+            limit: script.is_limited(),
+            sites: script.sites.is_some(),
             late_clones: script.faults.contains(&Fault::TaskLate),
         };
-        let calls = Calls::new(world.kube.clone(), world.vcenter.clone(), world.clock, terms);
+        let calls = Calls::new(world.kube.clone(), vcenters.clone(), world.clock, terms);
+        vcenters.each().for_each(|(number, _)| calls.may_run(number, script.max_tasks));
         world.witness = Some(Arc::new(calls.clone()));
-        let judge = Judge::new(calls.clone(), terms.lag);
+        let judge = Judge::new(calls.clone(), terms.lag, Places::new(script.file_lag()));
         journal.tell(|| {
             format!(
                 "{}; until {:?}; a clone takes {:?}, power {:?}, destroy {:?}; {} tasks at a time",
@@ -220,7 +249,10 @@ impl Stage {
             )
         });
         Self {
+            file: sites::File::new(script.max_tasks),
+            passwords: vec![PASSWORD.to_owned(); world.vcenters.len()],
             world,
+            vcenters,
             script,
             judge,
             calls,
@@ -263,8 +295,16 @@ impl Stage {
             self.write_data(Some(0));
         }
         if let Some(quota) = self.script.quota {
-            self.write_login();
+            self.write_login("vc", PASSWORD);
             self.limit(quota);
+        }
+        if let Some(Sites { homes, struck, away }) = &self.script.sites {
+            self.journal
+                .tell(|| format!("two vCenters, of which {struck:?} are struck, and {away} is away last: {homes:?}"));
+            for vcenter in 0..sites::NAMES.len() {
+                self.write_login(sites::SECRETS[vcenter], PASSWORD);
+            }
+            self.write_connections();
         }
         for _ in 0..self.script.operators {
             self.launch();
@@ -281,7 +321,8 @@ impl Stage {
             self.step(LOOK).await?;
         }
         self.end_faults();
-        self.come_right().await?;
+        self.one_is_away().await?;
+        self.come_right(None).await?;
         self.rest().await
     }
 
@@ -329,13 +370,13 @@ impl Stage {
             self.judge.objects(&objects, now)?;
             self.judged = None;
         }
-        let sessions = self.world.vcenter.most_sessions();
+        let sessions = self.vcenters.each().map(|(_, vcenter)| vcenter.most_sessions()).max().unwrap_or_default();
         if sessions > MAX_SESSIONS {
             return violation("L10", format!("{sessions} sessions of one operator at the same time"));
         }
         // Half of a run's time would go into looking at what has not changed. Some of
         // what the judge grants runs out with time.
-        let changes = self.world.vcenter.changes();
+        let changes = self.vcenters.changes();
         if self.judged.is_some_and(|(seen, at)| seen == changes && now < at + UNCHANGED) {
             return Ok(());
         }
@@ -344,7 +385,17 @@ impl Stage {
     }
 
     fn machines(&self) -> Vec<VmView> {
-        self.world.vcenter.vms()
+        self.vcenters.vms()
+    }
+
+    /// The namespace of a group.
+    fn namespace(&self, group: usize) -> &'static str {
+        self.script.namespace(group)
+    }
+
+    /// A group as Kubernetes has it.
+    fn object(&self, group: usize) -> Option<Value> {
+        self.world.kube.get("vmgroups", Some(self.namespace(group)), GROUPS[group])
     }
 
     /// Writes changed records into the journal.
@@ -374,10 +425,11 @@ impl Stage {
         let now = self.now();
         for (index, wish) in &mut self.wishes {
             let (None, Some(replicas)) = (&wish.uid, wish.replicas) else { continue };
-            let name = GROUPS[*index];
-            if self.world.kube.get("vmgroups", Some(NAMESPACE), name).is_some() {
+            let (name, namespace) = (GROUPS[*index], self.script.namespace(*index));
+            if self.world.kube.get("vmgroups", Some(namespace), name).is_some() {
                 continue;
             }
+            let target = self.script.sites.as_ref().and_then(|sites| sites.homes[*index].target.clone());
             let mut spec = json!({"cpu": 1, "memory": 1, "replicas": replicas, "template": TEMPLATE});
             if let Some(seconds) = self.script.grace {
                 spec["gracePeriodSeconds"] = json!(seconds);
@@ -400,13 +452,19 @@ impl Stage {
                     spec["guest"] = json!({"cloudInit": {"userData": from}});
                 }
             }
+            if let Some(target) = &target {
+                spec["target"] = target.clone();
+            }
             wish.attribute = None;
             let made = self.world.kube.apply(json!({
                 "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
-                "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
+                "metadata": {"name": name, "namespace": namespace}, "spec": spec,
             }));
             let uid = text(&made.expect("a group can be made")["metadata"]["uid"]).to_owned();
             self.judge.made(&uid, name, replicas, now);
+            if self.script.sites.is_some() {
+                self.judge.places.aimed(&uid, namespace, target, now);
+            }
             if evacuates {
                 // As `updateStrategy` is by default.
                 self.judge.changes(&uid, (1, 0));
@@ -439,7 +497,8 @@ impl Stage {
                 self.judge.wished(uid, *replicas, now);
                 self.journal.tell(|| format!("user scales {name} to {replicas}"));
                 let spec = json!({"replicas": replicas});
-                self.world.kube.patch_spec("vmgroups", Some(NAMESPACE), name, spec).expect("a group can be scaled");
+                let namespace = Some(self.namespace(*group));
+                self.world.kube.patch_spec("vmgroups", namespace, name, spec).expect("a group can be scaled");
             }
             Act::Delete(group) => {
                 let Some(wish) = self.wishes.get_mut(group) else { return };
@@ -448,7 +507,8 @@ impl Stage {
                 let name = GROUPS[*group];
                 self.judge.deleted(&uid, now);
                 self.journal.tell(|| format!("user deletes {name}"));
-                self.world.kube.delete("vmgroups", Some(NAMESPACE), name).expect("a group can be deleted");
+                let namespace = Some(self.namespace(*group));
+                self.world.kube.delete("vmgroups", namespace, name).expect("a group can be deleted");
             }
             Act::Annotate(group, value) => self.edit(
                 *group,
@@ -460,6 +520,14 @@ impl Stage {
             Act::Attribute(group, value) => self.give_attribute(*group, value.map(|value| value.to_string())),
             Act::Data(value) => self.write_data(*value),
             Act::Quota(vms) => self.limit(*vms),
+            Act::Connections(edit) => self.edit_connections(*edit),
+            Act::Label(given) => self.label(*given),
+            Act::Password(vcenter, number) => self.change_password(*vcenter, *number),
+            Act::Login(vcenter, number) => {
+                self.journal.tell(|| format!("the login of {} is written", sites::NAMES[*vcenter]));
+                self.write_login(sites::SECRETS[*vcenter], &password(*number));
+            }
+            Act::Aim(group, number) => self.aim(*group, *number),
             Act::Policy(file) => self.policy(file, None),
             Act::Broken(Broken { kind, how, file }) => self.policy(file, Some((*kind, *how))),
             Act::Deed(deed, pick) => self.deed(*deed, *pick),
@@ -474,8 +542,22 @@ impl Stage {
             return;
         }
         self.journal.tell(|| format!("user edits {name}: {patch}"));
-        let edited = self.world.kube.patch("vmgroups", Some(NAMESPACE), name, patch.clone());
+        let edited = self.world.kube.patch("vmgroups", Some(self.namespace(group)), name, patch.clone());
         assert_eq!(edited.is_ok(), fine, "{edited:?}");
+    }
+
+    /// A user gives a group another target: it has to be refused if the group stands.
+    fn aim(&mut self, group: usize, number: u64) {
+        let uid = self.wishes.get(&group).and_then(|wish| wish.uid.clone());
+        let (Some(uid), Some(object)) = (uid, self.object(group)) else { return };
+        let namespace = self.namespace(group);
+        let target = sites::home(&mut Dice::new(number), namespace).target;
+        let same = target.as_ref() == object["spec"].get("target");
+        let free = object["status"]["folder"].is_null();
+        if free {
+            self.judge.places.aimed(&uid, namespace, target.clone(), self.now());
+        }
+        self.edit(group, &json!({"spec": sites::retarget(target.as_ref())}), free || same);
     }
 
     /// A user changes what the members of a group are to be.
@@ -515,11 +597,11 @@ impl Stage {
         self.world.kube.apply(secret).expect("a Secret can be written");
     }
 
-    /// The login of the only connection.
-    fn write_login(&self) {
+    /// The login of a connection.
+    fn write_login(&self, secret: &str, password: &str) {
         let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vc", "namespace": OPERATOR_NAMESPACE},
-            "stringData": {"VC_USER": sim::USER, "VC_PASS": sim::PASSWORD},
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE},
+            "stringData": {"VC_USER": sim::USER, "VC_PASS": password},
         });
         self.world.kube.apply(secret).expect("a Secret can be written");
     }
@@ -534,12 +616,51 @@ impl Stage {
             host_of(0),
             self.script.max_tasks,
         );
+        self.write_file(&file);
+    }
+
+    fn write_file(&self, file: &str) {
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": CONNECTIONS, "namespace": OPERATOR_NAMESPACE},
             "data": {"connections.yaml": file},
         });
         self.world.kube.apply(map).expect("a ConfigMap can be written");
+    }
+
+    /// The connections file of two vCenters, as it is to be.
+    fn write_connections(&mut self) {
+        self.write_file(&self.file.text());
+        self.counts();
+    }
+
+    /// What the file and labels say counts from now on.
+    fn counts(&mut self) {
+        self.judge.places.counts(self.now(), self.file);
+        for (vcenter, tasks) in self.file.tasks.into_iter().enumerate() {
+            self.calls.may_run(vcenter, tasks);
+        }
+    }
+
+    fn edit_connections(&mut self, edit: Edit) {
+        self.journal.tell(|| format!("the connections file is edited: {edit:?}"));
+        match self.file.edit(edit) {
+            Some(()) => self.write_connections(),
+            None => self.write_file(&self.file.mistaken()),
+        }
+    }
+
+    fn label(&mut self, given: bool) {
+        self.journal.tell(|| format!("the label of a namespace: {given}"));
+        self.file.labelled = given;
+        self.world.kube.apply(sites::namespace_of_label(given)).expect("a namespace can be labelled");
+        self.counts();
+    }
+
+    fn change_password(&mut self, vcenter: usize, number: u64) {
+        self.journal.tell(|| format!("the password of {} changes", sites::NAMES[vcenter]));
+        self.passwords[vcenter] = password(number);
+        self.vcenters.at(vcenter).set_password(&self.passwords[vcenter]);
     }
 
     fn policy(&self, file: &str, broken: Option<(Kind, Failing)>) {
@@ -569,13 +690,17 @@ impl Stage {
                     self.world.kube.drop_watches();
                 }
             }
-            Act::VcDown(down) => self.world.vcenter.set_down(*down),
-            Act::EndSessions => self.world.vcenter.terminate_sessions(),
+            Act::VcDown(down) => self.struck().for_each(|(_, vcenter)| vcenter.set_down(*down)),
+            Act::EndSessions => self.struck().for_each(|(_, vcenter)| vcenter.terminate_sessions()),
             Act::Maintain(host, begins) => self.maintain(*host, *begins),
-            Act::CancelTasks => drop(self.world.vcenter.cancel_tasks()),
+            Act::CancelTasks => {
+                let _: usize = self.struck().map(|(_, vcenter)| vcenter.cancel_tasks()).sum();
+            }
             Act::VcRestart(finish) => {
-                self.calls.restarts();
-                self.world.vcenter.restart(*finish);
+                for (number, vcenter) in self.struck() {
+                    self.calls.restarts(number);
+                    vcenter.restart(*finish);
+                }
             }
             Act::Kill(pause) => {
                 if let Some(operator) = self.running.keys().next().copied() {
@@ -597,6 +722,12 @@ impl Stage {
         }
     }
 
+    /// The vCenters that their faults strike.
+    fn struck(&self) -> impl Iterator<Item = (usize, &VcenterSim)> {
+        let struck = self.script.struck();
+        self.vcenters.each().filter(|(number, _)| struck.contains(number))
+    }
+
     /// A host goes into maintenance, or comes back.
     fn maintain(&self, host: usize, begins: bool) {
         let (name, vcenter) = (format!("DC0_C0_H{host}"), &self.world.vcenter);
@@ -611,25 +742,23 @@ impl Stage {
         let members: Vec<&VmView> =
             vms.iter().filter(|vm| member_of(vm).is_some() && !self.judge.away.contains(&vm.moref)).collect();
         let at = |count: usize| usize::try_from(pick).unwrap_or(0) % count.max(1);
-        let folders: Vec<String> =
-            self.world.vcenter.folders().into_iter().filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
+        let folders = self.folders();
         self.foreigners += 1;
         let number = self.foreigners;
-        let vcenter = &self.world.vcenter;
         match deed {
             Deed::DestroyFolder => {
-                let Some(folder) = folders.get(at(folders.len())) else { return };
+                let Some((vcenter, folder)) = folders.get(at(folders.len())) else { return };
                 self.journal.tell(|| format!("somebody destroys {folder} with all in it"));
-                for vm in vms.iter().filter(|vm| vm.folder == *folder) {
+                for vm in vms.iter().filter(|vm| vm.folder == *folder && vcenter_of(&vm.moref) == *vcenter) {
                     self.judge.touch(&vm.moref, now);
                 }
-                let _ = vcenter.destroy_folder(folder);
+                let _ = self.vcenters.at(*vcenter).destroy_folder(folder);
             }
             Deed::Intrude => {
-                let Some(folder) = folders.get(at(folders.len())) else { return };
+                let Some((vcenter, folder)) = folders.get(at(folders.len())) else { return };
                 self.journal.tell(|| format!("somebody puts foreign-{number} into {folder}"));
-                let _ = vcenter.add_vm(folder, &format!("foreign-{number}"), &[]);
-                self.mark_foreign(&format!("{folder}/foreign-{number}"));
+                let _ = self.vcenters.at(*vcenter).add_vm(folder, &format!("foreign-{number}"), &[]);
+                self.mark_foreign(*vcenter, &format!("{folder}/foreign-{number}"));
             }
             _ => {
                 let Some(vm) = members.get(at(members.len())).map(|vm| VmView::clone(vm)) else { return };
@@ -640,7 +769,7 @@ impl Stage {
 
     fn deed_to(&mut self, deed: Deed, vm: &VmView, number: u64) {
         let now = self.now();
-        let vcenter = &self.world.vcenter;
+        let (vcenter, at) = (self.vcenters.of(vm).clone(), vcenter_of(&vm.moref));
         self.journal.tell(|| format!("somebody: {deed:?} {} ({})", vm.name, vm.moref));
         if !matches!(deed, Deed::Copy | Deed::Unmark | Deed::Deafen | Deed::Harden) {
             self.judge.touch(&vm.moref, now);
@@ -658,13 +787,13 @@ impl Stage {
             Deed::TakeName => {
                 let _ = vcenter.destroy(&vm.path);
                 let _ = vcenter.add_vm(&vm.folder, &vm.name, &[]);
-                self.mark_foreign(&vm.path);
+                self.mark_foreign(at, &vm.path);
             }
             Deed::Copy => {
                 let marks: Vec<(&str, &str)> =
                     vm.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
                 let _ = vcenter.add_vm(&vm.folder, &format!("copy-{number}"), &marks);
-                self.mark_foreign(&format!("{}/copy-{number}", vm.folder));
+                self.mark_foreign(at, &format!("{}/copy-{number}", vm.folder));
             }
             Deed::Unmark => {
                 let Some((owner, uuid)) = member_of(vm) else { return };
@@ -672,7 +801,7 @@ impl Stage {
                 let doomed = self.judge.may_go_down(owner, uuid) && self.calls.is_doomed(vm);
                 if !doomed && vcenter.set_extra(&vm.path, "vmgroup.group-uid", "").is_ok() {
                     self.judge.touch(&vm.moref, now);
-                    self.mark_foreign(&vm.path);
+                    self.mark_foreign(at, &vm.path);
                 }
             }
             Deed::Deafen => drop(vcenter.set_guest(&vm.path, false, true)),
@@ -681,17 +810,27 @@ impl Stage {
         }
     }
 
-    fn mark_foreign(&mut self, path: &str) {
-        if let Some(vm) = self.world.vcenter.vm(path) {
+    fn mark_foreign(&mut self, vcenter: usize, path: &str) {
+        if let Some(vm) = self.vcenters.vms_of(vcenter).into_iter().find(|vm| vm.path == path) {
             self.judge.foreign(&vm);
         }
+    }
+
+    /// The folders of groups, each with its vCenter.
+    fn folders(&self) -> Vec<(usize, String)> {
+        let mut folders = self.vcenters.folders();
+        folders.retain(|(_, path)| {
+            let below = path.strip_prefix(ROOT).and_then(|path| path.strip_prefix('/'));
+            below.is_some_and(|below| !sites::FOLDERS.contains(&below))
+        });
+        folders
     }
 
     /// Templates that do not exist were a slip.
     fn correct_templates(&mut self) {
         for (index, wish) in &self.wishes {
             if wish.uid.is_some() {
-                let object = self.world.kube.get("vmgroups", Some(NAMESPACE), GROUPS[*index]);
+                let object = self.object(*index);
                 if object.is_some_and(|object| object["spec"]["template"] == "no-such-template") {
                     self.edit(*index, &json!({"spec": {"template": TEMPLATE}}), true);
                 }
@@ -721,7 +860,13 @@ impl Stage {
         self.world.sabotage.end();
         self.world.kube.calm_watches();
         self.world.kube.faults().clear();
-        self.world.vcenter.faults().clear();
+        self.vcenters.each().for_each(|(_, vcenter)| vcenter.faults().clear());
+        if self.script.sites.is_some() {
+            for (secret, password) in sites::SECRETS.iter().zip(&self.passwords) {
+                self.write_login(secret, password);
+            }
+            self.edit_connections(Edit::Gone(None));
+        }
         if self.script.faults.contains(&Fault::Maintenance) {
             (0..HOSTS).for_each(|host| self.maintain(host, false));
         }
@@ -730,23 +875,44 @@ impl Stage {
         }
     }
 
-    /// L1: everything comes right.
-    async fn come_right(&mut self) -> Result<(), Violation> {
+    /// Whoever is in the one vCenter does not need the other.
+    async fn one_is_away(&mut self) -> Result<(), Violation> {
+        let Some(away) = self.script.sites.as_ref().map(|sites| sites.away) else { return Ok(()) };
+        self.journal.tell(|| format!("{} is away", sites::NAMES[away]));
+        self.vcenters.at(away).set_down(true);
+        let came = self.come_right(Some(away)).await;
+        self.journal.tell(|| "and there again".to_owned());
+        self.vcenters.at(away).set_down(false);
+        came
+    }
+
+    /// L1: everything comes right, but for what is in a vCenter that is away.
+    async fn come_right(&mut self, away: Option<usize>) -> Result<(), Violation> {
         let end = self.now() + RECOVERY;
         loop {
-            let Err(wrong) = self.as_wished() else { return Ok(()) };
+            let Err(wrong) = self.as_wished(away) else { return Ok(()) };
             if self.now() >= end {
+                let meanwhile = if away.is_some() { ", with the other vCenter away" } else { "" };
                 return violation(
                     "L1",
-                    format!("not as wished {} s after the last fault: {wrong}", RECOVERY.as_secs()),
+                    format!("not as wished {} s after the last fault{meanwhile}: {wrong}", RECOVERY.as_secs()),
                 );
             }
             self.step(LOOK).await?;
         }
     }
 
-    /// Whether all is as users wish; else what is not.
-    fn as_wished(&self) -> Result<(), String> {
+    /// Whether a group is, or is to be, in the vCenter that is away.
+    fn is_away(&self, group: usize, object: Option<&Value>, away: Option<usize>) -> bool {
+        let Some(away) = away else { return false };
+        let stands = object.and_then(|object| self.judge.places.vcenter(text(&object["metadata"]["uid"])));
+        let target = object.and_then(|object| object["spec"].get("target"));
+        stands.or_else(|| self.file.vcenter(self.namespace(group), target)) == Some(away)
+    }
+
+    /// Whether all is as users wish, but for what is in a vCenter that is away; else what
+    /// is not.
+    fn as_wished(&self, away: Option<usize>) -> Result<(), String> {
         if !(self.launches.is_empty() && self.stopping.is_empty()) {
             return Err("an operator is about to start".into());
         }
@@ -754,7 +920,10 @@ impl Stage {
         let mut uids = Vec::new();
         for (index, wish) in &self.wishes {
             let name = GROUPS[*index];
-            let object = self.world.kube.get("vmgroups", Some(NAMESPACE), name);
+            let object = self.object(*index);
+            if self.is_away(*index, object.as_ref(), away) {
+                continue;
+            }
             let Some(replicas) = wish.replicas else {
                 if object.is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null()) {
                     return Err(format!("{name} is not gone"));
@@ -788,7 +957,8 @@ impl Stage {
                 return Err(format!("{says}; there are {} of {replicas}, and {off:?} is off", members.len()));
             }
         }
-        let orphan = vms.iter().find(|vm| member_of(vm).is_some_and(|(uid, _)| !uids.contains(&uid)));
+        let there = vms.iter().filter(|vm| away != Some(vcenter_of(&vm.moref)));
+        let orphan = there.into_iter().find(|vm| member_of(vm).is_some_and(|(uid, _)| !uids.contains(&uid)));
         match orphan {
             Some(vm) => Err(format!("S1: {} ({}) is an orphan", vm.name, vm.path)),
             None => Ok(()),
@@ -815,16 +985,16 @@ impl Stage {
         let settled = self.now() + SETTLE;
         while self.now() < settled {
             // Who comes late is seen off within a second.
-            let late = self.as_wished().is_err();
+            let late = self.as_wished(None).is_err();
             self.step(if late { LOOK } else { Duration::from_secs(1) }).await?;
         }
         self.journal.tell(|| "rest".to_owned());
-        let (writes, calls) = (self.writes(), self.world.vcenter.faults().calls());
+        let (writes, calls) = (self.writes(), self.vcenters.calls());
         let rested = self.now() + REST;
         while self.now() < rested {
             self.step(Duration::from_secs(10)).await?;
         }
-        if let Err(wrong) = self.as_wished() {
+        if let Err(wrong) = self.as_wished(None) {
             return violation("L1", format!("as wished, but not for long: {wrong}"));
         }
         for (what, count) in self.writes() {
@@ -833,8 +1003,8 @@ impl Stage {
                 return violation("L2", format!("{} × {what} at rest", count - before));
             }
         }
-        for (method, count) in self.world.vcenter.faults().calls() {
-            let before = calls.get(&method).copied().unwrap_or(0);
+        for (call, count) in self.vcenters.calls() {
+            let (before, (_, method)) = (calls.get(&call).copied().unwrap_or(0), call);
             if count > before && method != "WaitForUpdatesEx" && method != "CurrentTime" {
                 return violation("L2", format!("{} × {method} at rest", count - before));
             }
@@ -853,12 +1023,12 @@ impl Stage {
     /// Folders, sessions, secrets.
     async fn leftovers(&mut self) -> Result<(), Violation> {
         let vms = self.machines();
-        for folder in self.world.vcenter.folders() {
-            let Some(name) = folder.strip_prefix(&format!("{ROOT}/")) else { continue };
+        for (vcenter, folder) in self.folders() {
+            let name = folder.rsplit('/').next().unwrap_or_default();
             let used = self.wishes.iter().any(|(index, wish)| {
-                wish.replicas.is_some() && name.starts_with(&format!("{NAMESPACE}-{}", GROUPS[*index]))
+                wish.replicas.is_some() && name.starts_with(&format!("{}-{}", self.namespace(*index), GROUPS[*index]))
             });
-            let held = vms.iter().any(|vm| vm.folder == folder);
+            let held = vms.iter().any(|vm| vm.folder == folder && vcenter_of(&vm.moref) == vcenter);
             if !used && !held {
                 return violation("S1", format!("the folder {folder} is left"));
             }
@@ -874,7 +1044,8 @@ impl Stage {
         // Sessions that were lost end when they have been idle for half an hour.
         let end = self.now() + Duration::from_secs(1900);
         loop {
-            let (sessions, operators) = (self.world.vcenter.sessions(), self.running.len());
+            let sessions = self.vcenters.each().map(|(_, vcenter)| vcenter.sessions()).max().unwrap_or_default();
+            let operators = self.running.len();
             if sessions <= operators {
                 return Ok(());
             }
@@ -884,6 +1055,26 @@ impl Stage {
             self.step(Duration::from_secs(60)).await?;
         }
     }
+}
+
+/// What two vCenters have, and Kubernetes for them, before there is an operator.
+fn prepare_sites(world: &SimWorld) {
+    for vcenter in &world.vcenters {
+        for folder in sites::FOLDERS {
+            let path = format!("{ROOT}/{folder}");
+            let (parent, name) = path.rsplit_once('/').expect("a path");
+            vcenter.add_folder(parent, name).expect("a folder");
+        }
+        vcenter.add_storage_pod(sites::POD.0, &sites::POD.1).expect("a datastore cluster");
+    }
+    for namespace in sites::NAMESPACES.iter().filter(|namespace| **namespace != NAMESPACE) {
+        world.kube.create_namespace(namespace).expect("a namespace");
+    }
+}
+
+/// One of the passwords that there are besides the first.
+fn password(number: u64) -> String {
+    format!("{PASSWORD} {number}")
 }
 
 /// A plugin that passes its check, whose clock is later, and then fails like this.

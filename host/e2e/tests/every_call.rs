@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use vmgroup_e2e::sabotage::{Blow, Sabotage};
-use vmgroup_e2e::sim::SimWorld;
-use vmgroup_e2e::world::{Options, TEMPLATE, User, World, eventually};
+use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
+use vmgroup_e2e::world::{Options, ROOT, TEMPLATE, User, World, eventually};
+use vmgroup_sim::vcenter::VmView;
 
 const SOON: Duration = Duration::from_secs(600);
 
@@ -98,6 +99,88 @@ async fn story_of_guests(world: &SimWorld) {
     assert!(world.vms().await.unwrap().is_empty(), "S1: {:?}", world.vms().await.unwrap());
 }
 
+/// The connections of the story of two vCenters; new groups of `team-a` are made there.
+fn connections(team_a: &str) -> String {
+    let entry = |name: &str, vcenter: usize, serves: &str| {
+        format!(
+            "- {{ name: {name}, address: \"http://{}\", credentials: {{ secret: vc-{name} }}, cluster: \"*\", datastore: \"*\", serves: {{ namespaces: [{serves}] }} }}\n",
+            host_of(vcenter)
+        )
+    };
+    let of = |name: &str, serves: &str| if team_a == name { format!("{serves}, team-a") } else { serves.to_owned() };
+    format!("connections:\n{}{}", entry("muc", 0, &of("muc", "shop")), entry("ber", 1, &of("ber", "lab")))
+}
+
+/// The machines of a group, in all vCenters, each with the number of its own.
+fn of_group(world: &SimWorld, group: &str) -> Vec<(usize, VmView)> {
+    let each = world.vcenters.iter().enumerate();
+    let all = each.flat_map(|(number, vcenter)| vcenter.vms().into_iter().map(move |vm| (number, vm)));
+    all.filter(|(_, vm)| vm.extra.get("vmgroup.group").is_some_and(|mark| mark == group)).collect()
+}
+
+/// A group in a part of one vCenter, and one in the other, whose namespace is given to the
+/// first while they stand; it grows where it is, is not moved, and both go.
+async fn story_of_sites(world: &SimWorld) {
+    let user = User::of(world);
+    let target = json!({"cluster": "DC0_C1", "datastore": "LocalDS_1", "folder": "team"});
+    for (namespace, name, target) in [("shop", "web", Some(target)), ("team-a", "db", None)] {
+        user.namespace(namespace).await;
+        let mut spec = json!({"cpu": 1, "memory": 1, "replicas": 1, "template": TEMPLATE});
+        if let Some(target) = target {
+            spec["target"] = target;
+        }
+        let group = json!({
+            "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
+            "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+        });
+        world.kube.apply(group).unwrap();
+    }
+    user.ready("shop", "web", 1, SOON).await;
+    user.ready("team-a", "db", 1, SOON).await;
+    user.connections(&connections("muc")).await;
+    let elsewhere = json!({"target": {"connection": "muc"}});
+    assert!(world.kube.patch_spec("vmgroups", Some("team-a"), "db", elsewhere).is_err(), "it stands");
+    user.scale("shop", "web", 2).await;
+    user.scale("team-a", "db", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    user.ready("team-a", "db", 2, SOON).await;
+    user.told("team-a", "db", "ConnectionDiffers", "ber", SOON).await;
+    assert_eq!((of_group(world, "shop/web").len(), of_group(world, "team-a/db").len()), (2, 2));
+    for (namespace, name) in [("shop", "web"), ("team-a", "db")] {
+        user.delete(namespace, name).await;
+        user.gone(namespace, name, SOON).await;
+        let left = of_group(world, &format!("{namespace}/{name}"));
+        assert!(left.is_empty(), "S1: {left:?}");
+    }
+    let folders = world.vcenters.iter().flat_map(|vcenter| vcenter.folders());
+    let left: Vec<String> = folders.filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
+    assert_eq!(left, [format!("{ROOT}/team")]);
+}
+
+/// Before there is an operator: both logins, the file, and the folder of the target.
+async fn prepare_sites(world: &SimWorld) {
+    let user = User::of(world);
+    for secret in ["vc-muc", "vc-ber"] {
+        user.login(secret, USER, PASSWORD).await;
+    }
+    user.connections(&connections("ber")).await;
+    world.vcenters[0].add_folder(ROOT, "team").unwrap();
+}
+
+/// At no time is one of the members of that story in another place than its own.
+async fn always_in_their_places(world: &SimWorld) {
+    loop {
+        for (vcenter, vm) in of_group(world, "shop/web") {
+            let place = (vcenter, vm.host.starts_with("DC0_C1"), vm.datastore.as_str(), vm.folder.as_str());
+            assert_eq!(place, (0, true, "LocalDS_1", "/DC0/vm/vm-operator/team/shop-web"), "{vm:?}");
+        }
+        for (vcenter, vm) in of_group(world, "team-a/db") {
+            assert_eq!((vcenter, vm.folder.as_str()), (1, "/DC0/vm/vm-operator/team-a-db"), "{vm:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn uuids(world: &SimWorld) -> BTreeSet<String> {
     world.vcenter.vms().into_iter().filter(|vm| !vm.template).map(|vm| vm.instance_uuid).collect()
 }
@@ -105,7 +188,8 @@ fn uuids(world: &SimWorld) -> BTreeSet<String> {
 /// Never more machines than the larger of the old and the new count (S3).
 async fn never_more_than(most: usize, world: &SimWorld) {
     loop {
-        let count = world.vcenter.vms().iter().filter(|vm| !vm.template).count();
+        let vms = world.vcenters.iter().flat_map(|vcenter| vcenter.vms());
+        let count = vms.filter(|vm| !vm.template).count();
         assert!(count <= most, "S3: {count} machines");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -126,15 +210,37 @@ enum Story {
     Life,
     Changes,
     Guests,
+    Sites,
+}
+
+impl Story {
+    /// The most machines that there may be.
+    fn most(self) -> usize {
+        match self {
+            Self::Life => 3,
+            Self::Changes | Self::Guests => 2,
+            Self::Sites => 4,
+        }
+    }
+
+    fn options(self) -> Options {
+        match self {
+            Self::Life | Self::Changes | Self::Guests => Options::default(),
+            Self::Sites => Options { connections: 2, clusters: 2, datastores: 2, ..Options::default() },
+        }
+    }
 }
 
 fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut world = SimWorld::seeded(Options::default(), seed).unwrap();
+        let mut world = SimWorld::seeded(which.options(), seed).unwrap();
         world.sabotage = sabotage.clone();
         world.vcenter.add_template("/DC0/vm", "another-template").unwrap();
         world.vcenter.define_attribute("owner");
+        if matches!(which, Story::Sites) {
+            prepare_sites(&world).await;
+        }
         world.start_operator().await.unwrap();
         let watcher = world.onlooker();
         let teller = world.onlooker();
@@ -143,12 +249,13 @@ fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
                 Story::Life => story(&teller).await,
                 Story::Changes => story_of_changes(&teller).await,
                 Story::Guests => story_of_guests(&teller).await,
+                Story::Sites => story_of_sites(&teller).await,
             }
         };
-        let most = if matches!(which, Story::Life) { 3 } else { 2 };
         tokio::select! {
             () = told => {}
-            () = never_more_than(most, &watcher) => {}
+            () = never_more_than(which.most(), &watcher) => {}
+            () = always_in_their_places(&watcher) => {}
             () = killer(&mut world) => {}
         }
         world.kill_operator().await.unwrap();
@@ -215,6 +322,21 @@ fn l4_crash_after_every_call_about_guests() {
 #[test]
 fn l4_reply_lost_at_every_call_about_guests() {
     every_call(Story::Guests, Blow::ReplyLost);
+}
+
+#[test]
+fn l4_crash_before_every_call_to_two_vcenters() {
+    every_call(Story::Sites, Blow::CrashBefore);
+}
+
+#[test]
+fn l4_crash_after_every_call_to_two_vcenters() {
+    every_call(Story::Sites, Blow::CrashAfter);
+}
+
+#[test]
+fn l4_reply_lost_at_every_call_to_two_vcenters() {
+    every_call(Story::Sites, Blow::ReplyLost);
 }
 
 /// The same seed gives the same run, call for call.

@@ -11,7 +11,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use vmgroup_api::VmGroup;
-use vmgroup_e2e::sabotage::Witness;
+use vmgroup_e2e::sabotage::{Line, Witness};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Deed, Options, TEMPLATE, User, World, eventually};
 use vmgroup_sim::kube::WatchFault;
@@ -270,17 +270,17 @@ struct Panics {
 }
 
 impl Witness for Panics {
-    fn leaves(&self, _operator: u64, envelope: &str) {
+    fn leaves(&self, _line: Line, envelope: &str) {
         let of_bad = envelope.contains("<CloneVM_Task ") && envelope.contains(">shop/bad<");
         let second = of_bad && self.clones.fetch_add(1, Ordering::SeqCst) == 1;
         assert!(!second, "a bug in a pass, made by a test");
     }
 
-    fn served(&self, _operator: u64, _envelope: &str, _well: bool) {}
+    fn served(&self, _line: Line, _envelope: &str, _well: bool) {}
 
-    fn ended(&self, _operator: u64, _envelope: &str) {}
+    fn ended(&self, _line: Line, _envelope: &str) {}
 
-    fn late(&self, _operator: u64, _envelope: &str) {}
+    fn late(&self, _line: Line, _envelope: &str) {}
 }
 
 /// L14: a panic ends the pass that it comes in, and nothing else. It is reported,

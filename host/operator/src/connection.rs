@@ -41,6 +41,17 @@ pub struct Connection {
     pub turns: Arc<Semaphore>,
 }
 
+/// Tells a connection from every other one, whatever they are called: one that was taken
+/// away and comes back under its name knows nothing of before.
+#[derive(Clone, Debug)]
+pub struct Identity(Arc<Semaphore>);
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Connection {
     /// One to which nobody belongs yet, with room for so many tasks.
     pub fn new(link: Link, tasks: TaskBook) -> Self {
@@ -63,7 +74,12 @@ impl Connection {
 
     /// Whether both are the same, whatever link they have at present.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.turns, &other.turns)
+        self.identity() == other.identity()
+    }
+
+    /// Which it is.
+    pub fn identity(&self) -> Identity {
+        Identity(self.turns.clone())
     }
 
     /// What it is called in metrics and messages.

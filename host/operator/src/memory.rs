@@ -12,6 +12,7 @@ use vmgroup_api::condition::READY;
 use vmgroup_api::{MemberState, Phase, VmGroupStatus};
 use vmgroup_vsphere::{FolderRef, VmRef};
 
+use crate::connection::Identity;
 use crate::guest::DataMark;
 use crate::observe::{Birth, BoundFor};
 use crate::tasks::TaskKind;
@@ -98,7 +99,7 @@ pub struct GroupMemory {
     /// Nothing until the first pass has read it afresh.
     pub written: Option<(VmGroupStatus, String)>,
     /// The connection that all this is about.
-    pub connection: Option<Arc<str>>,
+    pub connection: Option<Identity>,
     /// The tasks in the record have been taken over.
     pub adopted: bool,
     /// The members that the record only counts were looked for.
@@ -162,8 +163,8 @@ impl GroupMemory {
         self.failures.get(topic).is_some_and(|failure| failure.until > now)
     }
 
-    /// Keeps nothing of another vCenter than this one.
-    pub fn is_about(&mut self, connection: &Arc<str>) {
+    /// Keeps nothing of another connection than this one, which does not know our tasks.
+    pub fn is_about(&mut self, connection: &Identity) {
         if self.connection.as_ref() != Some(connection) {
             *self = Self {
                 written: self.written.take(),
@@ -395,6 +396,10 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
+    use crate::connection::Connection;
+    use crate::link::{Link, Problem};
+    use crate::tasks::TaskBook;
+    use crate::wake::Wake;
 
     #[test]
     fn what_a_pass_knew_before_a_new_term_is_not_brought_along() {
@@ -406,6 +411,23 @@ mod tests {
         memories.clear();
         memories.put("a", known);
         assert!(!memories.take("a").adopted);
+    }
+
+    /// A connection that was taken out of the file and put back has a task book in which
+    /// nothing stands: what is in the record has to be taken over again.
+    #[tokio::test]
+    async fn what_was_known_by_a_connection_of_the_same_name_is_not_kept() {
+        let muc = || {
+            let waiting = Problem { reason: "Connecting", message: String::new(), stalled: false };
+            let link = Link::nowhere("muc".into(), waiting, Wake::default());
+            Connection::new(link, TaskBook::new(1, Wake::default()))
+        };
+        let (before, after) = (muc(), muc());
+        let mut memory = GroupMemory::default();
+        for (connection, kept) in [(&before, false), (&before.clone(), true), (&after, false), (&after, true)] {
+            memory.is_about(&connection.identity());
+            assert_eq!(std::mem::replace(&mut memory.adopted, true), kept);
+        }
     }
 
     /// The sums are kept, so they have to be the same as if they were made anew.

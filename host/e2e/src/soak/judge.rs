@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde_json::Value;
 use vmgroup_sim::vcenter::VmView;
 
+use super::places::Places;
+use super::vcenters::reference;
 use super::witness::Calls;
 
 /// From a clone's call until its machine is there.
@@ -103,7 +105,9 @@ impl Group {
 impl Group {
     fn take_record(&mut self, object: &Value, calls: &Calls) {
         let members = object["status"]["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-        members.iter().filter_map(|member| member["task"].as_str()).for_each(|task| calls.recorded_task(task));
+        let vcenter = calls.vcenter_of(object);
+        let tasks = members.iter().filter_map(|member| member["task"].as_str());
+        tasks.for_each(|task| calls.recorded_task(reference(vcenter, task)));
         self.record = members
             .iter()
             .map(|member| (member["uuid"].as_str().unwrap_or_default().to_owned(), member["state"] == "Leaving"))
@@ -177,6 +181,8 @@ pub struct Judge {
     touched: BTreeSet<String>,
     /// Machines that somebody moved out of the root folder.
     pub away: BTreeSet<String>,
+    /// Where groups are, if there is more than one vCenter.
+    pub places: Places,
 }
 
 /// The group and UUID of a member; nothing if the machine is none.
@@ -188,7 +194,7 @@ pub fn member_of(vm: &VmView) -> Option<(&str, &str)> {
 
 impl Judge {
     /// A judge with this witness of what operators ask of vCenter.
-    pub fn new(calls: Calls, lag: Duration) -> Self {
+    pub fn new(calls: Calls, lag: Duration, places: Places) -> Self {
         Self {
             calls,
             lag,
@@ -198,6 +204,7 @@ impl Judge {
             before: BTreeMap::new(),
             touched: BTreeSet::new(),
             away: BTreeSet::new(),
+            places,
         }
     }
 
@@ -287,6 +294,7 @@ impl Judge {
         for object in objects {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             there.insert(uid.to_owned());
+            self.places.record(object)?;
             let Some(group) = self.groups.get_mut(uid) else { continue };
             group.take_record(object, &self.calls);
             let chosen: Vec<&String> = group
@@ -324,6 +332,7 @@ impl Judge {
             members.insert(vm.moref.clone(), (owner.to_owned(), uuid.to_owned(), vm.power_on));
             of_groups.entry(owner).or_default().insert(uuid.to_owned());
             let Some(group) = self.groups.get(owner) else { continue };
+            self.places.holds(owner, vm)?;
             // Who comes when everybody has given him up is found by his mark, and leaves.
             if group.gone && !self.away.contains(&vm.moref) && !self.calls.is_late(uuid) {
                 let text = format!("{} ({}) is left of {}, which is gone", vm.name, vm.moref, group.name);
@@ -339,7 +348,8 @@ impl Judge {
         for (moref, (owner, uuid, on)) in &self.before {
             let off = members.get(moref).is_none_or(|(_, _, now_on)| *on && !now_on);
             let Some(group) = self.groups.get(owner) else { continue };
-            let late = group.gone && self.calls.is_late(uuid);
+            // Who comes late into a folder that was found empty goes with it.
+            let late = group.deleted && self.calls.is_late(uuid);
             let gone = !members.contains_key(moref);
             let chosen = group.left.contains(uuid) || !gone && group.changed.contains(uuid);
             if off && !late && !self.touched.contains(moref) && !chosen {

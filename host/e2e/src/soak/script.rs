@@ -13,6 +13,8 @@ use vmgroup_sim::faults::Fault as ServerFault;
 use vmgroup_sim::kube::WatchFault;
 use vmgroup_sim::vcenter::TaskDurations;
 
+use super::NAMESPACE;
+use super::sites::{self, Edit, Sites};
 use crate::sabotage::{Blow, Call, Side, Strike};
 
 /// All that is random in a run comes from one of these.
@@ -160,14 +162,32 @@ kinds! {
         /// Hosts go into maintenance with members on them, and come back. DRS moves nobody,
         /// and the groups evacuate.
         Maintenance = "hosts in maintenance",
+        /// There are two vCenters, of which the others of these strike one or both; groups
+        /// name targets, and the connections file and logins are edited.
+        Sites = "two vCenters",
     }
 }
 
 impl Fault {
-    /// Those that every seed draws from. Whether policies or guests fail, or hosts leave,
-    /// hangs on the seed itself, so that seeds from before that was tried go on meaning
-    /// what they meant.
-    const DRAWN: &[Self] = Self::ALL.split_at(Self::ALL.len() - 3).0;
+    /// Those that every seed draws from. Whether policies or guests fail, hosts leave, or
+    /// there are two vCenters, hangs on the seed itself, so that seeds from before that was
+    /// tried go on meaning what they meant.
+    const DRAWN: &[Self] = Self::ALL.split_at(Self::ALL.len() - 4).0;
+
+    /// Those of a vCenter.
+    const OF_VCENTER: &[Self] = &[
+        Self::VcDown,
+        Self::VcErrors,
+        Self::VcSlow,
+        Self::VcStale,
+        Self::Sessions,
+        Self::VcRestart,
+        Self::TaskFails,
+        Self::TaskLost,
+        Self::TaskCancelled,
+        Self::TaskDenied,
+        Self::TaskLate,
+    ];
 }
 
 kinds! {
@@ -259,6 +279,16 @@ pub enum Act {
     Data(Option<u64>),
     /// The namespace may have so many machines from now on.
     Quota(usize),
+    /// An administrator edits the connections file.
+    Connections(Edit),
+    /// A namespace is given the label by which it is served, or loses it.
+    Label(bool),
+    /// The password is another one in the vCenter of this number.
+    Password(usize, u64),
+    /// And in the Secret of its connection.
+    Login(usize, u64),
+    /// A user gives a group the target that the number picks, which is refused if it stands.
+    Aim(usize, u64),
     /// A user writes the policy file.
     Policy(&'static str),
     /// A user writes one whose policy fails.
@@ -267,7 +297,7 @@ pub enum Act {
     Watches(bool),
     /// The API server is away, or back.
     KubeDown(bool),
-    /// vCenter is away, or back.
+    /// vCenter is away, or back: those that are struck, as with all of these.
     VcDown(bool),
     /// Every session ends.
     EndSessions,
@@ -323,6 +353,8 @@ pub struct Script {
     pub guests: Option<Guests>,
     /// How many machines the namespace may have at first, if that is limited.
     pub quota: Option<usize>,
+    /// The vCenters, if there are two.
+    pub sites: Option<Sites>,
     /// How often calls are struck, in ten thousand.
     rate: u32,
     /// What strikes calls.
@@ -365,6 +397,11 @@ const CHANGED: (u64, [u64; 2]) = (7, [3, 5]);
 /// runs of seeds that leave one of these remainders, unless one of the others divides
 /// them. None of those that are pinned does.
 const GUESTED: (u64, [u64; 2], [u64; 2]) = (12, [3, 9], [5, 7]);
+
+/// There are two vCenters in runs of seeds that leave one of these remainders, unless one
+/// of the others divides them, or they are [`GUESTED`]. None of those that are pinned from
+/// before does.
+const SITES: (u64, [u64; 2], [u64; 2]) = (11, [2, 7], [5, 7]);
 
 /// The policy file that every run ends with in which policies are swapped.
 pub const LAST_POLICY: &str = "placement: { plugin: spread, config: { by: host } }";
@@ -430,6 +467,16 @@ impl Script {
         let guested = remainders && !apart.iter().any(|other| seed.is_multiple_of(*other));
         let guests = guested.then(|| guested_by(&mut dice, &mut acts));
         let quota = (guested && dice.chance(4000)).then(|| limited(&mut dice, &mut acts));
+        let (remainders, apart) = (SITES.1.contains(&(seed % SITES.0)), SITES.2);
+        let several = remainders && !GUESTED.1.contains(&(seed % GUESTED.0));
+        let sites = (several && !apart.iter().any(|other| seed.is_multiple_of(*other))).then(|| {
+            if !faults.iter().any(|fault| Fault::OF_VCENTER.contains(fault)) {
+                faults.push(Fault::VcDown);
+                fates(Fault::VcDown, &mut dice, ends, &mut acts);
+            }
+            faults.push(Fault::Sites);
+            sites::drawn(&mut dice, ends, &mut acts)
+        });
         acts.sort_by_key(|(at, _)| *at);
         Self {
             workload,
@@ -443,6 +490,7 @@ impl Script {
             changes,
             guests,
             quota,
+            sites,
             rate,
             dice: strikes,
         }
@@ -479,16 +527,37 @@ impl Script {
         Duration::from_secs(2 + self.faults.iter().map(held_up).sum::<u64>())
     }
 
-    /// How many tasks in the record there may be at a time; nothing where an operator
-    /// that has just come begins with one group before it knows another's tasks.
-    pub fn limit(&self) -> Option<usize> {
+    /// Whether the limit of tasks in the record can be judged: not where an operator that
+    /// has just come begins with one group before it knows another's tasks.
+    pub fn is_limited(&self) -> bool {
         let another = [Fault::Crash, Fault::Restart, Fault::Leaders];
-        let knows_all = self.workload != Workload::Many || !self.faults.iter().any(|fault| another.contains(fault));
+        let many = self.workload == Workload::Many || self.sites.is_some();
+        let gone = |(_, act): &(Duration, Act)| matches!(act, Act::Connections(Edit::Gone(_)));
+        // A connection that comes back is as new to the operator as he is to it.
+        let comes = self.faults.iter().any(|fault| another.contains(fault)) || self.acts.iter().any(gone);
+        let knows_all = !(many && comes);
         // The record goes on naming tasks that vCenter has forgotten until it is written;
         // and when a power-on that was reported as failed takes effect, its second try
         // counts as over.
         let unsure = [Fault::VcRestart, Fault::TaskLate];
-        (knows_all && !self.faults.iter().any(|fault| unsure.contains(fault))).then_some(self.max_tasks)
+        knows_all && !self.faults.iter().any(|fault| unsure.contains(fault))
+    }
+
+    /// The namespace of the group of this number.
+    pub fn namespace(&self, group: usize) -> &'static str {
+        self.sites.as_ref().map_or(NAMESPACE, |sites| sites.homes[group].namespace)
+    }
+
+    /// The vCenters that their faults strike.
+    pub fn struck(&self) -> &'static [usize] {
+        self.sites.as_ref().map_or(&[0], |sites| sites.struck)
+    }
+
+    /// How old a connections file may be that operators go by: whoever has just come, and
+    /// finds one with a mistake, goes by what another kept when he still could.
+    pub fn file_lag(&self) -> Duration {
+        let another = [Fault::Crash, Fault::Restart, Fault::Leaders];
+        if self.faults.iter().any(|fault| another.contains(fault)) { Duration::MAX } else { self.lag() }
     }
 
     /// The oracle of the watches, if they are disturbed.
@@ -504,14 +573,14 @@ impl Script {
     pub fn oracle(&mut self) -> impl FnMut(&Call) -> Option<Strike> + Send + use<> {
         let mut dice = self.dice.split();
         let faults: Vec<Fault> = self.faults.clone();
-        let (rate, mut crashes) = (self.rate, 15);
+        let (rate, struck, mut crashes) = (self.rate, self.struck(), 15);
         move |call| {
             let mut found = None;
             for fault in &faults {
                 // There are few polls.
                 let rate = if *fault == Fault::VcStale { rate.max(3000) } else { rate };
                 if found.is_none() && dice.chance(rate) {
-                    found = strike(*fault, call, &mut dice, &mut crashes);
+                    found = strike(*fault, call, struck, &mut dice, &mut crashes);
                 }
             }
             found
@@ -529,9 +598,10 @@ fn mishap(dice: &mut Dice) -> WatchFault {
     }
 }
 
-/// What a fault does to a call, if it is one for calls.
-fn strike(fault: Fault, call: &Call, dice: &mut Dice, crashes: &mut u32) -> Option<Strike> {
-    let vcenter = call.side == Side::Vcenter;
+/// What a fault does to a call, if it is one for calls. Those of a vCenter strike these.
+fn strike(fault: Fault, call: &Call, struck: &[usize], dice: &mut Dice, crashes: &mut u32) -> Option<Strike> {
+    let kube = call.side == Side::Kubernetes;
+    let vcenter = matches!(call.side, Side::Vcenter(number) if struck.contains(&number));
     let poll = call.name.starts_with("WaitForUpdatesEx");
     let task = vcenter && call.name.contains("_Task");
     let error = |text: &str| Some(Strike::Fault(ServerFault::Error(text.to_owned())));
@@ -541,8 +611,8 @@ fn strike(fault: Fault, call: &Call, dice: &mut Dice, crashes: &mut u32) -> Opti
             Some(Strike::Blow(if dice.chance(5000) { Blow::CrashBefore } else { Blow::CrashAfter }))
         }
         Fault::Lost => Some(Strike::Blow(Blow::ReplyLost)),
-        Fault::KubeErrors if !vcenter => error(dice.pick::<&str>(&["409", "429", "500", "503"])),
-        Fault::KubeSlow if !vcenter => Some(Strike::Fault(ServerFault::Delay(dice.time(100, 20_000)))),
+        Fault::KubeErrors if kube => error(dice.pick::<&str>(&["409", "429", "500", "503"])),
+        Fault::KubeSlow if kube => Some(Strike::Fault(ServerFault::Delay(dice.time(100, 20_000)))),
         Fault::VcErrors if vcenter => error("503"),
         Fault::VcSlow if vcenter && !poll => {
             let long = dice.chance(1500);
@@ -681,7 +751,7 @@ fn policies_fail(dice: &mut Dice, ends: Duration, acts: &mut Vec<(Duration, Act)
 }
 
 /// When somebody asked for members, and of which group.
-fn asked_for(acts: &[(Duration, Act)]) -> Vec<(Duration, usize)> {
+pub(super) fn asked_for(acts: &[(Duration, Act)]) -> Vec<(Duration, usize)> {
     let asked = acts.iter().filter_map(|(at, act)| match act {
         Act::Make(group, _) | Act::Scale(group, _) => Some((*at, *group)),
         _ => None,

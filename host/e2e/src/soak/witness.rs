@@ -15,10 +15,13 @@ use tokio::time::Instant;
 use vmgroup_api::FINALIZER;
 use vmgroup_sim::clock::Clock;
 use vmgroup_sim::kube::KubeSim;
-use vmgroup_sim::vcenter::{TaskState, TaskView, VcenterSim, VmView};
+use vmgroup_sim::vcenter::{TaskState, TaskView, VmView};
 
 use super::judge::{Violation, Wishes, member_of};
-use crate::sabotage::Witness;
+use super::places::{Destination, right_there};
+use super::sites::NAMES;
+use super::vcenters::{Vcenters, reference};
+use crate::sabotage::{Line, Witness};
 use crate::world::{OPERATOR_NAMESPACE, ROOT};
 
 /// For how long a leader may believe in a renewal that it has sent.
@@ -32,9 +35,11 @@ pub struct Terms {
     pub lag: Duration,
     /// Operators elect a leader.
     pub election: bool,
-    /// How many of the tasks that stand in the record there may be at a time; nothing
+    /// No more of the tasks that stand in the record are at work than are allowed; not
     /// where an operator that has just come cannot know of all yet.
-    pub limit: Option<usize>,
+    pub limit: bool,
+    /// There are two vCenters, and groups may name targets.
+    pub sites: bool,
     /// Clones may come after their task has reported an error.
     pub late_clones: bool,
 }
@@ -45,8 +50,8 @@ struct Group {
     wishes: Wishes,
     /// Clones that have left an operator who waits for them, and which one.
     on_the_way: BTreeMap<String, u64>,
-    /// Something was asked of vCenter for it.
-    begun: bool,
+    /// Something was asked of this vCenter for it.
+    begun: Option<usize>,
     /// The last listing that an operator was served showed no member of it.
     empty: bool,
     /// Members that there may be besides those that are wished, while it is changed.
@@ -68,6 +73,8 @@ struct State {
     empty_folders: HashMap<(u64, String), bool>,
     /// The tasks that ever stood in a record.
     tasks: BTreeSet<String>,
+    /// How many of them there may be at a time in each vCenter, and since when.
+    limits: BTreeMap<usize, Wishes>,
     /// Members whose clone may come at any time, whatever its caller does, each
     /// with its group.
     late: BTreeMap<String, String>,
@@ -83,7 +90,7 @@ const TASK: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Calls {
     kube: KubeSim,
-    vcenter: VcenterSim,
+    vcenters: Vcenters,
     clock: Clock,
     terms: Terms,
     state: Arc<Mutex<State>>,
@@ -94,6 +101,7 @@ enum Asked<'a> {
     Clone {
         uid: &'a str,
         uuid: &'a str,
+        to: Destination<'a>,
     },
     /// Something that cannot be undone, to a machine.
     Harm {
@@ -141,6 +149,12 @@ impl<'a> Asked<'a> {
             "CloneVM_Task" => Self::Clone {
                 uid: extra(envelope, "vmgroup.group-uid").unwrap_or_default(),
                 uuid: between(envelope, "<instanceUuid>", "<").unwrap_or_default(),
+                to: Destination {
+                    folder: between(envelope, "<folder type=\"Folder\">", "<").unwrap_or_default(),
+                    pool: between(envelope, "<pool type=\"ResourcePool\">", "<").unwrap_or_default(),
+                    datastore: between(envelope, "<datastore type=\"Datastore\">", "<"),
+                    host: between(envelope, "<host type=\"HostSystem\">", "<"),
+                },
             },
             "Destroy_Task" if kind.contains("\"Folder\"") => Self::RemoveFolder { folder: target },
             "Destroy_Task" | "PowerOffVM_Task" | "ShutdownGuest" => Self::Harm { vm: target, method },
@@ -165,23 +179,39 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// The UUIDs of the members of a group that these tasks are making.
+fn cloned_for(uid: &str, tasks: Vec<TaskView>) -> BTreeSet<String> {
+    let running = tasks.into_iter().filter(|task| task.state == TaskState::Running).filter_map(|task| task.makes);
+    running
+        .filter(|made| made.extra.get("vmgroup.group-uid").is_some_and(|owner| owner == uid))
+        .map(|made| made.instance_uuid)
+        .collect()
+}
+
 fn wrong(property: &'static str, text: String) -> Violation {
     Violation { property, text }
 }
 
 impl Calls {
-    /// The witness of what is asked of these two.
-    pub fn new(kube: KubeSim, vcenter: VcenterSim, clock: Clock, terms: Terms) -> Self {
+    /// The witness of what is asked of these.
+    pub fn new(kube: KubeSim, vcenters: Vcenters, clock: Clock, terms: Terms) -> Self {
         let state = State {
             groups: BTreeMap::new(),
             reads: HashMap::new(),
             empty_folders: HashMap::new(),
             tasks: BTreeSet::new(),
+            limits: BTreeMap::new(),
             late: BTreeMap::new(),
             restarted: None,
             violation: None,
         };
-        Self { kube, vcenter, clock, terms, state: Arc::new(Mutex::new(state)) }
+        Self { kube, vcenters, clock, terms, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The vCenter that a group's record names, or the only one.
+    pub fn vcenter_of(&self, object: &Value) -> usize {
+        let name = &object["status"]["connection"]["name"];
+        NAMES.iter().position(|known| name == *known).unwrap_or(0)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -199,8 +229,13 @@ impl Calls {
     }
 
     /// A task stands in the record.
-    pub fn recorded_task(&self, task: &str) {
-        self.state().tasks.insert(task.to_owned());
+    pub fn recorded_task(&self, task: String) {
+        self.state().tasks.insert(task);
+    }
+
+    /// A vCenter may have so many of them at a time from now on.
+    pub fn may_run(&self, vcenter: usize, tasks: usize) {
+        self.state().limits.entry(vcenter).or_default().push(self.clock.since_epoch(), tasks);
     }
 
     /// What was seen first that must not be.
@@ -208,12 +243,12 @@ impl Calls {
         self.state().violation.take()
     }
 
-    /// vCenter is about to restart: its hosts may finish what it forgets.
-    pub fn restarts(&self) {
+    /// A vCenter is about to restart: its hosts may finish what it forgets.
+    pub fn restarts(&self, vcenter: usize) {
         let mut state = self.state();
         state.restarted = Some(Instant::now());
         for uid in state.groups.keys().cloned().collect::<Vec<_>>() {
-            let running = self.clones(&uid);
+            let running = cloned_for(&uid, self.vcenters.at(vcenter).tasks());
             state.late.extend(running.into_iter().map(|uuid| (uuid, uid.clone())));
         }
     }
@@ -229,7 +264,7 @@ impl Calls {
         let failed = |task: &TaskView| {
             task.state == TaskState::Error && task.makes.as_ref().is_some_and(|made| made.instance_uuid == uuid)
         };
-        self.vcenter.tasks().iter().any(failed)
+        self.vcenters.tasks().iter().any(failed)
     }
 
     /// Whether any member of a group may come late.
@@ -247,17 +282,12 @@ impl Calls {
         let state = self.state();
         state.reads.iter().any(read)
             || state.restarted.is_some_and(|at| at.elapsed() <= TASK)
-            || self.vcenter.tasks().iter().any(|task| task.state == TaskState::Running && task.entity == vm.name)
+            || self.vcenters.tasks().iter().any(|task| task.state == TaskState::Running && task.entity == vm.name)
     }
 
     /// The UUIDs of the members of a group that vCenter is making.
     pub fn clones(&self, uid: &str) -> BTreeSet<String> {
-        let tasks = self.vcenter.tasks();
-        let running = tasks.into_iter().filter(|task| task.state == TaskState::Running).filter_map(|task| task.makes);
-        running
-            .filter(|made| made.extra.get("vmgroup.group-uid").is_some_and(|owner| owner == uid))
-            .map(|made| made.instance_uuid)
-            .collect()
+        cloned_for(uid, self.vcenters.tasks())
     }
 
     fn object(&self, uid: &str) -> Option<Value> {
@@ -270,7 +300,8 @@ impl Calls {
         member["state"].as_str().map(str::to_owned)
     }
 
-    fn judge(&self, state: &mut State, operator: u64, asked: &Asked<'_>) -> Result<(), Violation> {
+    fn judge(&self, state: &mut State, line: Line, asked: &Asked<'_>) -> Result<(), Violation> {
+        let Line { operator, vcenter } = line;
         match asked {
             Asked::ReadVm { .. } | Asked::ReadFolder { .. } | Asked::Listing | Asked::Other => return Ok(()),
             _ => {}
@@ -278,20 +309,26 @@ impl Calls {
         self.leads(operator)?;
         // Folders take no slot, and what is done when it is answered is no task.
         if !matches!(asked, Asked::RemoveFolder { .. } | Asked::MakeFolder | Asked::Annotate { .. }) {
-            self.within_limit(state)?;
+            self.within_limit(state, vcenter)?;
         }
         match asked {
-            Asked::Clone { uid, uuid } => self.may_clone(state, operator, uid, uuid),
-            Asked::Harm { vm, method } => self.may_harm(state, operator, vm, method),
+            Asked::Clone { uid, uuid, to } => {
+                self.may_clone(state, line, uid, uuid)?;
+                match self.object(uid).filter(|_| self.terms.sites) {
+                    Some(object) => right_there((vcenter, self.vcenters.at(vcenter)), &object, *to),
+                    None => Ok(()),
+                }
+            }
+            Asked::Harm { vm, method } => self.may_harm(state, operator, &reference(vcenter, vm), method),
             Asked::Annotate { vm } => {
-                let read = state.reads.get(&(operator, (*vm).to_owned()));
+                let read = state.reads.get(&(operator, reference(vcenter, vm)));
                 if read.is_some_and(|read| read.at.elapsed() <= self.terms.lag && read.member.is_some()) {
                     return Ok(());
                 }
                 Err(wrong("S2", format!("{vm} gets an attribute, and was no member when it was looked at")))
             }
             Asked::RemoveFolder { folder } => {
-                let empty = state.empty_folders.get(&(operator, (*folder).to_owned()));
+                let empty = state.empty_folders.get(&(operator, reference(vcenter, folder)));
                 if empty == Some(&true) {
                     return Ok(());
                 }
@@ -321,11 +358,14 @@ impl Calls {
         Err(wrong("S7", text))
     }
 
-    /// One limit for all groups, over restarts.
-    fn within_limit(&self, state: &State) -> Result<(), Violation> {
-        let Some(limit) = self.terms.limit else { return Ok(()) };
-        let running = |task: &TaskView| task.state == TaskState::Running && state.tasks.contains(&task.moref);
-        let count = self.vcenter.tasks().iter().filter(|task| running(task)).count();
+    /// One limit for all groups of a vCenter, over restarts.
+    fn within_limit(&self, state: &State, vcenter: usize) -> Result<(), Violation> {
+        let Some(limits) = state.limits.get(&vcenter).filter(|_| self.terms.limit) else { return Ok(()) };
+        let limit = limits.most(self.clock.since_epoch(), self.terms.lag);
+        let running = |task: &TaskView| {
+            task.state == TaskState::Running && state.tasks.contains(&reference(vcenter, &task.moref))
+        };
+        let count = self.vcenters.at(vcenter).tasks().iter().filter(|task| running(task)).count();
         if count >= limit {
             let text = format!("a task is begun while {count} in the record are at work, and {limit} are allowed");
             return Err(wrong("limit", text));
@@ -333,7 +373,8 @@ impl Calls {
         Ok(())
     }
 
-    fn may_clone(&self, state: &mut State, operator: u64, owner: &str, uuid: &str) -> Result<(), Violation> {
+    fn may_clone(&self, state: &mut State, line: Line, owner: &str, uuid: &str) -> Result<(), Violation> {
+        let Line { operator, vcenter } = line;
         let now = self.clock.since_epoch();
         let group = state.groups.entry(owner.to_owned()).or_default();
         // This one leads, or it would have been stopped. What another one was about to
@@ -341,7 +382,7 @@ impl Calls {
         let paused = group.on_the_way.extract_if(.., |_, asker| *asker != operator);
         state.late.extend(paused.map(|(uuid, _)| (uuid, owner.to_owned())));
         let late = state.late.clone();
-        group.begun = true;
+        group.begun = Some(vcenter);
         let Some(object) = self.object(owner) else {
             return Err(wrong("S1", format!("{uuid} is cloned for a group that is gone ({owner})")));
         };
@@ -358,7 +399,7 @@ impl Calls {
             }
         }
         let there: BTreeSet<String> = self
-            .vcenter
+            .vcenters
             .vms()
             .iter()
             .filter_map(|vm| member_of(vm).filter(|(of, _)| *of == owner).map(|(_, uuid)| uuid.to_owned()))
@@ -410,7 +451,7 @@ impl Calls {
     /// S6: a group goes after a listing that shows that nothing of it is left.
     pub fn may_go(&self, uid: &str, name: &str) -> Result<(), Violation> {
         match self.state().groups.get(uid) {
-            Some(group) if group.begun && !group.empty => {
+            Some(group) if group.begun.is_some() && !group.empty => {
                 Err(wrong("S6", format!("{name} went, and nobody had made sure that nothing is left of it")))
             }
             _ => Ok(()),
@@ -419,35 +460,42 @@ impl Calls {
 }
 
 impl Witness for Calls {
-    fn leaves(&self, operator: u64, envelope: &str) {
+    fn leaves(&self, line: Line, envelope: &str) {
         let asked = Asked::of(envelope);
         let mut state = self.state();
-        if let Err(violation) = self.judge(&mut state, operator, &asked) {
+        if let Err(violation) = self.judge(&mut state, line, &asked) {
             state.violation.get_or_insert(violation);
         }
     }
 
-    fn served(&self, operator: u64, envelope: &str, well: bool) {
+    fn served(&self, line: Line, envelope: &str, well: bool) {
+        let Line { operator, vcenter } = line;
         match Asked::of(envelope) {
             Asked::ReadVm { vm } if well => {
-                let found = self.vcenter.vms().into_iter().find(|found| found.moref == vm);
+                let vm = reference(vcenter, vm);
+                let found = self.vcenters.vms_of(vcenter).into_iter().find(|found| found.moref == vm);
                 let member = found.as_ref().and_then(member_of);
                 let member = member.map(|(uid, uuid)| (uid.to_owned(), uuid.to_owned()));
-                self.state().reads.insert((operator, vm.to_owned()), Read { at: Instant::now(), member });
+                self.state().reads.insert((operator, vm), Read { at: Instant::now(), member });
             }
             Asked::ReadFolder { folder } if well => {
-                let empty = self.vcenter.folder_is_empty(folder).unwrap_or(true);
-                self.state().empty_folders.insert((operator, folder.to_owned()), empty);
+                let empty = self.vcenters.at(vcenter).folder_is_empty(folder).unwrap_or(true);
+                self.state().empty_folders.insert((operator, reference(vcenter, folder)), empty);
             }
             Asked::Listing if well => {
-                let vms = self.vcenter.vms();
+                let vms = self.vcenters.vms_of(vcenter);
                 // Who came late, and was moved out of the root folder at once, is listed nowhere.
                 let is_seen = |vm: &&VmView, uuid: &str| vm.folder.starts_with(ROOT) || !self.is_late(uuid);
                 let left: BTreeSet<&str> = vms
                     .iter()
                     .filter_map(|vm| member_of(vm).filter(|(_, uuid)| is_seen(&vm, uuid)).map(|(uid, _)| uid))
                     .collect();
-                for (uid, group) in &mut self.state().groups {
+                let mut state = self.state();
+                // In another one nothing of it was listed.
+                for (uid, group) in &mut state.groups {
+                    if group.begun.is_some_and(|begun| begun != vcenter) {
+                        continue;
+                    }
                     group.empty = !left.contains(uid.as_str());
                 }
             }
@@ -455,8 +503,8 @@ impl Witness for Calls {
         }
     }
 
-    fn ended(&self, _operator: u64, envelope: &str) {
-        if let Asked::Clone { uid, uuid } = Asked::of(envelope) {
+    fn ended(&self, _line: Line, envelope: &str) {
+        if let Asked::Clone { uid, uuid, to: _ } = Asked::of(envelope) {
             let mut state = self.state();
             if let Some(group) = state.groups.get_mut(uid) {
                 group.on_the_way.remove(uuid);
@@ -467,8 +515,8 @@ impl Witness for Calls {
         }
     }
 
-    fn late(&self, _operator: u64, envelope: &str) {
-        if let Asked::Clone { uid, uuid } = Asked::of(envelope) {
+    fn late(&self, _line: Line, envelope: &str) {
+        if let Asked::Clone { uid, uuid, to: _ } = Asked::of(envelope) {
             self.state().late.insert(uuid.to_owned(), uid.to_owned());
         }
     }

@@ -196,7 +196,7 @@ impl Engine {
             Known::Is(mark) => desired.data = Some(mark),
             Known::Lacking(why) => lacking = Some((why.reason().to_owned(), chain(&why))),
         }
-        memory.is_about(connection.name());
+        memory.is_about(&connection.identity());
         let mut pass = Pass {
             engine: self,
             connection: &connection,

@@ -218,6 +218,15 @@ impl VcenterSim {
         })
     }
 
+    /// The inventory path of what has this type and reference, such as `Datastore` and
+    /// `datastore-9`; nothing if there is no such thing.
+    pub fn path(&self, type_name: &str, moref: &str) -> Option<String> {
+        self.0.change(|state| {
+            let found = Moref::parse(type_name, moref).filter(|found| state.entities.contains_key(found))?;
+            Some(state.path_of(found))
+        })
+    }
+
     /// Whether nothing lies in the folder with this reference; nothing if there is
     /// no such folder.
     pub fn folder_is_empty(&self, moref: &str) -> Option<bool> {
