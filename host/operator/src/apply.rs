@@ -65,7 +65,7 @@ pub enum Effect {
     /// A tag may not be attached, or still be.
     NotTagged {
         /// The tag; nothing if members could not even be looked at.
-        tag: Option<TagName>,
+        tag: Option<Box<TagName>>,
         /// What went wrong.
         error: Error,
     },
@@ -315,7 +315,7 @@ impl Applier<'_> {
                 Ok(()) => {}
                 Err(Error::Withheld { .. }) => return Effect::Fenced,
                 // Whether it has worked or not: what is attached decides.
-                Err(error) => return Effect::NotTagged { tag: Some(name.clone()), error },
+                Err(error) => return Effect::NotTagged { tag: Some(Box::new(name.clone())), error },
             }
         }
         Effect::Tagged { vms }

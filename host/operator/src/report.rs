@@ -155,6 +155,18 @@ impl Members {
         self.record.iter().filter(|member| member.state == state).count()
     }
 
+    /// What those who stand are to be given yet: the reason, and in words.
+    fn to_be_given(&self) -> Option<(&'static str, String)> {
+        match (self.unannotated, self.untagged) {
+            (0, 0) => None,
+            (0, left) => Some(("Tagging", format!("{} to be given the tags of the spec", counted(left, "member")))),
+            (left, _) => {
+                let message = format!("{} to be given the custom attributes of the spec", counted(left, "member"));
+                Some(("Annotating", message))
+            }
+        }
+    }
+
     /// That guests are waited for, as the end of a sentence.
     fn shutting_down(&self) -> String {
         match self.record.iter().filter(|member| member.stopping_since.is_some()).count() {
@@ -367,14 +379,8 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         let message = format!("starting {}: {ready} of {desired} are ready{stranded}", counted(starting, "member"));
         return say(Phase::Pending, "Starting", message);
     }
-    if members.record.len() == desired && making == 0 && members.unannotated > 0 {
-        let message =
-            format!("{} to be given the custom attributes of the spec", counted(members.unannotated, "member"));
-        return say(Phase::Pending, "Annotating", message);
-    }
-    if members.record.len() == desired && making == 0 && members.untagged > 0 {
-        let message = format!("{} to be given the tags of the spec", counted(members.untagged, "member"));
-        return say(Phase::Pending, "Tagging", message);
+    if let Some((reason, message)) = members.to_be_given().filter(|_| members.record.len() == desired && making == 0) {
+        return say(Phase::Pending, reason, message);
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
 }

@@ -266,6 +266,8 @@ fn check_names(spec: &VmGroupSpec) -> Result<(), Invalid> {
             bounds: "a template's name or inventory path",
         });
     }
+    check_attributes(&spec.custom_attributes)?;
+    check_tags(&spec.tags)?;
     spec.target.as_ref().map_or(Ok(()), check_target)
 }
 
@@ -314,6 +316,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let (cpus, memory, replicas, grace) = if deleting {
         (1, 1, 0, grace.clamp(0, LONGEST_GRACE).unsigned_abs())
     } else {
+        check_names(spec)?;
         (
             within("cpu", spec.cpu, 1, 768, "1 to 768")?,
             within("memory", spec.memory, 1, 24576, "1 to 24576 (GB)")?,
@@ -321,11 +324,6 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
     };
-    if !deleting {
-        check_names(spec)?;
-        check_attributes(&spec.custom_attributes)?;
-        check_tags(&spec.tags)?;
-    }
     let progress_deadline = spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
     let progress_deadline = if deleting {
         0

@@ -182,7 +182,7 @@ fn answer(operation: &Operation, status: StatusCode, body: &[u8]) -> Result<Valu
             FaultKind::ManagedObjectNotFound { object: None }
         }
         // Whoever is overloaded, or has nobody behind it, may know of errors as well.
-        (_, status) if status == StatusCode::SERVICE_UNAVAILABLE => {
+        (_, StatusCode::SERVICE_UNAVAILABLE) => {
             return Err(Error::Http { method, status: status.as_u16() });
         }
         (Some("invalid_argument" | "unexpected_input" | "invalid_element_type" | "invalid_request"), _) => {

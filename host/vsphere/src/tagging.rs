@@ -37,8 +37,8 @@ struct Entry {
 #[derive(Deserialize)]
 struct Attached {
     object_id: ObjectId,
-    #[serde(default)]
-    tag_ids: Vec<String>,
+    /// vcsim has none where there are none.
+    tag_ids: Option<Vec<String>>,
 }
 
 /// An object as this API names it: what is a reference's value in SOAP is its `id` here.
@@ -106,7 +106,7 @@ impl Vcenter {
             vms.iter().map(|vm| (vm.clone(), BTreeSet::new())).collect();
         for entry in listed.unwrap_or_default() {
             if let Some(tags) = attached.get_mut(&VmRef::new(&entry.object_id.id)) {
-                tags.extend(entry.tag_ids.into_iter().map(TagRef::new));
+                tags.extend(entry.tag_ids.into_iter().flatten().map(TagRef::new));
             }
         }
         Ok(attached)

@@ -211,7 +211,7 @@ impl Pass<'_> {
                     // No watch tells of it.
                     self.look_again(Duration::ZERO);
                 }
-                Effect::NotTagged { tag, error } => self.not_tagged(connected, tag.as_ref(), &error),
+                Effect::NotTagged { tag, error } => self.not_tagged(connected, tag.as_deref(), &error),
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
                     // The fresh read has the last word, whatever the watch still shows.
