@@ -107,7 +107,7 @@ async fn l10_a_lost_session_is_had_again() {
     let (sim, vcenter, vms) = tagged();
     let prod = find(&vcenter, "env", "prod").await;
     let ways: [&dyn Fn(); 3] = [&|| sim.terminate_sessions(), &|| sim.restart(true), &|| {
-        sim.faults().add(Rule::next(ATTACH, Fault::Error("NotAuthenticated".into())))
+        sim.faults().add(Rule::next(ATTACH, Fault::Error("NotAuthenticated".into())));
     }];
     for (lost, way) in ways.iter().enumerate() {
         way();
