@@ -16,8 +16,8 @@ pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, Shado
 pub use readiness::{Readiness, ReadinessType};
 pub use vmgroup::{
     CloneMode, ConnectionStatus, DataSource, DeletionPolicy, DiskSpec, Evacuation, FolderStatus, GuestSpec, KeyRef,
-    MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, TargetSpec, VmGroup, VmGroupSpec,
-    VmGroupStatus,
+    MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, TagSpec, TargetSpec, VmGroup,
+    VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

@@ -154,6 +154,13 @@ pub struct VmGroupSpec {
     #[x_kube(validation = Rule::new("self.all(name, size(name) >= 1 && size(name) <= 80)").message("a name in customAttributes has 1 to 80 characters: correct spec.customAttributes"))]
     pub custom_attributes: BTreeMap<String, String>,
 
+    /// Tags of the members in vCenter; at most 20. The tags have to be there, in
+    /// categories for virtual machines. A change reaches the members that stand while they
+    /// run; a tag that is no longer named is taken off them, and others are left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub tags: Vec<TagSpec>,
+
     /// Disks that the members have besides the template's, thin provisioned, beside
     /// the machine's other files; at most 14. A change replaces the members
     /// that stand.
@@ -271,6 +278,17 @@ pub struct NetworkSpec {
     pub name: String,
 }
 
+/// A tag in vCenter.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagSpec {
+    /// The name of its category: 1 to 256 characters.
+    #[schemars(length(min = 1, max = 256))]
+    pub category: String,
+    /// Its own name: 1 to 256 characters.
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+}
+
 /// A disk that members have besides the template's.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpec {
@@ -378,6 +396,11 @@ pub struct VmGroupStatus {
     /// of now or before: those that it names no more are taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_attributes: Option<Vec<String>>,
+
+    /// Tags that members may have from `spec.tags`, of now or before: those that it names
+    /// no more are taken off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<TagSpec>>,
 
     /// The change that is being rolled out.
     #[serde(default)]

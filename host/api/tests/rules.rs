@@ -123,6 +123,20 @@ fn the_target_of_a_standing_group_cannot_be_changed() {
     }
 }
 
+/// What the schema bounds has no rule of its own.
+#[test]
+fn tags_are_bounded_by_the_schema() {
+    let crd = serde_json::to_value(<VmGroup as kube::CustomResourceExt>::crd()).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let tags = &spec["tags"];
+    assert_eq!(tags["maxItems"], 20, "{tags}");
+    for field in ["category", "name"] {
+        let text = &tags["items"]["properties"][field];
+        assert_eq!((&text["minLength"], &text["maxLength"]), (&json!(1), &json!(256)), "{tags}");
+    }
+    assert_eq!(refusal(&with("tags", json!([{"category": "env", "name": "prod"}]))), "");
+}
+
 /// The sample of the original, to the letter.
 #[test]
 fn the_original_manifest_is_a_vmgroup() {

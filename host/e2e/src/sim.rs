@@ -27,7 +27,7 @@ use vmgroup_operator::rest::CountCalls;
 use vmgroup_operator::run::{self, Parts};
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::kube::KubeSim;
-use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim};
+use vmgroup_sim::vcenter::{TaskDurations, VcenterConfig as SimConfig, VcenterService, VcenterSim, rest_operation};
 use vmgroup_vsphere::{
     Credentials, MAX_SESSIONS, SiteSelection, Tls, Transport, TransportError, TransportKind, Vcenter,
 };
@@ -117,13 +117,28 @@ fn soap_call(body: &[u8]) -> String {
     [method, object, detail].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// The same of any request.
+fn name_of(request: &http::Request<Bytes>) -> String {
+    let uri = request.uri();
+    let operation = rest_operation(request.method(), uri.path(), uri.query());
+    operation.map_or_else(|| soap_call(request.body()), str::to_owned)
+}
+
+/// What a request says: for SOAP its body; else its name stands before that.
+fn said(request: &http::Request<Bytes>) -> Bytes {
+    let uri = request.uri();
+    match rest_operation(request.method(), uri.path(), uri.query()) {
+        Some(name) => [name.as_bytes(), b" ", request.body()].concat().into(),
+        None => request.body().clone(),
+    }
+}
+
 impl Transport for InProcess {
     fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Bytes>, TransportError>> {
         let (vcenter, service, sabotage) = (self.vcenter.clone(), self.service.clone(), self.sabotage.clone());
         let Line { operator, vcenter: number } = self.line;
-        let call = Call { operator, side: Side::Vcenter(number), name: soap_call(request.body()) };
-        let seen =
-            self.witness.clone().map(|witness| Seen { witness, line: self.line, envelope: request.body().clone() });
+        let call = Call { operator, side: Side::Vcenter(number), name: name_of(&request) };
+        let seen = self.witness.clone().map(|witness| Seen { witness, line: self.line, envelope: said(&request) });
         Box::pin(async move {
             let left_at = Instant::now();
             let _waited = Waited(seen.clone());

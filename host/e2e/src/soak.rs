@@ -71,6 +71,8 @@ const OTHER_TEMPLATE: &str = "another-template";
 const PASSWORD: &str = "a password that must never be seen";
 /// A custom attribute that members may have.
 const ATTRIBUTE: &str = "owner";
+/// The category of the tags that members may have, one at a time, and these.
+const TAGS: (&str, [&str; 2]) = ("env", ["test", "prod"]);
 /// Where user data lies, and what it begins with.
 const DATA: (&str, &str) = ("init", "a token for guests alone: ");
 /// How many machines a namespace may have that is not limited.
@@ -156,6 +158,8 @@ struct Wish {
     replicas: Option<usize>,
     /// The custom attribute that they are to have.
     attribute: Option<String>,
+    /// The tag that they are to have.
+    tag: Option<&'static str>,
 }
 
 struct Stage {
@@ -215,6 +219,8 @@ impl Stage {
         }
         if script.guests.is_some() {
             world.vcenter.define_attribute(ATTRIBUTE);
+            world.vcenter.define_category(TAGS.0, true);
+            TAGS.1.iter().for_each(|tag| world.vcenter.define_tag(TAGS.0, tag));
         }
         world.sabotage = Sabotage::by(Box::new(script.oracle()), journal.listener(), CALLS);
         world.kube.create_namespace(NAMESPACE).expect("a namespace");
@@ -455,7 +461,7 @@ impl Stage {
             if let Some(target) = &target {
                 spec["target"] = target.clone();
             }
-            wish.attribute = None;
+            (wish.attribute, wish.tag) = (None, None);
             let made = self.world.kube.apply(json!({
                 "apiVersion": "vm.codeconnect.vmworld.com/v1alpha1", "kind": "VmGroup",
                 "metadata": {"name": name, "namespace": namespace}, "spec": spec,
@@ -485,7 +491,7 @@ impl Stage {
             Act::Make(group, replicas) => {
                 let wish = self.wishes.entry(*group).or_default();
                 if wish.replicas.is_none() {
-                    *wish = Wish { uid: None, replicas: Some(*replicas), attribute: None };
+                    *wish = Wish { replicas: Some(*replicas), ..Wish::default() };
                 }
                 self.make_what_is_missing();
             }
@@ -518,6 +524,7 @@ impl Stage {
             Act::Mistake(group) => self.edit(*group, &json!({"spec": {"replicas": 7, "cpu": 0}}), false),
             Act::Change(group, change) => self.change(*group, *change),
             Act::Attribute(group, value) => self.give_attribute(*group, value.map(|value| value.to_string())),
+            Act::Tag(group, tag) => self.give_tag(*group, tag.map(|tag| TAGS.1[tag])),
             Act::Data(value) => self.write_data(*value),
             Act::Quota(vms) => self.limit(*vms),
             Act::Connections(edit) => self.edit_connections(*edit),
@@ -579,6 +586,13 @@ impl Stage {
         let patch = json!({"spec": {"customAttributes": {ATTRIBUTE: value}}});
         wish.attribute = value;
         self.edit(group, &patch, true);
+    }
+
+    fn give_tag(&mut self, group: usize, tag: Option<&'static str>) {
+        let Some(wish) = self.wishes.get_mut(&group).filter(|wish| wish.uid.is_some()) else { return };
+        let tags: Vec<Value> = tag.iter().map(|tag| json!({"category": TAGS.0, "name": tag})).collect();
+        wish.tag = tag;
+        self.edit(group, &json!({"spec": {"tags": tags}}), true);
     }
 
     /// A user writes the Secret of the user data, or deletes it.
@@ -965,12 +979,16 @@ impl Stage {
         }
     }
 
-    /// Whether the members of a group have the custom attribute and the user data that
+    /// Whether the members of a group have the custom attribute, the tag and the user data that
     /// they are to have.
     fn as_told(&self, wish: &Wish, members: &[&VmView]) -> Result<(), String> {
         let other = |vm: &&&VmView| vm.attributes.get(ATTRIBUTE) != wish.attribute.as_ref();
         if let Some(vm) = members.iter().find(other) {
             return Err(format!("{} has the attributes {:?}, not {:?}", vm.name, vm.attributes, wish.attribute));
+        }
+        let tags = wish.tag.map(|tag| (TAGS.0.to_owned(), tag.to_owned()));
+        if let Some(vm) = members.iter().find(|vm| !vm.tags.iter().eq(&tags)) {
+            return Err(format!("{} has the tags {:?}, not {tags:?}", vm.name, vm.tags));
         }
         let Some(data) = self.data.as_ref() else { return Ok(()) };
         match members.iter().find(|vm| user_data(vm).as_ref() != Some(data)) {

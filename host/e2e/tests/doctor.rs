@@ -33,10 +33,11 @@ async fn a_vcenter_as_it_should_be() {
     let findings = findings(&world, &SiteSelection::default(), TEMPLATE).await;
     assert!(findings.iter().all(|finding| finding.condition == Condition::Good), "{findings:#?}");
     let checks: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
-    let site = ["address", "certificate", "login", "datacenter", "pool", "datastore", "root folder", "template"];
-    assert_eq!(checks[..8], site);
-    assert_eq!(checks[8..], ["privileges"; 6], "root folder, pool, datastore, template, network, vCenter");
-    assert_eq!(world.vcenter.sessions(), 0);
+    let site =
+        ["address", "certificate", "login", "datacenter", "pool", "datastore", "root folder", "tags", "template"];
+    assert_eq!(checks[..9], site);
+    assert_eq!(checks[9..], ["privileges"; 6], "root folder, pool, datastore, template, network, vCenter");
+    assert_eq!((world.vcenter.sessions(), world.vcenter.api_sessions()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

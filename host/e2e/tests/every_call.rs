@@ -50,8 +50,8 @@ async fn story_of_changes(world: &SimWorld) {
     assert!(world.vms().await.unwrap().is_empty(), "S1: {:?}", world.vms().await.unwrap());
 }
 
-/// Two members whose guests have to say that they are ready, with a custom attribute and
-/// user data that changes, vanishes for a while, and changes again; and gone.
+/// Two members whose guests have to say that they are ready, with a custom attribute, a tag
+/// and user data that changes, vanishes for a while, and changes again; and gone.
 async fn story_of_guests(world: &SimWorld) {
     let user = User::of(world);
     user.namespace("shop").await;
@@ -64,6 +64,7 @@ async fn story_of_guests(world: &SimWorld) {
     secret("one").unwrap();
     let spec = json!({
         "cpu": 1, "memory": 1, "replicas": 2, "template": TEMPLATE, "customAttributes": {"owner": "shop"},
+        "tags": [{"category": "env", "name": "test"}],
         "readiness": {"type": "Address"}, "minReadySeconds": 3,
         "guest": {"cloudInit": {"userData": {"secretKeyRef": {"name": "init", "key": "user-data"}}}},
     });
@@ -90,6 +91,19 @@ async fn story_of_guests(world: &SimWorld) {
         let members: Vec<_> = world.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
         let done = members.iter().all(|vm| vm.attributes.get("owner").is_some_and(|owner| owner == "web"));
         if done { Ok(()) } else { Err(format!("{members:?}")) }
+    })
+    .await;
+    user.ready("shop", "web", 2, SOON).await;
+    let theirs = ("backup".to_owned(), "daily".to_owned());
+    for vm in world.vcenter.vms().iter().filter(|vm| !vm.template) {
+        world.vcenter.set_tag(&vm.path, &theirs.0, &theirs.1, true).unwrap();
+    }
+    let tags = json!([{"category": "env", "name": "prod"}]);
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", json!({"tags": tags})).unwrap();
+    eventually("both have the other tag, and what is not ours", SOON, async || {
+        let members: Vec<_> = world.vcenter.vms().into_iter().filter(|vm| !vm.template).collect();
+        let all = BTreeSet::from([("env".to_owned(), "prod".to_owned()), theirs.clone()]);
+        if members.iter().all(|vm| vm.tags == all) { Ok(()) } else { Err(format!("{members:?}")) }
     })
     .await;
     user.ready("shop", "web", 2, SOON).await;
@@ -238,6 +252,9 @@ fn run(which: Story, sabotage: Sabotage, seed: u64) -> Sabotage {
         world.sabotage = sabotage.clone();
         world.vcenter.add_template("/DC0/vm", "another-template").unwrap();
         world.vcenter.define_attribute("owner");
+        for tag in ["test", "prod"] {
+            world.vcenter.define_tag("env", tag);
+        }
         if matches!(which, Story::Sites) {
             prepare_sites(&world).await;
         }

@@ -71,6 +71,10 @@ async fn every_example_comes_up() {
                     for name in object["spec"]["customAttributes"].as_object().into_iter().flatten() {
                         world.vcenter.define_attribute(name.0);
                     }
+                    for tag in object["spec"]["tags"].as_array().into_iter().flatten() {
+                        let named = |field: &str| tag[field].as_str().unwrap();
+                        world.vcenter.define_tag(named("category"), named("name"));
+                    }
                     groups.push((at("namespace"), at("name"), object["spec"]["replicas"].as_i64().unwrap()));
                     apply(&world, &file, object);
                 }

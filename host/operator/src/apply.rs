@@ -6,21 +6,21 @@
 //! member (S2, S5). That the lease is held is asked at the wire, by the client's
 //! write gate (S7): between here and there a login may take its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use futures::future::join_all;
 use vmgroup_vsphere::{
-    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, Site, TaskRef,
-    Vcenter, Vm, VmRef,
+    Child, CloneSpec, Error, FaultKind, FolderRef, Goal, Password, PoolRef, PowerState, Reconfiguration, Site, TagName,
+    TagRef, TaskRef, Vcenter, Vm, VmRef,
 };
 
 use crate::blueprint::Blueprint;
 use crate::guest::{self, Identity};
 use crate::link::Connected;
 use crate::ownership::{Owner, mark};
-use crate::plan::{Change, Place, Plan, Step};
+use crate::plan::{Change, Place, Plan, Step, TagsOf};
 use crate::tasks::{TaskBook, TaskKind};
-use crate::validate::Desired;
+use crate::validate::{Desired, TagWish};
 use crate::wake::GroupRef;
 
 /// The name under which the folder's own removal stands in the task book.
@@ -56,6 +56,18 @@ pub enum Effect {
     NotAnnotated {
         /// Its instance UUID.
         uuid: String,
+        /// What went wrong.
+        error: Error,
+    },
+    /// These machines have the tags that they are to have.
+    Tagged {
+        /// Which.
+        vms: Vec<VmRef>,
+    },
+    /// A tag may not be attached, or still be.
+    NotTagged {
+        /// The tag; nothing if members could not even be looked at.
+        tag: Option<Box<TagName>>,
         /// What went wrong.
         error: Error,
     },
@@ -158,13 +170,16 @@ impl Applier<'_> {
             Step::PowerOn { uuid, vm } => self.power_on(uuid, vm).await,
             Step::Reconfigure { uuid, vm, change } => self.reconfigure(uuid, vm, change).await,
             Step::Annotate { uuid, vm, fields } => self.annotate(uuid, vm, fields).await,
+            Step::Tag { members } => self.tag(members).await,
             Step::Release { uuid, vm } => self.let_go(uuid, vm).await,
             Step::Shutdown { uuid, vm, stays } => self.shut_down(uuid, vm, *stays).await,
             Step::Stop { uuid, vm } => self.stop(uuid, vm).await,
             Step::PowerOff { uuid, vm } | Step::Destroy { uuid, vm } => self.remove(uuid, vm).await,
             Step::Finish => self.finish().await,
         };
-        if let (Effect::Asked { .. } | Effect::Annotated { .. }, Some(Some(slot))) = (&effect, slot) {
+        if let (Effect::Asked { .. } | Effect::Annotated { .. } | Effect::Tagged { .. }, Some(Some(slot))) =
+            (&effect, slot)
+        {
             slot.worked();
         }
         Some(effect)
@@ -276,6 +291,57 @@ impl Applier<'_> {
             }
         }
         Effect::Annotated { uuid: uuid.to_owned() }
+    }
+
+    /// Takes tags off members, and then attaches others: a category may allow one only.
+    async fn tag(&self, members: &[TagsOf]) -> Effect {
+        let vms: Vec<VmRef> = members.iter().map(|member| member.vm.clone()).collect();
+        let mut fresh: HashMap<VmRef, Vm> = match self.vcenter.read_all(&vms).await {
+            Ok(read) => read.into_iter().map(|vm| (vm.id.clone(), vm)).collect(),
+            Err(error) => return Effect::NotTagged { tag: None, error },
+        };
+        for member in members {
+            // The others have their turn in the next pass.
+            if let Err(effect) = self.checked(&member.uuid, Ok(fresh.remove(&member.vm))) {
+                return effect;
+            }
+        }
+        for (tag, TagWish { tag: name, attached }) in self.by_detachment() {
+            let of: Vec<&VmRef> = members
+                .iter()
+                .filter(|member| member.tags.get(tag) == Some(attached))
+                .map(|member| &member.vm)
+                .collect();
+            let result = self.set_tag(tag, *attached, &of).await;
+            match result {
+                Ok(()) => {}
+                Err(Error::Withheld { .. }) => return Effect::Fenced,
+                // Whether it has worked or not: what is attached decides.
+                Err(error) => return Effect::NotTagged { tag: Some(Box::new(name.clone())), error },
+            }
+        }
+        Effect::Tagged { vms }
+    }
+
+    /// What is wished of tags, those first that come off.
+    fn by_detachment(&self) -> Vec<(&TagRef, &TagWish)> {
+        let mut tags: Vec<_> = self.desired.tagging.iter().flatten().collect();
+        tags.sort_by_key(|(_, wish)| wish.attached);
+        tags
+    }
+
+    async fn set_tag(&self, tag: &TagRef, attached: bool, vms: &[&VmRef]) -> Result<(), Error> {
+        if vms.is_empty() {
+            return Ok(());
+        }
+        if attached {
+            let vms: Vec<VmRef> = vms.iter().copied().cloned().collect();
+            return self.vcenter.attach_tag(tag, &vms).await;
+        }
+        for vm in vms {
+            self.vcenter.detach_tag(tag, vm).await?;
+        }
+        Ok(())
     }
 
     /// Releases a member: from now on it is nobody's.

@@ -68,8 +68,11 @@ const fn wish(privilege: &'static str, on: On, without: &'static str) -> Need {
 const DEPLOY: &str = "VirtualMachine.Provisioning.DeployTemplate";
 const CLONE: &str = "VirtualMachine.Provisioning.Clone";
 
+/// Tags lie in no datacenter, but below vCenter itself.
+const TAG: &str = "InventoryService.Tagging.AttachTag";
+
 /// All of them.
-pub const NEEDS: [Need; 21] = [
+pub const NEEDS: [Need; 23] = [
     need("Folder.Create", On::RootFolder, "no group can begin: it gets no folder"),
     need("Folder.Delete", On::RootFolder, "a deleted group stays: its empty folder cannot go"),
     need("VirtualMachine.Inventory.CreateFromExisting", On::RootFolder, "no member is cloned"),
@@ -93,6 +96,8 @@ pub const NEEDS: [Need; 21] = [
     ),
     wish("VirtualMachine.Provisioning.ReadCustSpecs", On::Vcenter, "a group's `customizationSpec` is not found"),
     wish("Global.SetCustomField", On::RootFolder, "members of a group with `customAttributes` do not get them"),
+    wish(TAG, On::Vcenter, "members of a group with `tags` do not get them"),
+    wish("InventoryService.Tagging.ObjectAttachable", On::RootFolder, "members of a group with `tags` do not get them"),
     wish("VirtualMachine.Inventory.Move", On::RootFolder, "`vmgroup adopt` cannot move machines into a group's folder"),
     wish("Sessions.TerminateSession", On::Vcenter, "sessions of an operator that was killed end by timeout only"),
 ];
@@ -176,6 +181,7 @@ pub async fn examine(
         }
     };
     findings.extend(found(&site));
+    findings.push(tags(vcenter, address).await);
     let mut sources = Vec::new();
     for name in templates {
         match vcenter.find_template(&site, name).await {
@@ -190,6 +196,26 @@ pub async fn examine(
     }
     findings.extend(privileges(vcenter, address, &site, &sources).await);
     findings
+}
+
+/// Whether the API answers that tags are behind. Nobody else needs it.
+async fn tags(vcenter: &Vcenter, address: &str) -> Finding {
+    let check = "tags";
+    match vcenter.tagging_answers().await {
+        Ok(()) => Finding::good(check, address, "the REST API answers"),
+        Err(error) => Finding {
+            check,
+            object: address.to_owned(),
+            condition: Condition::Wish,
+            detail: format!(
+                "the REST API does not answer, so members of a group with `tags` do not get them: {}",
+                chain(&error)
+            ),
+            remedy: Some(
+                "look at what lies between (a proxy that lets /sdk through only?), or do without `tags`".to_owned(),
+            ),
+        },
+    }
 }
 
 fn before_login(address: &str, trust: &str) -> [Finding; 2] {

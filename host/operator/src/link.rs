@@ -3,7 +3,7 @@
 //! While it is down a pass finds out why, says so in the group's conditions, and
 //! does nothing. Must not know what is done over the link.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vmgroup_vsphere::{
     Capacity, Category, Credentials, DatastoreRef, Error, Event, FolderRef, Goal, Host, HostRef, Inventory, Observer,
-    Options, Password, Site, SiteSelection, TaskRef, Template, Transport, TransportError, TransportKind, Vcenter,
-    Watch,
+    Options, Password, Site, SiteSelection, TagName, TagRef, TaskRef, Template, Transport, TransportError,
+    TransportKind, Vcenter, Watch,
 };
 
 use crate::folder::Claims;
@@ -162,6 +162,9 @@ pub struct Connected {
     capacity: ArcSwapOption<Read>,
     templates: Mutex<HashMap<String, (Instant, Template)>>,
     custom_fields: ArcSwapOption<BTreeMap<String, i32>>,
+    tags: Mutex<BTreeMap<TagName, TagRef>>,
+    /// One at a time looks for tags.
+    looking_for_tags: Semaphore,
     names: ArcSwap<Names>,
 }
 
@@ -276,6 +279,36 @@ impl Connected {
     /// Has them read again.
     pub fn forget_custom_fields(&self) {
         self.custom_fields.store(None);
+    }
+
+    /// The references of those of these tags that exist. Those that are known are not
+    /// looked for again, and those that many ask for at the same time are looked for once.
+    pub async fn tags(
+        &self,
+        vcenter: &Vcenter,
+        wanted: &BTreeSet<TagName>,
+    ) -> Result<BTreeMap<TagName, TagRef>, Error> {
+        let known = self.known_tags(wanted);
+        if known.len() == wanted.len() {
+            return Ok(known);
+        }
+        // Never closed.
+        let _turn = self.looking_for_tags.acquire().await;
+        let known = self.known_tags(wanted);
+        let missing: BTreeSet<TagName> = wanted.iter().filter(|tag| !known.contains_key(*tag)).cloned().collect();
+        let found = vcenter.find_tags(&missing).await?;
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        Ok(self.known_tags(wanted))
+    }
+
+    fn known_tags(&self, wanted: &BTreeSet<TagName>) -> BTreeMap<TagName, TagRef> {
+        let tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().filter_map(|tag| Some((tag.clone(), tags.get(tag)?.clone()))).collect()
+    }
+
+    /// Has them looked for again.
+    pub fn forget_tags(&self) {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The name of a host, as far as it is known.
@@ -524,6 +557,8 @@ impl Link {
             capacity: ArcSwapOption::empty(),
             templates: Mutex::default(),
             custom_fields: ArcSwapOption::empty(),
+            tags: Mutex::default(),
+            looking_for_tags: Semaphore::new(1),
             names: ArcSwap::default(),
         });
         // Best effort: only the names of places come from it at this time.

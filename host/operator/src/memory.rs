@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use vmgroup_api::condition::READY;
 use vmgroup_api::{MemberState, Phase, VmGroupStatus};
-use vmgroup_vsphere::{FolderRef, VmRef};
+use vmgroup_vsphere::{FolderRef, TagRef, VmRef};
 
 use crate::connection::Identity;
 use crate::guest::DataMark;
@@ -40,6 +40,8 @@ pub enum Topic {
     Guest,
     /// Custom attributes of members.
     Attributes,
+    /// Tags of members.
+    Tags,
     /// Making or removing the folder.
     Folder,
     /// Reading from vCenter.
@@ -115,6 +117,8 @@ pub struct GroupMemory {
     pub taken: BTreeSet<String>,
     /// Where clones that are being made were sent.
     pub bound_for: HashMap<String, BoundFor>,
+    /// Which tags members have.
+    pub tagged: Tagged,
     /// Members that were powered on or changed a moment ago, and that the inventory
     /// may still show as they were: not tried again before this.
     pub settling: HashMap<String, (TaskKind, Timestamp)>,
@@ -186,10 +190,44 @@ impl GroupMemory {
             self.generation = generation;
             self.naming_attempts = 0;
             self.placement_attempts = 0;
+            // A good moment to see what others have done to them.
+            self.tagged.clear();
             for failure in self.failures.values_mut() {
                 failure.until = Timestamp::UNIX_EPOCH;
             }
         }
+    }
+}
+
+/// Which of the tags that matter each machine has, as far as this process has seen or
+/// done it: nobody tells of a change.
+#[derive(Clone, Debug, Default)]
+pub struct Tagged {
+    /// The tags that matter.
+    about: BTreeSet<TagRef>,
+    /// Those that each machine has.
+    pub members: HashMap<VmRef, BTreeSet<TagRef>>,
+}
+
+impl Tagged {
+    /// Keeps what is known of these tags and these machines.
+    pub fn keep(&mut self, about: BTreeSet<TagRef>, members: &HashSet<VmRef>) {
+        if self.about != about {
+            self.clear();
+            self.about = about;
+        }
+        self.members.retain(|vm, _| members.contains(vm));
+    }
+
+    /// Notes what a machine has.
+    pub fn note(&mut self, vm: VmRef, tags: BTreeSet<TagRef>) {
+        self.members.insert(vm, tags.into_iter().filter(|tag| self.about.contains(tag)).collect());
+    }
+
+    /// Forgets all of it.
+    pub fn clear(&mut self) {
+        self.about.clear();
+        self.members.clear();
     }
 }
 

@@ -4,12 +4,12 @@
 //! Building this is pure; the engine hands in what it read. Must not decide
 //! anything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, Host, HostRef, Maintenance, PowerState, Vm, VmRef};
+use vmgroup_vsphere::{DatastoreRef, FolderRef, Guest, Host, HostRef, Maintenance, PowerState, TagRef, Vm, VmRef};
 
 use crate::guest::DataMark;
 use crate::ownership::{Owner, mark};
@@ -55,6 +55,9 @@ pub struct VmSeen {
     /// Its custom attributes in vCenter, by key, where they are asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<BTreeMap<i32, String>>,
+    /// Those tags of it in vCenter that a pass cares about, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<BTreeSet<TagRef>>,
     /// Its marks are of the first version, and are mended with the next write.
     pub outdated: bool,
 }
@@ -87,6 +90,7 @@ impl VmSeen {
                 })
                 .collect(),
             fields: vm.attributes.as_deref().cloned(),
+            tags: None,
             outdated: owner.outdated(vm),
         }
     }
@@ -113,6 +117,25 @@ impl VmSeen {
         self.fields.iter().flat_map(|has| {
             let differs = |(key, value): &(&i32, &String)| has.get(*key).map_or("", String::as_str) != value.as_str();
             fields.iter().filter(differs)
+        })
+    }
+
+    /// Tags that are to be attached (true) or taken off.
+    pub fn tags_to_set(&self, desired: &Desired) -> BTreeMap<TagRef, bool> {
+        self.tags_that_differ(desired).collect()
+    }
+
+    /// Whether there are any.
+    pub fn has_tags_to_set(&self, desired: &Desired) -> bool {
+        self.tags_that_differ(desired).next().is_some()
+    }
+
+    fn tags_that_differ<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = (TagRef, bool)> + 'a {
+        self.tags.iter().flat_map(|has| {
+            let wished = desired.tagging.iter().flatten();
+            wished
+                .filter(|(tag, wish)| has.contains(*tag) != wish.attached)
+                .map(|(tag, wish)| (tag.clone(), wish.attached))
         })
     }
 
@@ -259,6 +282,8 @@ pub struct Knowledge {
     /// Machines on hosts that are going into maintenance, and from which nobody moves
     /// them.
     pub stranded: HashMap<VmRef, Stranded>,
+    /// Those tags of machines that matter, as far as is known.
+    pub tags: HashMap<VmRef, BTreeSet<TagRef>>,
     /// Hosts of the site are going into maintenance.
     pub hosts_leave: bool,
     /// What members were made as whose marks do not tell.
@@ -285,6 +310,7 @@ pub fn lay_over(owner: &Owner, folder: FolderSeen, record: &[MemberStatus], vms:
             cpu_hot_add: seen.cpu_hot_add && !refuses,
             memory_hot_add: seen.memory_hot_add && !refuses,
             stranded: know.stranded.get(&vm.id).cloned(),
+            tags: know.tags.get(&vm.id).cloned(),
             ..seen
         }
     };

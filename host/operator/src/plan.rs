@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use serde::Serialize;
 use vmgroup_api::{MemberState, MemberStatus};
-use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, VmRef};
+use vmgroup_vsphere::{ClusterRef, DatastoreRef, HostRef, PowerState, TagRef, VmRef};
 
 use self::rollout::{Need, Turn};
 use crate::clock::k8s_time;
@@ -28,6 +28,9 @@ use crate::validate::Desired;
 /// The most members of one group that are leaving at a time. Keeps the status
 /// small: each of them stands in it in full.
 pub const LEAVING_LIMIT: usize = 50;
+
+/// The most members of one group that tags are taken off in one pass.
+const TAKEN_OFF_AT_ONCE: usize = 50;
 
 /// What a pass would do, before anybody was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,6 +50,8 @@ pub struct Demand {
     pub resize: Vec<String>,
     /// Members whose custom attributes are to be set.
     pub annotate: Vec<String>,
+    /// Members whose tags are to be attached or taken off.
+    pub tag: Vec<String>,
     /// Recorded members that do not exist and whose clone may begin.
     pub resume: Vec<String>,
     /// Recorded members that do not exist and are no longer wanted.
@@ -81,7 +86,12 @@ impl Demand {
     /// Those who exist are served before others are made, and those who leave first.
     fn before_births(&self) -> usize {
         let leaving = self.remove.len() + self.shut_down.len() + self.release.len();
-        leaving + self.stop.len() + self.start.len() + self.resize.len() + self.annotate.len()
+        leaving
+            + self.stop.len()
+            + self.start.len()
+            + self.resize.len()
+            + self.annotate.len()
+            + usize::from(!self.tag.is_empty())
     }
 
     /// How many new members to name if there are this many slots: what removing,
@@ -151,6 +161,8 @@ pub fn demand(desired: &Desired, seen: &Observed, now: Timestamp) -> Demand {
     out.missing = room.saturating_sub(unfinished);
     let lacks = |member: &&Seen| member.vm.as_ref().is_some_and(|vm| vm.has_fields_to_set(desired));
     out.annotate = uuids(born.iter().copied().filter(free).filter(lacks).collect());
+    let lacks = |member: &&Seen| member.vm.as_ref().is_some_and(|vm| vm.has_tags_to_set(desired));
+    out.tag = uuids(born.iter().copied().filter(free).filter(lacks).collect());
     let on = |member: &&Seen| member.vm.as_ref().is_some_and(VmSeen::on);
     let in_change = |member: &&Seen| rollout::in_change(desired, member);
     let (running, idle): (Vec<&Seen>, Vec<&Seen>) = born.into_iter().filter(free).partition(on);
@@ -264,6 +276,17 @@ impl Change {
     }
 }
 
+/// Tags that a member gets or loses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TagsOf {
+    /// Its instance UUID.
+    pub uuid: String,
+    /// Its virtual machine.
+    pub vm: VmRef,
+    /// True: attached; false: taken off.
+    pub tags: BTreeMap<TagRef, bool>,
+}
+
 /// One thing to do. Steps of different members are independent of each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Step {
@@ -298,6 +321,11 @@ pub enum Step {
         vm: VmRef,
         /// Values by key; empty: taken away.
         fields: BTreeMap<i32, String>,
+    },
+    /// Attach tags to members, and take tags off them.
+    Tag {
+        /// Who gets or loses which.
+        members: Vec<TagsOf>,
     },
     /// Power a member on.
     PowerOn {
@@ -368,7 +396,7 @@ impl Step {
                 Some((uuid, TaskKind::PowerOff))
             }
             Self::Destroy { uuid, .. } => Some((uuid, TaskKind::Destroy)),
-            Self::Annotate { .. } | Self::CreateFolder { .. } | Self::Finish => None,
+            Self::Annotate { .. } | Self::Tag { .. } | Self::CreateFolder { .. } | Self::Finish => None,
         }
     }
 }
@@ -464,6 +492,26 @@ fn record_of(desired: &Desired, member: &Seen) -> MemberStatus {
     }
 }
 
+/// Tags of all who want some, as one step: a tag is attached to many by one call. Off it
+/// comes by a call for each, so of those whom that is about some wait for the next pass.
+fn tag<'s>(
+    desired: &Desired,
+    uuids: impl Iterator<Item = &'s String>,
+    vm_of: impl Fn(&str) -> Option<&'s VmSeen>,
+) -> Option<Step> {
+    let mut losing = 0;
+    let mut members = Vec::new();
+    for uuid in uuids {
+        let Some(vm) = vm_of(uuid) else { continue };
+        let tags = vm.tags_to_set(desired);
+        losing += usize::from(tags.values().any(|attached| !attached));
+        if losing <= TAKEN_OFF_AT_ONCE || tags.values().all(|attached| *attached) {
+            members.push(TagsOf { uuid: uuid.clone(), vm: vm.id.clone(), tags });
+        }
+    }
+    (!members.is_empty()).then_some(Step::Tag { members })
+}
+
 fn steps(
     desired: &Desired,
     seen: &Observed,
@@ -524,6 +572,7 @@ fn steps(
             tasks.push(Step::Annotate { uuid: uuid.clone(), vm: vm.id.clone(), fields });
         }
     }
+    tasks.extend(tag(desired, demand.tag.iter().filter(|uuid| !is_chosen(uuid)), vm_of));
     let to_clone = demand
         .resume
         .iter()

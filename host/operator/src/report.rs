@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use vmgroup_api::condition::{READY, RECONCILING, STALLED, Wanted, merge};
 use vmgroup_api::{
-    ConnectionStatus, FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, TargetSpec, VmGroupStatus,
+    ConnectionStatus, FolderStatus, MemberState, MemberStatus, Phase, PolicyStatus, TagSpec, TargetSpec, VmGroupStatus,
 };
 use vmgroup_api::{HOLD_SCALE_IN_ANNOTATION, PROTECTED_MEMBERS_ANNOTATION};
 
@@ -129,6 +129,10 @@ pub struct Members {
     pub unannotated: usize,
     /// Names of custom attributes that members may have from us.
     pub attributes: Option<Vec<String>>,
+    /// How many have not got the tags that they are to have.
+    pub untagged: usize,
+    /// Tags that members may have from us.
+    pub tags: Option<Vec<TagSpec>>,
     /// Members too many that stay, and why.
     pub held_back: Option<String>,
     /// Who is on a host that is going into maintenance, and is not moved.
@@ -144,11 +148,23 @@ impl Members {
     fn as_wished(&self, desired: usize) -> bool {
         self.count(MemberState::Ready) == desired
             && self.record.len() == desired
-            && self.progress.pending + self.unannotated == 0
+            && self.progress.pending + self.unannotated + self.untagged == 0
     }
 
     fn count(&self, state: MemberState) -> usize {
         self.record.iter().filter(|member| member.state == state).count()
+    }
+
+    /// What those who stand are to be given yet: the reason, and in words.
+    fn to_be_given(&self) -> Option<(&'static str, String)> {
+        match (self.unannotated, self.untagged) {
+            (0, 0) => None,
+            (0, left) => Some(("Tagging", format!("{} to be given the tags of the spec", counted(left, "member")))),
+            (left, _) => {
+                let message = format!("{} to be given the custom attributes of the spec", counted(left, "member"));
+                Some(("Annotating", message))
+            }
+        }
     }
 
     /// That guests are waited for, as the end of a sentence.
@@ -259,6 +275,7 @@ pub fn status(old: &VmGroupStatus, facts: &Facts<'_>) -> VmGroupStatus {
         custom_attributes: facts
             .members
             .map_or_else(|| old.custom_attributes.clone(), |members| members.attributes.clone()),
+        tags: facts.members.map_or_else(|| old.tags.clone(), |members| members.tags.clone()),
         restarted_at: if done { facts.restarted_at.clone() } else { old.restarted_at.clone() },
         rollout,
     }
@@ -362,10 +379,8 @@ fn verdict(old: &VmGroupStatus, facts: &Facts<'_>, updating: bool) -> Verdict {
         let message = format!("starting {}: {ready} of {desired} are ready{stranded}", counted(starting, "member"));
         return say(Phase::Pending, "Starting", message);
     }
-    if members.record.len() == desired && making == 0 && members.unannotated > 0 {
-        let message =
-            format!("{} to be given the custom attributes of the spec", counted(members.unannotated, "member"));
-        return say(Phase::Pending, "Annotating", message);
+    if let Some((reason, message)) = members.to_be_given().filter(|_| members.record.len() == desired && making == 0) {
+        return say(Phase::Pending, reason, message);
     }
     say(Phase::Pending, "ScalingOut", format!("{ready} of {desired} members are ready, {making} being made"))
 }

@@ -82,6 +82,7 @@ mod tests {
             stranded: None,
             attributes: BTreeMap::new(),
             fields: None,
+            tags: None,
             outdated: false,
         };
         let member = Seen {

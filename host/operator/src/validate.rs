@@ -10,10 +10,11 @@ use std::time::Duration;
 use vmgroup_api::{
     ADOPTING_ANNOTATION, CloneMode, DataSource, DeletionPolicy, DiskSpec, Evacuation, HOLD_SCALE_IN_ANNOTATION, KeyRef,
     ORPHAN_ANNOTATION, Orphan, POLICY_ANNOTATION_PREFIX, PROTECTED_MEMBERS_ANNOTATION, RESTARTED_AT_ANNOTATION,
-    TargetSpec, VmGroup, VmGroupSpec,
+    TagSpec, TargetSpec, VmGroup, VmGroupSpec,
 };
 
 use serde::Serialize;
+use vmgroup_vsphere::{TagName, TagRef};
 
 use crate::guest::{DataMark, DataRef};
 use crate::observe::Seen;
@@ -71,6 +72,11 @@ pub struct Desired {
     /// The same by the keys of their definitions, as far as they are known and there;
     /// empty for those that are to be taken away.
     pub fields: BTreeMap<i32, String>,
+    /// Tags that members are to have in vCenter.
+    pub tags: BTreeSet<TagName>,
+    /// The same by their references, as far as they are there, and those that are to be
+    /// taken off; nothing: it is not known at present.
+    pub tagging: Option<BTreeMap<TagRef, TagWish>>,
     /// How members are made, besides template, cpus and memory.
     pub make: Make,
     /// Nobody leaves for a smaller count at present.
@@ -99,6 +105,15 @@ pub struct Desired {
     pub deleting: bool,
     /// What becomes of the members then.
     pub farewell: Farewell,
+}
+
+/// What is wished of a tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagWish {
+    /// The tag, as people call it.
+    pub tag: TagName,
+    /// It is to be attached; else taken off, as an earlier spec has named it.
+    pub attached: bool,
 }
 
 /// How members are made. In its serialised form is only what is used, as revisions
@@ -251,6 +266,8 @@ fn check_names(spec: &VmGroupSpec) -> Result<(), Invalid> {
             bounds: "a template's name or inventory path",
         });
     }
+    check_attributes(&spec.custom_attributes)?;
+    check_tags(&spec.tags)?;
     spec.target.as_ref().map_or(Ok(()), check_target)
 }
 
@@ -262,6 +279,22 @@ fn check_attributes(attributes: &BTreeMap<String, String>) -> Result<(), Invalid
             field: "customAttributes",
             value: format!("{name}: {value}").chars().take(400).collect(),
             bounds: "a name of 1 to 80 characters and a value of 1 to 255",
+        }),
+    }
+}
+
+fn tag_name(TagSpec { category, name }: TagSpec) -> TagName {
+    TagName { category, name }
+}
+
+fn check_tags(tags: &[TagSpec]) -> Result<(), Invalid> {
+    let within = |text: &str| (1..=256).contains(&text.chars().count());
+    match tags.iter().find(|tag| !(within(&tag.category) && within(&tag.name))) {
+        None => Ok(()),
+        Some(TagSpec { category, name }) => Err(Invalid::Bounds {
+            field: "tags",
+            value: format!("{category}: {name}").chars().take(400).collect(),
+            bounds: "a category and a name of 1 to 256 characters each",
         }),
     }
 }
@@ -283,6 +316,7 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let (cpus, memory, replicas, grace) = if deleting {
         (1, 1, 0, grace.clamp(0, LONGEST_GRACE).unsigned_abs())
     } else {
+        check_names(spec)?;
         (
             within("cpu", spec.cpu, 1, 768, "1 to 768")?,
             within("memory", spec.memory, 1, 24576, "1 to 24576 (GB)")?,
@@ -290,10 +324,6 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
             within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
     };
-    if !deleting {
-        check_names(spec)?;
-        check_attributes(&spec.custom_attributes)?;
-    }
     let progress_deadline = spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE);
     let progress_deadline = if deleting {
         0
@@ -357,6 +387,8 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
         revision: MadeFrom { template: &spec.template, make: &make }.revision(),
         custom_attributes: if deleting { BTreeMap::new() } else { spec.custom_attributes.clone() },
         fields: BTreeMap::new(),
+        tags: if deleting { BTreeSet::new() } else { spec.tags.iter().cloned().map(tag_name).collect() },
+        tagging: None,
         make,
         data: None,
         restarted_at: annotation(RESTARTED_AT_ANNOTATION)

@@ -134,6 +134,8 @@ pub type WriteGate = Arc<dyn Fn() -> bool + Send + Sync>;
 pub(crate) enum Purpose {
     Read,
     Write,
+    /// Tags, which are behind another API with sessions of its own.
+    Tag,
 }
 
 /// As whom a call is made.
@@ -143,7 +145,7 @@ pub(crate) struct Caller<'a> {
 }
 
 /// A client of one vCenter. Clones share one session, or two if reads have an
-/// account of their own.
+/// account of their own, and one more of the other API if anybody asks for tags.
 #[derive(Clone)]
 pub struct Vcenter {
     pub(crate) inner: Arc<Inner>,
@@ -160,6 +162,7 @@ pub(crate) struct Inner {
     transport: Arc<dyn Transport>,
     writer: Account,
     reader: Option<Account>,
+    tagger: Account,
     counts: Mutex<BTreeMap<(&'static str, Outcome), u64>>,
     hook: RwLock<Option<CallHook>>,
     gate: RwLock<Option<WriteGate>>,
@@ -188,12 +191,14 @@ impl Vcenter {
         let label = if options.reader.is_some() { "write" } else { "all" };
         let writer = Account::new(Purpose::Write, &options.agent, label, options.credentials.clone());
         let reader = options.reader.clone().map(|reader| Account::new(Purpose::Read, &options.agent, "read", reader));
+        let tagger = Account::new(Purpose::Tag, &options.agent, "tags", options.credentials.clone());
         Self {
             inner: Arc::new(Inner {
                 options,
                 transport,
                 writer,
                 reader,
+                tagger,
                 counts: Mutex::default(),
                 hook: RwLock::default(),
                 gate: RwLock::default(),
@@ -222,6 +227,7 @@ impl Vcenter {
     /// the background; without one the next call logs in. The same credentials
     /// again change nothing. True if they are others.
     pub fn set_credentials(&self, credentials: Credentials) -> bool {
+        session::change_credentials(&self.inner, Purpose::Tag, credentials.clone());
         session::change_credentials(&self.inner, Purpose::Write, credentials)
     }
 
@@ -364,20 +370,21 @@ impl Inner {
     pub(crate) fn account(&self, purpose: Purpose) -> &Account {
         match (purpose, &self.reader) {
             (Purpose::Read, Some(reader)) => reader,
+            (Purpose::Tag, _) => &self.tagger,
             _ => &self.writer,
         }
     }
 
     pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
-        std::iter::once(&self.writer).chain(&self.reader)
+        [&self.writer, &self.tagger].into_iter().chain(&self.reader)
     }
 
     /// Waits until this call's turn has come.
-    async fn paced(&self, method: &'static str) -> Result<(), Error> {
+    pub(crate) async fn paced(&self, method: &'static str) -> Result<(), Error> {
         self.pace.turn(self.options.call_timeout).await.map_err(|wait| Error::Paced { method, wait })
     }
 
-    fn may(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
+    pub(crate) fn may(&self, purpose: Purpose, method: &'static str) -> Result<(), Error> {
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         match (purpose, &*gate) {
             (Purpose::Write, Some(open)) if !open() => Err(Error::Withheld { method }),
@@ -390,8 +397,8 @@ impl Inner {
         self.account(session.purpose).invalidate(session);
     }
 
-    /// One exchange: sent once, bounded, counted. The envelope is not logged,
-    /// ever: one of them holds the password.
+    /// One SOAP exchange. The envelope is not logged, ever: one of them holds the
+    /// password.
     pub(crate) async fn exchange(
         &self,
         method: &'static str,
@@ -399,6 +406,16 @@ impl Inner {
         envelope: String,
         deadline: Duration,
     ) -> Result<Reply, Error> {
+        self.counted(method, deadline, self.send(method, caller, envelope)).await
+    }
+
+    /// One exchange: sent once, bounded, counted.
+    pub(crate) async fn counted<T>(
+        &self,
+        method: &'static str,
+        deadline: Duration,
+        sent: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let span = tracing::debug_span!(
             "vcenter",
             otel.name = method,
@@ -408,7 +425,7 @@ impl Inner {
         );
         let began = Instant::now();
         let result = async {
-            match tokio::time::timeout(deadline, self.send(method, caller, envelope)).await {
+            match tokio::time::timeout(deadline, sent).await {
                 Ok(result) => result,
                 Err(_) => Err(Error::Timeout { method, after: deadline }),
             }
@@ -429,6 +446,15 @@ impl Inner {
         result
     }
 
+    /// Carries a request to vCenter, and its answer back.
+    pub(crate) async fn carry(
+        &self,
+        method: &'static str,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, Error> {
+        self.transport.call(request).await.map_err(|source| Error::Transport { method, source })
+    }
+
     async fn send(&self, method: &'static str, caller: Caller<'_>, envelope: String) -> Result<Reply, Error> {
         let mut request = http::Request::post(self.options.endpoint.clone())
             .header(http::header::CONTENT_TYPE, "text/xml; charset=utf-8")
@@ -442,7 +468,7 @@ impl Inner {
         let request = request
             .body(Bytes::from(envelope))
             .map_err(|error| Error::Config(format!("{method} cannot be sent: {error}")))?;
-        let response = self.transport.call(request).await.map_err(|source| Error::Transport { method, source })?;
+        let response = self.carry(method, request).await?;
         let cookie = session::cookie_of(response.headers());
         let element = soap::answer(method, response.status().as_u16(), response.body())?;
         Ok(Reply { element, cookie })

@@ -46,8 +46,8 @@ pub enum Error {
         /// The deadline that passed.
         after: Duration,
     },
-    /// An answer that is not SOAP, usually from a proxy or an overloaded server.
-    #[error("{method} was answered by HTTP status {status} and no SOAP fault")]
+    /// An answer that is none of vCenter's own, usually from a proxy or an overloaded server.
+    #[error("{method} was answered by HTTP status {status} and no fault of vCenter's")]
     Http {
         /// The vim25 method.
         method: &'static str,

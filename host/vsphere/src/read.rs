@@ -201,6 +201,11 @@ impl Vcenter {
         Ok(read.pop())
     }
 
+    /// Those of these machines that are there, as vCenter knows them now, in one call.
+    pub async fn read_all(&self, vms: &[VmRef]) -> Result<Vec<Vm>, Error> {
+        self.read_vms(vms.iter().map(VmRef::managed_object).collect()).await
+    }
+
     /// The machine as vCenter knows it now, and whether VMware Tools run in its guest,
     /// so that it can be asked for something; `None` if it is gone.
     pub async fn read_vm_and_tools(&self, vm: &VmRef) -> Result<Option<(Vm, bool)>, Error> {

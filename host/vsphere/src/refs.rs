@@ -99,6 +99,9 @@ macro_rules! reference {
 }
 
 reference! {
+    /// A tag (`urn:vmomi:InventoryServiceTag:…:GLOBAL`). No managed object: it is known to
+    /// the tagging service alone.
+    TagRef = "InventoryServiceTag",
     /// A `VirtualMachine`, templates included.
     VmRef = "VirtualMachine",
     /// A `Folder`.

@@ -2,6 +2,10 @@
 //! no hammering with a refused password, a keepalive, a change of credentials
 //! without a gap, and a logout that is the end. Never more sessions than there
 //! are seats, whatever gets lost.
+//!
+//! vCenter's other API (REST, for tags) has sessions of its own, and they are an account
+//! of their own here: it logs in only when somebody asks for tags. (vCenter counts them
+//! apart too, but for 8.0 U3 and later.)
 
 mod agent;
 mod leftovers;
@@ -69,6 +73,7 @@ pub(crate) struct Session {
     epoch: u64,
     /// Tells this session from the one before and after it.
     pub(crate) generation: u64,
+    /// What it is known by to whoever answers its calls.
     cookie: Option<String>,
     /// `UserSession.key`.
     key: Option<String>,
@@ -431,7 +436,10 @@ async fn log_in_and_keep(inner: Arc<Inner>, attempt: Attempt) -> Result<Arc<Sess
     let (epoch, generation) = (attempt.epoch, attempt.generation);
     let result = login::log_in(&inner, attempt).await;
     let superfluous = account.settle(epoch, generation, &result);
+    // The other API's session is not kept alive: it is needed now and then, and whoever
+    // finds it ended logs in anew.
     if let Ok(session) = &result
+        && session.purpose != Purpose::Tag
         && account.is_current(session)
     {
         tokio::spawn(keep_alive(Arc::downgrade(&inner), Arc::clone(session), inner.options.keepalive));
@@ -446,6 +454,14 @@ async fn log_in_and_keep(inner: Arc<Inner>, attempt: Attempt) -> Result<Arc<Sess
 async fn log_out(inner: &Inner, session: &Session) {
     let surely = login::log_out(inner, session).await;
     inner.account(session.purpose).logged_out(session, surely);
+}
+
+/// Logs out of a session that was not used for so long.
+pub(crate) async fn retire_idle(inner: &Inner, purpose: Purpose, after: Duration) {
+    let idle = inner.account(purpose).lock().current.take_if(|session| session.idle() >= after);
+    if let Some(session) = idle {
+        log_out(inner, &session).await;
+    }
 }
 
 /// Takes other credentials; true if they are. With a session of the old ones in

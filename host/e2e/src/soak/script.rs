@@ -275,6 +275,8 @@ pub enum Act {
     Change(usize, Change),
     /// A user gives the members of a group this custom attribute, or takes it away.
     Attribute(usize, Option<u64>),
+    /// A user gives the members of a group the tag of this number, or none.
+    Tag(usize, Option<usize>),
     /// A user writes the user data of all groups, or deletes it.
     Data(Option<u64>),
     /// The namespace may have so many machines from now on.
@@ -477,6 +479,9 @@ impl Script {
             faults.push(Fault::Sites);
             sites::drawn(&mut dice, ends, &mut acts)
         });
+        if guested {
+            tagged(&mut dice, &mut acts);
+        }
         acts.sort_by_key(|(at, _)| *at);
         Self {
             workload,
@@ -797,6 +802,16 @@ fn guested_by(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) -> Guests {
         acts.push((at + dice.time(200, 60_000), Act::Attribute(group, value)));
     }
     guests
+}
+
+/// Users tag members, mostly while something else is going on.
+fn tagged(dice: &mut Dice, acts: &mut Vec<(Duration, Act)>) {
+    let busy = asked_for(acts);
+    for _ in 0..dice.between(0, 3) {
+        let (at, group) = *dice.pick(&busy);
+        let tag = (!dice.chance(3000)).then(|| dice.between(0, 1));
+        acts.push((at + dice.time(200, 60_000), Act::Tag(group, tag)));
+    }
 }
 
 /// How many machines the namespace may have, and how that changes.

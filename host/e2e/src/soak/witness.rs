@@ -112,13 +112,13 @@ enum Asked<'a> {
         folder: &'a str,
     },
     MakeFolder,
-    /// Sets a custom attribute.
+    /// Sets a custom attribute, or attaches or takes off a tag.
     Annotate {
-        vm: &'a str,
+        vms: Vec<&'a str>,
     },
     OtherTask,
-    ReadVm {
-        vm: &'a str,
+    ReadVms {
+        vms: Vec<&'a str>,
     },
     ReadFolder {
         folder: &'a str,
@@ -131,6 +131,10 @@ enum Asked<'a> {
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(from)?;
     rest.split_once(to).map(|(inside, _)| inside)
+}
+
+fn all_between<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+    text.split(from).skip(1).filter_map(|rest| rest.split_once(to)).map(|(inside, _)| inside).collect()
 }
 
 /// The value of an `extraConfig` key.
@@ -159,8 +163,13 @@ impl<'a> Asked<'a> {
             "Destroy_Task" if kind.contains("\"Folder\"") => Self::RemoveFolder { folder: target },
             "Destroy_Task" | "PowerOffVM_Task" | "ShutdownGuest" => Self::Harm { vm: target, method },
             "RetrievePropertiesEx" => {
-                if let Some(vm) = between(envelope, "<obj type=\"VirtualMachine\">", "<") {
-                    Self::ReadVm { vm }
+                let mut vms = all_between(envelope, "<obj type=\"VirtualMachine\">", "<");
+                if !envelope.contains("config.extraConfig") {
+                    // What is not asked for marks shows whose one machine is at most.
+                    vms.truncate(1);
+                }
+                if !vms.is_empty() {
+                    Self::ReadVms { vms }
                 } else if envelope.contains("<name>folders</name>") {
                     Self::Listing
                 } else if let Some(folder) = between(envelope, "<obj type=\"Folder\">", "<") {
@@ -171,7 +180,11 @@ impl<'a> Asked<'a> {
             }
             "CreateFolder" => Self::MakeFolder,
             "SetField" => {
-                Self::Annotate { vm: between(envelope, "<entity type=\"VirtualMachine\">", "<").unwrap_or_default() }
+                let vm = between(envelope, "<entity type=\"VirtualMachine\">", "<").unwrap_or_default();
+                Self::Annotate { vms: vec![vm] }
+            }
+            _ if envelope.starts_with("tag_association.attach") || envelope.starts_with("tag_association.detach") => {
+                Self::Annotate { vms: all_between(envelope, "\"id\":\"", "\"") }
             }
             method if method.ends_with("_Task") => Self::OtherTask,
             _ => Self::Other,
@@ -303,7 +316,7 @@ impl Calls {
     fn judge(&self, state: &mut State, line: Line, asked: &Asked<'_>) -> Result<(), Violation> {
         let Line { operator, vcenter } = line;
         match asked {
-            Asked::ReadVm { .. } | Asked::ReadFolder { .. } | Asked::Listing | Asked::Other => return Ok(()),
+            Asked::ReadVms { .. } | Asked::ReadFolder { .. } | Asked::Listing | Asked::Other => return Ok(()),
             _ => {}
         }
         self.leads(operator)?;
@@ -320,12 +333,15 @@ impl Calls {
                 }
             }
             Asked::Harm { vm, method } => self.may_harm(state, operator, &reference(vcenter, vm), method),
-            Asked::Annotate { vm } => {
-                let read = state.reads.get(&(operator, reference(vcenter, vm)));
-                if read.is_some_and(|read| read.at.elapsed() <= self.terms.lag && read.member.is_some()) {
-                    return Ok(());
-                }
-                Err(wrong("S2", format!("{vm} gets an attribute, and was no member when it was looked at")))
+            Asked::Annotate { vms } => {
+                let is_member = |vm: &&&str| {
+                    let read = state.reads.get(&(operator, reference(vcenter, vm)));
+                    read.is_some_and(|read| read.at.elapsed() <= self.terms.lag && read.member.is_some())
+                };
+                vms.iter().find(|vm| !is_member(vm)).map_or(Ok(()), |vm| {
+                    let text = format!("{vm} gets an attribute or a tag, and was no member when it was looked at");
+                    Err(wrong("S2", text))
+                })
             }
             Asked::RemoveFolder { folder } => {
                 let empty = state.empty_folders.get(&(operator, reference(vcenter, folder)));
@@ -471,12 +487,15 @@ impl Witness for Calls {
     fn served(&self, line: Line, envelope: &str, well: bool) {
         let Line { operator, vcenter } = line;
         match Asked::of(envelope) {
-            Asked::ReadVm { vm } if well => {
-                let vm = reference(vcenter, vm);
-                let found = self.vcenters.vms_of(vcenter).into_iter().find(|found| found.moref == vm);
-                let member = found.as_ref().and_then(member_of);
-                let member = member.map(|(uid, uuid)| (uid.to_owned(), uuid.to_owned()));
-                self.state().reads.insert((operator, vm), Read { at: Instant::now(), member });
+            Asked::ReadVms { vms } if well => {
+                let there = self.vcenters.vms_of(vcenter);
+                for vm in vms {
+                    let vm = reference(vcenter, vm);
+                    let found = there.iter().find(|found| found.moref == vm);
+                    let member = found.and_then(member_of);
+                    let member = member.map(|(uid, uuid)| (uid.to_owned(), uuid.to_owned()));
+                    self.state().reads.insert((operator, vm), Read { at: Instant::now(), member });
+                }
             }
             Asked::ReadFolder { folder } if well => {
                 let empty = self.vcenters.at(vcenter).folder_is_empty(folder).unwrap_or(true);

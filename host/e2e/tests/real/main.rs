@@ -9,6 +9,7 @@ mod kubectl_plugin;
 mod page;
 mod registry;
 mod sites;
+mod tags;
 mod worst_day;
 
 use std::time::Duration;

@@ -13,8 +13,8 @@ use vmgroup_policy::wit::types::Purpose;
 use vmgroup_vsphere::Error as VcError;
 use vmgroup_vsphere::{Capacity, Category, PowerState, Site, Source, Template, VmRef};
 
-use super::attributes;
 use super::{Engine, NAMING_ATTEMPTS, POLICY_PATIENCE, Pass, why};
+use super::{attributes, tags};
 use crate::blueprint::Blueprint;
 use crate::budget::Denied;
 use crate::decide::{self, NoAnswer, Question, Taken, over_budget};
@@ -85,6 +85,7 @@ impl Pass<'_> {
         let deleting = desired.deleting;
         let successors = demand.turn.as_ref().is_some_and(|turn| turn.successors);
         let (now, annotate) = (self.now, attributes::left(desired, seen) > 0);
+        let tag = tags::left(desired, seen) > 0;
         self.memory.failures.retain(|topic, failure| match topic {
             Topic::Scaling => demand.excess > 0,
             Topic::Rollout => demand.turn.is_some(),
@@ -96,6 +97,7 @@ impl Pass<'_> {
             Topic::Reading => true,
             // It may have worked all the same.
             Topic::Attributes => failure.until > now || annotate,
+            Topic::Tags => failure.until > now || tag,
             Topic::Member(uuid) => !settled(uuid),
         });
     }

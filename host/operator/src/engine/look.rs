@@ -281,6 +281,7 @@ impl Pass<'_> {
             stranded,
             hosts_leave,
             flights,
+            tags: self.memory.tagged.members.clone(),
             births: self.memory.births.clone(),
             bound_for: self.memory.bound_for.clone(),
             held,

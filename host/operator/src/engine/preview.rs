@@ -238,6 +238,7 @@ fn imagined(member: &Seen, made: Made, data: Option<DataMark>, now: u64) -> VmSe
         stranded: None,
         attributes: BTreeMap::default(),
         fields: None,
+        tags: None,
         outdated: false,
     }
 }

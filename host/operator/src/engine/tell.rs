@@ -12,8 +12,8 @@ use vmgroup_api::{FolderStatus, MemberState, MemberStatus, PolicyInForce, Policy
 use vmgroup_policy::Kind;
 use vmgroup_vsphere::{Error as VcError, FaultKind, Site};
 
-use super::attributes;
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SETTLING, SOON};
+use super::{attributes, tags};
 use crate::apply::{Effect, counted};
 use crate::blueprint::Blueprint;
 use crate::clock::k8s_time;
@@ -47,14 +47,16 @@ impl Pass<'_> {
             plan.steps.iter().any(|step| matches!(step, plan::Step::CreateFolder { .. } | plan::Step::Clone { .. }));
         // Whoever comes after us has to know what to take away.
         let attributes = attributes::with(old.custom_attributes.as_deref(), &self.desired);
-        let attributes_known = attributes == old.custom_attributes;
-        if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) && attributes_known {
+        let tags = tags::with(old.tags.as_deref(), &self.desired);
+        let known = attributes == old.custom_attributes && tags == old.tags;
+        if status::same_intents(&old.members, &plan.record) && (folder_known || !needs_folder) && known {
             return Ok(());
         }
         let mut new = old.clone();
         new.members = status::listed(self.with_tasks(plan.record.clone()));
         new.folder = Some(FolderStatus { name: seen.folder.name.clone(), id });
         new.custom_attributes = attributes;
+        new.tags = tags;
         new.baseline.get_or_insert_with(|| self.desired.made().to_string());
         new.connection = self.connection_record.clone().or(new.connection);
         new.target = self.destination.clone();
@@ -203,6 +205,16 @@ impl Pass<'_> {
                     connected.forget_custom_fields();
                     self.fail_vc(Topic::Attributes, &error);
                 }
+                Effect::Tagged { vms } => {
+                    let wished = self.desired.tagging.iter().flatten().filter(|(_, wish)| wish.attached);
+                    let wished: BTreeSet<_> = wished.map(|(tag, _)| tag.clone()).collect();
+                    for vm in vms {
+                        self.memory.tagged.note(vm, wished.clone());
+                    }
+                    // No watch tells of it.
+                    self.look_again(Duration::ZERO);
+                }
+                Effect::NotTagged { tag, error } => self.not_tagged(connected, tag.as_deref(), &error),
                 Effect::Already { .. } => {}
                 Effect::Gone { uuid } => {
                     // The fresh read has the last word, whatever the watch still shows.
@@ -344,6 +356,8 @@ impl Pass<'_> {
             folder: self.folder_to_record(seen),
             unannotated: attributes::left(&self.desired, seen),
             attributes: self.attributes_to_keep(seen),
+            untagged: tags::left(&self.desired, seen),
+            tags: tags::kept(self.written().0.tags.as_deref(), &self.desired, seen),
             to_be_adopted: seen.to_be_adopted(&self.desired).cloned().collect(),
             held_back: None,
             stranded: self.stranded(seen),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 mod rollout;
+mod tags;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ fn desired(replicas: usize) -> Desired {
         grace: Duration::from_secs(60),
         custom_attributes: BTreeMap::new(),
         fields: BTreeMap::new(),
+        tags: BTreeSet::new(),
+        tagging: None,
         make: Make::default(),
         hold_scale_in: false,
         protected: BTreeSet::new(),
@@ -84,6 +87,7 @@ fn member(index: usize, recorded: Option<MemberState>, power: Option<PowerState>
             stranded: None,
             attributes: BTreeMap::new(),
             fields: None,
+            tags: None,
             outdated: false,
         }),
         bound_for: None,
@@ -522,7 +526,7 @@ fn obey(desired: &Desired, world: &mut Observed, plan: &Plan) {
                 now.vm.as_mut().unwrap().power = PowerState::Off;
             }
             Step::Destroy { .. } | Step::Release { .. } => now.vm = None,
-            Step::Annotate { .. } | Step::CreateFolder { .. } | Step::Finish => {}
+            Step::Annotate { .. } | Step::Tag { .. } | Step::CreateFolder { .. } | Step::Finish => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The simulated vCenter: vim25 SOAP as a tower service over a small world of
+//! The simulated vCenter: vim25 SOAP, and REST for tags, as a tower service over a small world of
 //! datacenters, clusters, hosts, datastores and virtual machines.
 //!
 //! It stands for the other side of the wire: it follows the vendor's
@@ -22,10 +22,12 @@ mod maintenance;
 mod methods;
 mod privileges;
 mod properties;
+mod rest;
 mod selection;
 mod service;
 mod session;
 mod soap;
+mod tagging;
 mod tasks;
 mod value;
 mod views;
@@ -33,12 +35,13 @@ mod vm;
 mod vm_methods;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 pub use config::{TaskDurations, VcenterConfig};
+pub use rest::operation as rest_operation;
 pub use service::VcenterService;
 pub use tasks::TaskState;
 
@@ -85,6 +88,8 @@ pub struct VmView {
     pub customized: Option<String>,
     /// Its custom attributes, by name.
     pub attributes: BTreeMap<String, String>,
+    /// Its tags: category and name of each.
+    pub tags: BTreeSet<(String, String)>,
 }
 
 /// A task as the world has it, for assertions.
@@ -172,7 +177,8 @@ impl VcenterSim {
         }))
     }
 
-    /// The fault script. Operations are SOAP method names. `Error` takes an
+    /// The fault script. Operations are SOAP method names, or those of the REST API
+    /// ([`rest_operation`]). `Error` takes an
     /// HTTP status (`503`), a fault type (`NotAuthenticated`), or for property
     /// reads `missingSet:` and a fault type, which answers each property with
     /// that fault. Rules meet calls as they come in: [`Self::set_down`] and
@@ -181,7 +187,8 @@ impl VcenterSim {
         &self.0.faults
     }
 
-    /// The vim25 endpoint: POST `/sdk`, GET `/sdk/vimServiceVersions.xml`.
+    /// The endpoint: POST `/sdk`, GET `/sdk/vimServiceVersions.xml`, and below `/rest`
+    /// what is about tags.
     pub fn service(&self) -> VcenterService {
         VcenterService::new(self.0.clone())
     }
@@ -255,6 +262,11 @@ impl VcenterSim {
     /// the same time.
     pub fn most_sessions(&self) -> usize {
         self.0.change(|state| state.most_sessions.values().copied().max().unwrap_or(0))
+    }
+
+    /// How many sessions of the REST API are open.
+    pub fn api_sessions(&self) -> usize {
+        self.0.change(|state| state.api_sessions.len())
     }
 
     /// How many logins have succeeded since the start.
@@ -419,6 +431,37 @@ impl VcenterSim {
     pub fn set_attribute(&self, path: &str, name: &str, value: &str) -> Result<(), WorldError> {
         self.on(path, Kind::VirtualMachine, |state, vm| {
             state.set_attribute(vm, name, value);
+            Ok(())
+        })
+    }
+
+    /// Makes a category of tags, of which a machine may have one at a time (`single`), or
+    /// any number.
+    pub fn define_category(&self, name: &str, single: bool) {
+        self.0.change(|state| state.define_category(name, single));
+    }
+
+    /// Makes a tag, and its category if that is new.
+    pub fn define_tag(&self, category: &str, name: &str) {
+        self.0.change(|state| state.define_tag(category, name));
+    }
+
+    /// Somebody deletes a tag.
+    pub fn delete_tag(&self, category: &str, name: &str) -> Result<(), WorldError> {
+        self.0.change(|state| {
+            let id = state.tagging.find(category, name);
+            id.map(|id| state.delete_tag(&id)).ok_or_else(|| WorldError::NotFound(name.to_owned()))
+        })
+    }
+
+    /// Somebody attaches a tag to a machine, or takes it off. It is made if it is new.
+    pub fn set_tag(&self, path: &str, category: &str, name: &str, on: bool) -> Result<(), WorldError> {
+        self.on(path, Kind::VirtualMachine, |state, vm| {
+            let id = state.define_tag(category, name);
+            if on {
+                return state.attach(&id, vm).map_err(|_| soap::VimFault::new("InvalidArgument", "cardinality"));
+            }
+            state.detach(&id, vm);
             Ok(())
         })
     }
@@ -613,5 +656,6 @@ fn view(state: &State, moref: Moref) -> VmView {
             .flat_map(|entity| &entity.attributes)
             .filter_map(|(key, value)| Some((state.attribute(*key)?.0.clone(), value.clone())))
             .collect(),
+        tags: state.tagging.names_of(moref),
     }
 }

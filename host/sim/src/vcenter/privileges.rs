@@ -11,12 +11,14 @@ use super::world::State;
 const OF_READERS: [&str; 3] = ["System.Anonymous", "System.Read", "System.View"];
 
 /// What there is to be had beside that, as far as a method here could take it.
-const OF_WRITERS: [&str; 28] = [
+const OF_WRITERS: [&str; 30] = [
     "Datastore.AllocateSpace",
     "Folder.Create",
     "Folder.Delete",
     "Global.SetCustomField",
     "Host.Config.Maintenance",
+    "InventoryService.Tagging.AttachTag",
+    "InventoryService.Tagging.ObjectAttachable",
     "Network.Assign",
     "Resource.AssignVMToPool",
     "Sessions.TerminateSession",

@@ -15,6 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use super::Shared;
 use super::entity::Moref;
 use super::methods::{self, Call};
+use super::rest;
 use super::session::{SessionId, invalid_login};
 use super::soap::{self, Node, VimFault};
 use super::tasks::Doom;
@@ -24,8 +25,8 @@ use crate::faults::{Cut, Fault};
 const MAX_BODY: usize = 16 << 20;
 const COOKIE_NAME: &str = "vmware_soap_session";
 
-/// The vim25 endpoint of a simulated vCenter. Answers POST `/sdk` and GET
-/// `/sdk/vimServiceVersions.xml`. Errs with [`Cut`] where a connection would
+/// The endpoint of a simulated vCenter. Answers POST `/sdk` and GET
+/// `/sdk/vimServiceVersions.xml` as vim25 does, and below `/rest` what is about tags. Errs with [`Cut`] where a connection would
 /// break.
 #[derive(Clone)]
 pub struct VcenterService(Arc<Shared>);
@@ -79,6 +80,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
     let (head, body) = request.into_parts();
     if head.method == Method::GET && head.uri.path().ends_with("/vimServiceVersions.xml") {
         return Ok(respond(StatusCode::OK, VERSIONS.to_owned()));
+    }
+    if head.uri.path().starts_with(rest::BELOW) {
+        let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return Err(Cut) };
+        return rest::answer(shared, head, &body).await;
     }
     if !matches!(head.uri.path(), "/sdk" | "/sdk/" | "/sdk/vimService") {
         return Ok(respond(StatusCode::NOT_FOUND, String::new()));

@@ -29,8 +29,7 @@ pub(super) struct Session {
 impl State {
     /// Opens a session; the caller hands the cookie to the client.
     pub(super) fn login(&mut self, user: &str, password: &str, agent: &str) -> Result<(SessionId, String), VimFault> {
-        let everything = user == self.config.user && password == self.config.password;
-        if !everything && self.config.readers.get(user).is_none_or(|known| known != password) {
+        if !self.knows(user, password) {
             return Err(invalid_login());
         }
         self.logins += 1;
@@ -51,6 +50,12 @@ impl State {
         let most = self.most_sessions.entry(agent.to_owned()).or_default();
         *most = open.max(*most);
         Ok((id, cookie))
+    }
+
+    /// Whether there is such an account.
+    pub(super) fn knows(&self, user: &str, password: &str) -> bool {
+        let everything = user == self.config.user && password == self.config.password;
+        everything || self.config.readers.get(user).is_some_and(|known| known == password)
     }
 
     /// The session that a cookie stands for.
@@ -85,6 +90,7 @@ impl State {
     }
 
     pub(super) fn end_all_sessions(&mut self) {
+        self.api_sessions.clear();
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.end_session(id);
         }

@@ -331,6 +331,7 @@ impl State {
         self.unplan_guest(moref);
         let instance = self.vm(moref).instance_uuid.to_lowercase();
         self.instances.remove(&instance);
+        self.forget_tags(moref);
         self.delete(moref);
     }
 

@@ -13,8 +13,10 @@ use rand_core::RngCore as _;
 use super::collector::Collector;
 use super::config::VcenterConfig;
 use super::entity::{Kind, Moref};
+use super::rest::ApiSession;
 use super::session::{Session, SessionId};
 use super::soap::VimFault;
+use super::tagging::Tagging;
 use super::tasks::{Event, Task};
 use super::value::{Val, text};
 use super::views::View;
@@ -107,6 +109,7 @@ pub(super) struct State {
     pub(super) attribute_names: Vec<(String, Option<Kind>)>,
     /// Customization specifications, by name.
     pub(super) customizations: BTreeSet<String>,
+    pub(super) tagging: Tagging,
     pub(super) tasks: BTreeMap<Moref, Task>,
     /// Tasks that `TaskManager.recentTask` lists.
     pub(super) recent_tasks: BTreeSet<Moref>,
@@ -118,6 +121,8 @@ pub(super) struct State {
     /// Hosts that are on their way into maintenance.
     pub(super) entering: BTreeSet<Moref>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
+    /// Those of the REST API, by what they are known by.
+    pub(super) api_sessions: BTreeMap<String, ApiSession>,
     pub(super) logins: u64,
     /// The most sessions that were ever open at the same time, by user agent.
     pub(super) most_sessions: BTreeMap<String, usize>,
@@ -148,6 +153,7 @@ impl State {
             instances: BTreeMap::new(),
             attribute_names: Vec::new(),
             customizations: BTreeSet::new(),
+            tagging: Tagging::default(),
             tasks: BTreeMap::new(),
             recent_tasks: BTreeSet::new(),
             completed_tasks: std::collections::VecDeque::new(),
@@ -155,6 +161,7 @@ impl State {
             last_event: 0,
             entering: BTreeSet::new(),
             sessions: BTreeMap::new(),
+            api_sessions: BTreeMap::new(),
             logins: 0,
             most_sessions: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -590,6 +597,7 @@ impl State {
     pub(super) fn restart(&mut self, finish_running: bool) {
         self.epoch += 1;
         self.sessions.clear();
+        self.api_sessions.clear();
         self.collectors.clear();
         self.views.clear();
         self.drop_tasks(finish_running);

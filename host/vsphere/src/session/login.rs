@@ -11,6 +11,7 @@ use crate::client::{Caller, Inner, Purpose};
 use crate::error::{Error, FaultKind};
 use crate::model::About;
 use crate::refs::ManagedObjectRef;
+use crate::rest;
 use crate::soap;
 use crate::xml::Element;
 use vmgroup_wire::Credentials;
@@ -43,8 +44,60 @@ pub(super) struct Attempt {
     pub(super) generation: u64,
 }
 
+/// Opens a session of the API that it is for.
+pub(super) async fn log_in(inner: &Arc<Inner>, attempt: Attempt) -> Result<Arc<Session>, Failed> {
+    match attempt.purpose {
+        Purpose::Tag => log_in_to_rest(inner, attempt).await,
+        Purpose::Read | Purpose::Write => log_in_to_soap(inner, attempt).await,
+    }
+}
+
+/// `com.vmware.cis.session.create`. The SOAP session is had and used first: who is refused
+/// there is not refused here as well, and on a line that carries nothing no session is
+/// left in doubt.
+async fn log_in_to_rest(inner: &Arc<Inner>, attempt: Attempt) -> Result<Arc<Session>, Failed> {
+    let Attempt { purpose, agent, credentials, epoch, generation } = attempt;
+    let beside = soap_session(inner).await.map_err(Failed::surely)?;
+    match rest::log_in(inner, &agent, &credentials, PATIENCE).await {
+        Ok(id) => {
+            tracing::debug!(generation, user = %credentials.user, "logged in for tags");
+            Ok(Arc::new(Session {
+                purpose,
+                agent,
+                epoch,
+                generation,
+                cookie: Some(id.clone()),
+                key: Some(id),
+                user: beside.user.clone(),
+                content: beside.content.clone(),
+                about: beside.about.clone(),
+                used: Mutex::new(Instant::now()),
+            }))
+        }
+        Err(error) => Err(Failed { in_doubt: may_have_opened_one(&error), error }),
+    }
+}
+
+/// A SOAP session that has just been answered.
+async fn soap_session(inner: &Arc<Inner>) -> Result<Arc<Session>, Error> {
+    let session = super::session(inner, Purpose::Write).await?;
+    let method = "CurrentTime";
+    let envelope = soap::envelope(method, &ManagedObjectRef::new("ServiceInstance", "ServiceInstance"), |_| {});
+    match inner.exchange(method, session.caller(), envelope, inner.options.call_timeout).await {
+        Ok(_) => {
+            session.touch();
+            Ok(session)
+        }
+        Err(error) if error.is_session_lost() => {
+            inner.invalidate(&session);
+            super::session(inner, Purpose::Write).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// `RetrieveServiceContent` and `Login`.
-pub(super) async fn log_in(inner: &Inner, attempt: Attempt) -> Result<Arc<Session>, Failed> {
+async fn log_in_to_soap(inner: &Inner, attempt: Attempt) -> Result<Arc<Session>, Failed> {
     let Attempt { purpose, agent, credentials, epoch, generation } = attempt;
     let instance = ManagedObjectRef::new("ServiceInstance", "ServiceInstance");
     let method = "RetrieveServiceContent";
@@ -116,9 +169,14 @@ fn may_have_opened_one(error: &Error) -> bool {
 pub(super) async fn log_out(inner: &Inner, session: &Session) -> bool {
     let attempts = async {
         for _ in 0..2 {
-            let envelope = soap::envelope("Logout", &session.content.session_manager, |_| {});
-            match inner.exchange("Logout", session.caller(), envelope, LOGOUT).await {
-                Ok(_) => return true,
+            let ended = if session.purpose == Purpose::Tag {
+                rest::log_out(inner, session.caller(), LOGOUT).await
+            } else {
+                let envelope = soap::envelope("Logout", &session.content.session_manager, |_| {});
+                inner.exchange("Logout", session.caller(), envelope, LOGOUT).await.map(drop)
+            };
+            match ended {
+                Ok(()) => return true,
                 // The answer of the first attempt was lost, or somebody else ended it.
                 Err(error) if error.is_session_lost() && session.key.is_some() => return true,
                 Err(error) => tracing::debug!(generation = session.generation, %error, "logout failed"),

@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/vmware/govmomi/simulator"
+	vapi "github.com/vmware/govmomi/vapi/simulator"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -223,7 +224,7 @@ func serve(o options, model *simulator.Model, failed chan<- error) (*ready, erro
 
 	var password atomic.Pointer[string]
 	password.Store(&o.pass)
-	backend := soapHandler(model, sdk, func(login *types.Login) bool {
+	backend := handler(model, sdk, func(login *types.Login) bool {
 		return login.UserName == o.user && login.Password == *password.Load() ||
 			login.UserName == o.adminUser && login.Password == o.adminPass
 	})
@@ -276,9 +277,10 @@ func withTLS(l net.Listener, config *tls.Config) net.Listener {
 	return tls.NewListener(l, config)
 }
 
-// soapHandler is the simulator without a listener of its own. It does what
-// simulator.Service.NewServer does, as far as SOAP clients notice.
-func soapHandler(model *simulator.Model, sdk url.URL, validLogin func(*types.Login) bool) http.Handler {
+// handler is the simulator without a listener of its own. It does what
+// simulator.Service.NewServer does, as far as SOAP clients and those of the REST API
+// notice.
+func handler(model *simulator.Model, sdk url.URL, validLogin func(*types.Login) bool) http.Handler {
 	service := model.Service
 	// Without a user here, or with the simulator's own DefaultLogin, it takes anybody
 	// and does not ask validLogin.
@@ -291,6 +293,11 @@ func soapHandler(model *simulator.Model, sdk url.URL, validLogin func(*types.Log
 	service.ServeMux.HandleFunc(sdk.Path+"/vimServiceVersions.xml", service.ServiceVersions)
 	service.ServeMux.HandleFunc("/folder/", service.ServeDatastore)
 	service.ServeMux.HandleFunc("/about", service.About)
+	// Tags.
+	patterns, rest := vapi.New(service.Listen, model.Map())
+	for _, pattern := range patterns {
+		service.Handle(pattern, rest)
+	}
 	return service.ServeMux
 }
 
