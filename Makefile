@@ -14,23 +14,31 @@ say = @echo '==> $(strip $(1))' >&2
 # The first build takes minutes, and nobody should wonder what it is doing.
 first = $(if $(wildcard $(TARGET)/debug/vmgroup),,; the first build takes about 8 minutes on two cores)
 
+# What the operator embeds. Built first, as cargo's build script may install nothing:
+# this adds the compiler's target for WebAssembly where it is missing.
+define policies
+$(call say, building the policies as WebAssembly)
+@scripts/build-plugins
+endef
+
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## The whole story on simulators, in the terminal. KEEP=1 leaves it running to play with
+	$(policies)
 	$(call say, building the operator and the demo$(first))
 	@cargo build --workspace --bin vmgroup --bin demo
 	@$(TARGET)/debug/demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 serve: ## CRATE=folder: builds, checks and swaps in your policy at each change, on simulators
 	@if [ -z '$(CRATE)' ]; then echo 'say which crate: make serve CRATE=my-policy; vmgroup policy new begins one' >&2; exit 2; fi
+	$(policies)
 	$(call say, building the operator and the demo$(first))
 	@cargo build --workspace --bin vmgroup --bin demo
 	@$(TARGET)/debug/demo --serve '$(CRATE)'
 
 test: ## Every test that needs nothing but Rust
-	$(call say, building the policies as WebAssembly)
-	@scripts/build-plugins
+	$(policies)
 	$(call say, building the tests$(first))
 	@cargo test --workspace --no-run
 	$(call say, testing the workspace)
@@ -45,6 +53,7 @@ e2e: ## The same stories against the real kube-apiserver, etcd, vcsim and regist
 	@host/e2e/tools/build >/dev/null
 	$(call say, testing the front of vcsim)
 	@go -C host/e2e/tools/vsphere test ./...
+	$(policies)
 	$(call say, building the operator and the suite$(first))
 	@cargo build --workspace --bin vmgroup
 	@cargo test --workspace --test real --no-run
@@ -56,6 +65,7 @@ e2e: ## The same stories against the real kube-apiserver, etcd, vcsim and regist
 bench: ## Print the figures: speed, calls, memory. Needs Go
 	$(call say, building vcsim)
 	@host/e2e/tools/build vsphere >/dev/null
+	$(policies)
 	$(call say, building in release mode; some minutes the first time)
 	@cargo build --release --workspace --bin vmgroup --bin bench
 	@$(TARGET)/release/bench
@@ -80,6 +90,7 @@ c-policy: ## The policy in C, built anew and tried as the one that is checked in
 	@VMGROUP_C_POLICY='$(C_POLICY)/least-memory.wasm' cargo test --workspace --test other_language --quiet
 
 crd: ## Generate deploy/base/crd.yaml from the types in host/api
+	$(policies)
 	@cargo build --workspace --bin vmgroup
 	@$(TARGET)/debug/vmgroup crd > deploy/base/.crd.yaml && mv deploy/base/.crd.yaml deploy/base/crd.yaml
 
@@ -88,6 +99,7 @@ fmt: ## Format all Rust
 	@cargo fmt --manifest-path examples/custom-policy/Cargo.toml
 
 lint: ## Format, clippy and shellcheck (if there is one)
+	$(policies)
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run host/e2e/tools/build; \
@@ -102,11 +114,13 @@ deny: ## Licenses, sources, duplicates and advisories of the dependencies
 SOAK_STATE := $(TARGET)/soak.json
 
 soak: ## RUNS=1000 random runs under random faults; Ctrl-C stops, the same again goes on. RELEASE=1 for many
+	$(policies)
 	$(call say, building the soak$(first))
 	@cargo build --workspace --bin soak $(if $(RELEASE),--release)
 	@$(TARGET)/$(if $(RELEASE),release,debug)/soak --runs $(or $(RUNS),1000) --from $(or $(FROM),0) --threads 2 --continue $(SOAK_STATE)
 
 mutants: ## Plants known bugs, one at a time: each has to be caught. ONLY=part of a name
+	$(policies)
 	$(call say, building what plants them$(first))
 	@cargo build --workspace --bin mutants
 	@$(TARGET)/debug/mutants $(if $(ONLY),--only $(ONLY))

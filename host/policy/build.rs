@@ -28,7 +28,7 @@ fn shipped(root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
             Ok(done) if done.status.success() => {}
             Ok(done) => {
                 return Err(format!(
-                    "the shipped policies do not build; run `make plugins` and see why:\n{}{}",
+                    "the shipped policies do not build; `make plugins` installs what is missing, or shows what is wrong:\n{}{}",
                     String::from_utf8_lossy(&done.stdout),
                     String::from_utf8_lossy(&done.stderr)
                 )
