@@ -55,7 +55,7 @@ impl Wishes {
 /// A property that did not hold.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// Its name in `properties.md`.
+    /// Its name in `docs/properties.md`.
     pub property: &'static str,
     /// What was seen.
     pub text: String,
