@@ -52,6 +52,7 @@ impl Playground {
             VcenterConfig {
                 user: USER.into(),
                 password: PASSWORD.into(),
+                // The original's text has a manifest with the one, and one with the other.
                 templates: vec![TEMPLATE.into(), "my-operator-template".into()],
                 durations: TaskDurations { clone: Duration::from_millis(600), ..TaskDurations::default() },
                 ..VcenterConfig::default()

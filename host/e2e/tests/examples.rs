@@ -1,5 +1,7 @@
 //! Every example of a `VmGroup` under `examples/` is taken by the API server as it
 //! stands, and comes up.
+//!
+//! A namespace is there only if the file makes it: `kubectl apply` does no more.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test]")]
 
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vmgroup_e2e::sim::SimWorld;
-use vmgroup_e2e::world::{Options, ROOT, TEMPLATE, User, World, yaml};
+use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World, yaml};
 
 const SOON: Duration = Duration::from_secs(600);
 
@@ -59,12 +61,22 @@ async fn every_example_comes_up() {
         let user = User::of(&world);
         let text = std::fs::read_to_string(&file).unwrap();
         let mut groups = Vec::new();
+        let mut namespaces = vec!["default".to_owned(), OPERATOR_NAMESPACE.to_owned()];
+        if file.ends_with("vmgroup.yaml") {
+            // The original's manifest, before which its namespace is made by hand.
+            namespaces.push("myoperator-vms".to_owned());
+            user.namespace("myoperator-vms").await;
+        }
         for object in text.split("\n---\n").map(yaml) {
             let metadata = &object["metadata"];
             let at = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
             match object["kind"].as_str().unwrap() {
-                "Namespace" => user.namespace(&at("name")).await,
+                "Namespace" => {
+                    user.namespace(&at("name")).await;
+                    namespaces.push(at("name"));
+                }
                 "VmGroup" => {
+                    assert!(namespaces.contains(&at("namespace")), "{} makes no {}", file.display(), at("namespace"));
                     user.namespace(&at("namespace")).await;
                     make_template(&world, object["spec"]["template"].as_str().unwrap());
                     make_folder(&world, &object["spec"]["target"]);

@@ -12,6 +12,7 @@ use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::Value;
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Options, User, World, eventually, yaml};
+use vmgroup_operator::clock::Clock;
 use vmgroup_operator::metrics::{MetricKind, Metrics};
 use vmgroup_sim::faults::{Fault, Rule};
 
@@ -236,6 +237,21 @@ async fn alerts_are_about_what_there_is() {
     // And no runbook of an alert that is no more.
     wrong.extend(anchors.difference(&names).filter(|anchor| anchor.starts_with("vmgroup")).cloned());
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// An edit that does not count is neither silent nor unseen, whatever it is of.
+#[tokio::test]
+async fn what_is_refused_has_an_alert_and_a_panel() {
+    let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
+    let described = metrics.described();
+    let names: Vec<String> =
+        described.iter().map(|metric| metric.name()).filter(|it| it.ends_with("_refused")).collect();
+    assert!(names.len() >= 2, "{names:?}");
+    for name in names {
+        for (file, text) in [("rules.yaml", RULES), ("dashboard.json", DASHBOARD)] {
+            assert!(text.contains(&format!("max({name}{{")), "deploy/monitoring/{file} does not ask for {name}");
+        }
+    }
 }
 
 /// Every panel of the dashboard shows what there is.

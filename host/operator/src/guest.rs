@@ -80,7 +80,7 @@ impl fmt::Debug for UserData {
 pub enum GuestError {
     /// The operator has no right to read it.
     #[error(
-        "the operator may not read the {from} in namespace {namespace}: the administrator allows it with the component deploy/components/guest-data"
+        "the operator may not read the {from} in namespace {namespace}: the administrator allows it with the component deploy/components/guest-data and a RoleBinding there"
     )]
     Forbidden {
         /// What.

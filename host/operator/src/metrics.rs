@@ -409,7 +409,7 @@ impl Metrics {
             ),
             tasks: c.add(
                 "vmgroup_vcenter_tasks",
-                "Tasks in flight at vCenter, by what they do: clone, mark, power-on, power-off, destroy",
+                "Tasks in flight at vCenter, by what they do: clone, reconfigure, power-on, power-off, destroy",
                 Family::default(),
             ),
             tasks_waiting: c.add(

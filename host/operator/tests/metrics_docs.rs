@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use vmgroup_operator::clock::Clock;
 use vmgroup_operator::metrics::{MetricKind, Metrics};
+use vmgroup_operator::tasks::TaskKind;
 
 const BEGIN: &str = "<!-- metrics: written by host/operator/tests/metrics_docs.rs -->\n";
 const END: &str = "<!-- metrics: end -->\n";
@@ -40,4 +41,13 @@ async fn the_documents_list_of_metrics_is_complete_and_true() {
         return;
     }
     assert_eq!(listed, wanted, "docs/operations.md differs from the metrics; run with UPDATE_GOLDEN=1");
+}
+
+#[tokio::test]
+async fn every_kind_of_task_is_named() {
+    let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
+    let described = metrics.described();
+    let tasks = described.iter().find(|metric| metric.name() == "vmgroup_vcenter_tasks").unwrap();
+    let kinds = TaskKind::ALL.map(TaskKind::as_str).join(", ");
+    assert!(tasks.help.ends_with(&kinds), "{} are {kinds}", tasks.help);
 }

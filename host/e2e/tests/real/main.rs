@@ -20,7 +20,7 @@ use kube::api::Api;
 use serde_json::Value;
 use vmgroup_e2e::real::RealWorld;
 use vmgroup_e2e::scenarios;
-use vmgroup_e2e::world::{Deed, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, VmView, World, eventually};
+use vmgroup_e2e::world::{OPERATOR_NAMESPACE, Options, TEMPLATE, User, VmView, World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -62,9 +62,6 @@ async fn kubectl_as_a_person_uses_it() {
         return;
     }
     let mut world = RealWorld::make(Options::default()).await.unwrap();
-    // The seed's manifest, as it is, has this template.
-    let template = Deed::AddTemplate { folder: ROOT.into(), name: "my-operator-template".into() };
-    world.deed(template).await.unwrap();
     world.start_operator().await.unwrap();
     let world = &world;
     let attempt = async |line: &str| {
@@ -79,7 +76,7 @@ async fn kubectl_as_a_person_uses_it() {
     typed("wait -n myoperator-vms --for=condition=Ready --timeout=60s vg/vmgroup-sample").await;
     let got = typed("get vg -n myoperator-vms").await;
     let columns = ["NAME", "PHASE", "CURRENT", "DESIRED", "CPU", "MEMORY", "TEMPLATE", "LAST_MESSAGE"];
-    let values = ["vmgroup-sample", "RUNNING", "3", "3", "2", "1", "my-operator-template"];
+    let values = ["vmgroup-sample", "RUNNING", "3", "3", "2", "1", TEMPLATE];
     let row = [&values[..], &["successfully reconciled VmGroup"]].concat();
     assert_eq!(table(&got), [columns.to_vec(), row], "{got}");
     let wide = typed("get vmgroups.vm.codeconnect.vmworld.com -n myoperator-vms -o wide").await;
@@ -255,8 +252,12 @@ async fn guests_that_differ_need_their_component() {
     .await;
     user.told("shop", "web", "Stalled", "deploy/components/guest-data", SOON).await;
     assert_eq!(world.vms().await.unwrap(), []);
-    let rights = include_str!("../../../../deploy/components/guest-data/rbac.yaml");
-    world.kubectl(&["apply", "-f", "-"], Some(rights)).await.unwrap().success().unwrap();
+    let handbook = include_str!("../../../../docs/operations.md");
+    let shown = handbook.split("```yaml\n").find(|block| block.contains("name: vmgroup-operator-guest-data"));
+    let binding = shown.unwrap().split("```").next().unwrap().replace("namespace: YOURS", "namespace: shop");
+    for rights in [include_str!("../../../../deploy/components/guest-data/rbac.yaml"), &binding] {
+        world.kubectl(&["apply", "-f", "-"], Some(rights)).await.unwrap().success().unwrap();
+    }
     user.ready("shop", "web", 2, SOON * 3).await;
     for vm in world.vms().await.unwrap() {
         assert_eq!(vm.extra["guestinfo.userdata.encoding"], "gzip+base64", "{vm:?}");
