@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
-use vmgroup_e2e::world::{CONNECTIONS, Deed as Act, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, World};
+use vmgroup_e2e::world::{CONNECTIONS, Deed as Act, OPERATOR_NAMESPACE, Options, ROOT, TEMPLATE, User, VmView, World};
 use vmgroup_operator::by_hand::Hand;
 use vmgroup_operator::cli::Output;
 use vmgroup_operator::cli::adopt::{self, AdoptError};
@@ -114,6 +114,56 @@ async fn nothing_is_adopted_behind_the_operators_back() {
     adopt(&world, &["old"], true, true).await.unwrap();
     user.ready("shop", "web", 2, SOON).await;
     assert_eq!(world.vms().await.unwrap().len(), 2);
+}
+
+/// The way from the original operator, as docs/operations.md has it: its machines carry
+/// no marks, and its folder is nobody's to us. Stopped, scaled to nobody and, if somebody
+/// did that, with its folder out of the way, its group takes them over, and nothing is
+/// cloned, powered off or lost.
+#[tokio::test(start_paused = true)]
+async fn the_originals_machines_are_taken_over() {
+    let theirs = ["web-replica-lbzgbaic", "web-replica-mrajwwht", "web-replica-hctcuaxh"];
+    for aside in [true, false] {
+        let mut world = SimWorld::make(Options::default()).await.unwrap();
+        let user = User::of(&world);
+        let was = if aside { "shop-web-original" } else { "shop-web" };
+        world.vcenter.add_folder(ROOT, was).unwrap();
+        for name in theirs {
+            world.vcenter.add_vm(&format!("{ROOT}/{was}"), name, &[]).unwrap();
+        }
+        user.apply(&format!(
+            "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {{name: web, namespace: shop, finalizers: [vm-operator]}}\nspec: {{cpu: 2, memory: 1, replicas: 3, template: {TEMPLATE}}}\n"
+        ))
+        .await;
+        let status = serde_json::json!({
+            "phase": "RUNNING", "currentReplicas": 3, "desiredReplicas": 3,
+            "lastMessage": "successfully reconciled VmGroup",
+        });
+        world.kube.set_status("vmgroups", Some("shop"), "web", status).unwrap();
+
+        user.scale("shop", "web", 0).await;
+        world.start_operator().await.unwrap();
+        user.ready("shop", "web", 0, SOON).await;
+        assert_eq!(names(&world).await, BTreeSet::from(theirs.map(str::to_owned)), "nobody has left");
+
+        let paths = theirs.map(|name| format!("{ROOT}/{was}/{name}"));
+        adopt(&world, &paths.each_ref().map(String::as_str), true, true).await.unwrap();
+        user.ready("shop", "web", 3, SOON).await;
+        let vms = world.vms().await.unwrap();
+        let own = format!("{ROOT}/shop-web");
+        let at_home =
+            |vm: &VmView| if aside { vm.folder() == own } else { vm.folder().starts_with(&format!("{own}-")) };
+        assert!(vms.len() == 3 && vms.iter().all(|vm| vm.on && at_home(vm)), "{vms:?}");
+        let calls = world.calls().await.unwrap();
+        for never in ["CloneVM_Task", "PowerOffVM_Task", "Destroy_Task"] {
+            assert!(!calls.contains_key(never), "{calls:?}");
+        }
+        // They are members like any others, and the original's finalizer keeps nobody.
+        world.vcenter.destroy_folder(&format!("{ROOT}/{was}")).unwrap();
+        user.delete("shop", "web").await;
+        user.gone("shop", "web", SOON * 5).await;
+        assert_eq!(names(&world).await, BTreeSet::new());
+    }
 }
 
 /// Orphans are listed, adopted by the group's successor, or destroyed; what is not
