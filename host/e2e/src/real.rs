@@ -177,7 +177,6 @@ impl RealWorld {
             .args(&self.flags)
             .args(["--instance", &name, "--metrics-addr", &metrics])
             .args(["--max-tasks", &self.options.max_tasks.to_string()])
-            .args(ca.map(|ca| [OsStr::new("--vc-ca-file"), ca.as_os_str()]).into_iter().flatten())
             // Nothing of whoever runs the tests reaches it but the wish for a longer log.
             .env_clear()
             .envs(std::env::var_os("RUST_LOG").map(|filter| ("RUST_LOG", filter)))
@@ -190,6 +189,7 @@ impl RealWorld {
             self.metrics = Some(metrics);
             return Ok(());
         }
+        command.args(ca.map(|ca| [OsStr::new("--vc-ca-file"), ca.as_os_str()]).into_iter().flatten());
         let login_dir = self.login.as_ref().map(MountedSecret::folder).or(self.options.login_dir.as_deref());
         match login_dir {
             Some(folder) => command.env("VC_LOGIN_DIR", folder),

@@ -22,7 +22,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::traces::Exporter;
 
@@ -139,9 +139,9 @@ enum CliError {
 /// The whole program, from its arguments (the program's name first) to its exit
 /// code: 0, 1 when something failed, 2 for wrong usage.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = socket::as_plugin(run_args::normalise(arguments));
+    let arguments = socket::as_plugin(run_args::normalise(arguments), &Cli::command());
     let as_json = failure::wants_json(&arguments);
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match parse(arguments) {
         Ok(cli) => cli,
         // Help and version come this way too, and go to standard output.
         Err(error) => {
@@ -162,6 +162,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = without_empty_variables(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// An empty variable is one that is not set: manifests leave them behind, and where a
+/// flag does not take what is empty, or another one beside it, they would be in the way.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let set = |flag: clap::Arg| {
+        let value = flag.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { flag.env(None::<&str>) } else { flag }
+    };
+    command.mut_args(set).mut_subcommands(without_empty_variables)
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, CliError> {
@@ -264,5 +280,19 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// What is exec'ed in the pod is the image's one program, which lies in no PATH.
+    #[test]
+    fn what_is_shown_for_the_pod_is_there() {
+        fn all(command: &mut clap::Command, seen: &mut String) {
+            seen.push_str(&command.render_long_help().to_string());
+            command.get_subcommands_mut().for_each(|below| all(below, seen));
+        }
+        let mut help = String::new();
+        all(&mut Cli::command(), &mut help);
+        let programs = help.split("deploy/vmgroup-operator -- ").skip(1);
+        let wrong: Vec<&str> = programs.filter(|rest| !rest.starts_with("/vmgroup ")).collect();
+        assert!(wrong.is_empty() && help.contains("-- /vmgroup doctor"), "{wrong:?}");
     }
 }

@@ -108,6 +108,11 @@ pub fn role() -> BTreeSet<&'static str> {
     NEEDS.iter().filter(|need| need.on != On::Vcenter && need.privilege != CLONE).map(|need| need.privilege).collect()
 }
 
+/// Those of a second role, for vCenter itself. All of them are optional.
+pub fn role_on_vcenter() -> BTreeSet<&'static str> {
+    NEEDS.iter().filter(|need| need.on == On::Vcenter).map(|need| need.privilege).collect()
+}
+
 /// How something was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -370,9 +375,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_role_has_each_privilege_once_and_nothing_that_is_held_elsewhere() {
-        let role = role();
+    fn the_roles_have_each_privilege_once_and_nothing_that_is_held_elsewhere() {
+        let (role, on_vcenter) = (role(), role_on_vcenter());
         assert!(role.contains(DEPLOY) && !role.contains(CLONE) && !role.contains("Sessions.TerminateSession"));
+        assert!(on_vcenter.contains("Sessions.TerminateSession") && role.is_disjoint(&on_vcenter));
+        // No remedy leads to a role that lacks it, but to the other word for cloning.
+        let lacking =
+            NEEDS.iter().filter(|need| !role.contains(need.privilege) && !on_vcenter.contains(need.privilege));
+        assert_eq!(lacking.map(|need| need.privilege).collect::<Vec<_>>(), [CLONE]);
+        assert!(NEEDS.iter().all(|need| need.optional || need.on != On::Vcenter));
         let distinct: BTreeSet<_> = NEEDS.iter().map(|need| (need.privilege, need.on.as_str())).collect();
         assert_eq!(distinct.len(), NEEDS.len());
     }

@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn vmgroup(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmgroup"));
     for variable in
         ["VC_HOST", "VC_USER", "VC_PASS", "VC_LOGIN_DIR", "VC_CA_FILE", "VMGROUP_CONNECTIONS", "RUST_LOG", "KUBECONFIG"]
     {
         command.env_remove(variable);
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments);
+    command
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -67,6 +72,51 @@ fn which_vcenter_is_meant_is_said_in_one_way() {
         assert!(output.status.code() == Some(1) && told.contains(says), "{arguments:?}: {told}");
     }
     assert!(prints(&["adopt", "--help"]).contains("--connection <NAME>"));
+}
+
+/// Each privilege that doctor may miss is in a role that it prints: on the datacenter, or
+/// on vCenter alone.
+#[test]
+fn doctor_prints_both_roles() {
+    let printed = prints(&["doctor", "--role"]);
+    let (below, on_vcenter) = printed.split_once("\n\n").unwrap();
+    assert!(below.contains("VirtualMachine.Inventory.Delete") && below.ends_with("-propagate=true /DATACENTER"));
+    assert!(
+        on_vcenter.contains("Sessions.TerminateSession") && on_vcenter.ends_with("-propagate=false /\n"),
+        "{on_vcenter}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&prints(&["doctor", "--role", "--output", "json"])).unwrap();
+    assert!(json["privileges"].as_array().unwrap().len() > 10 && json["onVcenter"]["privileges"].is_array(), "{json}");
+}
+
+/// Manifests leave empty variables behind: they are as if they were not there, also
+/// beside flags that do not go with them.
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let empty = [
+        "VC_HOST",
+        "VC_USER",
+        "VC_PASS",
+        "VC_READ_USER",
+        "VC_READ_PASS",
+        "VC_LOGIN_DIR",
+        "VC_CA_FILE",
+        "VC_MAX_TASKS",
+        "VMGROUP_TIME_ZONE",
+        "VMGROUP_CONNECTIONS",
+        "VMGROUP_POLICY_DIR",
+        "VMGROUP_REGISTRY_CA_FILE",
+        "VMGROUP_SOCKET",
+    ];
+    let flags = ["run", "--insecure", "--policy-config-map", "mine", "--registry-plain-http"];
+    let output = command(&flags).envs(empty.map(|name| (name, ""))).output().unwrap();
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("VC_PASS is not set"), "{told}");
+
+    // The login is a folder's, which is no folder here.
+    let beside = [("VC_LOGIN_DIR", "/nowhere"), ("VC_PASS", ""), ("VC_READ_PASS", "")];
+    let told = text(&command(&["run"]).envs(beside).output().unwrap().stderr);
+    assert!(told.contains("the folder of VC_LOGIN_DIR cannot be used"), "{told}");
 }
 
 #[test]

@@ -256,6 +256,12 @@ async fn the_commands_sign_check_push_and_pull() {
     assert!(error["error"]["message"].as_str().unwrap().contains("has no manifest 1x"), "{error}");
     let error = run(&["pull", "registry.example.com/policies/mine"]).await.unwrap_err();
     assert_eq!(error["error"]["kind"], "usage", "{error}");
+
+    // Why, and then what to do: at a desk nothing is tried again by itself.
+    story.sim.set_down(true);
+    let error = run(&["push", &plugin, &reference]).await.unwrap_err();
+    let told = error["error"]["message"].as_str().unwrap();
+    assert!(told.contains("the connection broke") && told.ends_with("can be reached from here."), "{error}");
 }
 
 /// The commands of `vmgroup policy sign --help` and docs/policies.md.

@@ -147,7 +147,7 @@ impl Error {
                 "Give the certificate authority that signed the registry's certificate as a PEM file."
             }
             Self::Transport { .. } | Self::Slow { .. } | Self::Status { .. } | Self::Protocol { .. } => {
-                "Look whether the registry is well and can be reached from here; it is tried again by itself."
+                "Look whether the registry is well and can be reached from here."
             }
             Self::Denied { user: None, .. } => "Give a login to this registry, as a docker config.json.",
             Self::Denied { user: Some(_), .. } => {

@@ -16,13 +16,14 @@ use super::text::Paint;
 use super::{Output, SessionError, chain, table};
 use crate::clock::Clock;
 use crate::config::VcenterConfig;
-use crate::doctor::{Condition, Finding, examine, role};
+use crate::doctor::{Condition, Finding, examine, role, role_on_vcenter};
 use crate::metrics::Metrics;
 use crate::run::{kube_client, vcenter_client};
 use crate::status::bounded;
 
-/// The role's name in what is printed.
+/// The roles' names in what is printed.
 const ROLE: &str = "vmgroup-operator";
+const ROLE_ON_VCENTER: &str = "vmgroup-operator-vcenter";
 
 /// Arguments of `vmgroup doctor`.
 #[derive(Args, Debug)]
@@ -37,13 +38,13 @@ Examples:
   vmgroup doctor --connections vmgroup-connections                  # all of them
   vmgroup doctor --connections ./connections.yaml --connection muc  # before it counts
   vmgroup doctor --role
-  kubectl --namespace vmgroup-system exec deploy/vmgroup-operator -- vmgroup doctor")]
+  kubectl --namespace vmgroup-system exec deploy/vmgroup-operator -- /vmgroup doctor")]
 pub struct DoctorArgs {
     /// A template that shall be cloned, by name or inventory path; several times for several [default: those of the cluster's VmGroups]
     #[arg(long = "template", value_name = "NAME")]
     templates: Vec<String>,
 
-    /// Print the role to create in vCenter, as commands for govc, and look at nothing
+    /// Print the roles to create in vCenter, as commands for govc, and look at nothing
     #[arg(long)]
     role: bool,
 
@@ -213,13 +214,19 @@ fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
 
 fn print_role(out: &mut impl Write, output: Output) -> std::io::Result<()> {
     let privileges: Vec<&str> = role().into_iter().collect();
+    let on_vcenter: Vec<&str> = role_on_vcenter().into_iter().collect();
     if output == Output::Json {
-        return writeln!(out, "{:#}", json!({ "role": ROLE, "privileges": privileges }));
+        let optional = json!({ "role": ROLE_ON_VCENTER, "privileges": on_vcenter });
+        return writeln!(out, "{:#}", json!({ "role": ROLE, "privileges": privileges, "onVcenter": optional }));
     }
+    let create =
+        |role: &str, privileges: &[&str]| format!("govc role.create {role} \\\n  {}", privileges.join(" \\\n  "));
+    let give = "govc permissions.set -principal operator@vsphere.local -role";
     writeln!(
         out,
         "# The role, and the user who gets it on the datacenter and all that is below. Narrower: on the root folder,\n# the templates, the pools, the datastores and the networks, each by a command of its own."
     )?;
-    writeln!(out, "govc role.create {ROLE} \\\n  {}", privileges.join(" \\\n  "))?;
-    writeln!(out, "govc permissions.set -principal operator@vsphere.local -role {ROLE} -propagate=true /DATACENTER")
+    writeln!(out, "{}\n{give} {ROLE} -propagate=true /DATACENTER\n", create(ROLE, &privileges))?;
+    writeln!(out, "# Optional, as what is held on vCenter itself: another role, for nothing that is below.")?;
+    writeln!(out, "{}\n{give} {ROLE_ON_VCENTER} -propagate=false /", create(ROLE_ON_VCENTER, &on_vcenter))
 }

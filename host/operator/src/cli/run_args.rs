@@ -249,10 +249,10 @@ pub enum ConfigError {
     Login(#[source] LoginError),
     /// One vCenter, and several.
     #[error(
-        "both --connections (VMGROUP_CONNECTIONS) and {variable} are set: the vCenters are those of connections.yaml, or just one"
+        "both --connections (VMGROUP_CONNECTIONS) and {variable} are set: the vCenters, with logins, trust and places, are those of connections.yaml, or there is just one"
     )]
     TwoWays {
-        /// The one that is too much.
+        /// The variable, or the flag, that is too much.
         variable: &'static str,
     },
     /// Two logins, and no way to tell which one is meant.
@@ -341,19 +341,38 @@ fn missing(what: &[Wanted]) -> String {
 }
 
 impl VcenterArgs {
-    /// The first of the variables that say which vCenter it is, if there is one.
+    /// The first of the variables and flags that say something of the one vCenter, if
+    /// there is one.
     pub(super) fn given(&self) -> Option<&'static str> {
+        let Self {
+            vc_host,
+            vc_user,
+            vc_pass,
+            vc_read_user,
+            vc_read_pass,
+            vc_login_dir,
+            vc_ca_file,
+            insecure,
+            datacenter,
+            pool,
+            datastore,
+            root_folder,
+        } = self;
         let set = |value: &Option<String>| value.as_ref().is_some_and(|value| !value.trim().is_empty());
-        let folder = self.vc_login_dir.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        let named = |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         let all = [
-            ("VC_HOST", set(&self.vc_host)),
-            ("VC_USER", set(&self.vc_user)),
-            ("VC_PASS", self.vc_pass.is_some()),
-            ("VC_LOGIN_DIR", folder),
-            ("VC_DATACENTER", set(&self.datacenter)),
-            ("VC_POOL", set(&self.pool)),
-            ("VC_DATASTORE", set(&self.datastore)),
-            ("VC_FOLDER", set(&self.root_folder)),
+            ("VC_HOST", set(vc_host)),
+            ("VC_USER", set(vc_user)),
+            ("VC_PASS", vc_pass.is_some()),
+            ("VC_READ_USER", set(vc_read_user)),
+            ("VC_READ_PASS", vc_read_pass.is_some()),
+            ("VC_LOGIN_DIR", named(vc_login_dir)),
+            ("VC_CA_FILE", named(vc_ca_file)),
+            ("--insecure", *insecure),
+            ("VC_DATACENTER", set(datacenter)),
+            ("VC_POOL", set(pool)),
+            ("VC_DATASTORE", set(datastore)),
+            ("VC_FOLDER", set(root_folder)),
         ];
         all.into_iter().find(|(_, given)| *given).map(|(variable, _)| variable)
     }
@@ -673,6 +692,17 @@ mod tests {
         assert!(matches!(several.vcenters, Vcenters::File { config_map } if config_map == "vmgroup-connections"));
         let both = parse(&[&LOGIN[..], &["--connections", "mine"]].concat()).into_config().unwrap_err();
         assert!(matches!(both, ConfigError::TwoWays { variable: "VC_HOST" }), "{both}");
+        for (arguments, named) in [
+            (&["--vc-ca-file", "ca.pem"][..], "VC_CA_FILE"),
+            (&["--insecure"][..], "--insecure"),
+            (&["--vc-read-user", "viewer"][..], "VC_READ_USER"),
+            (&["--vc-read-pass", "hunter3"][..], "VC_READ_PASS"),
+            (&["--vc-login-dir", "logins"][..], "VC_LOGIN_DIR"),
+            (&["--datacenter", "Berlin"][..], "VC_DATACENTER"),
+        ] {
+            let both = parse(&[arguments, &["--connections", "mine"]].concat()).into_config().unwrap_err();
+            assert!(matches!(both, ConfigError::TwoWays { variable } if variable == named), "{both}");
+        }
         assert!(matches!(config(&["--connections", ""]).vcenters, Vcenters::One(_)));
     }
 

@@ -209,12 +209,16 @@ pub(super) async fn tunnel(socket: &Path) -> Result<(), AskFailure> {
     Ok(())
 }
 
-/// Called as a plugin of kubectl, the commands that ask the operator reach it
-/// through kubectl.
-pub(super) fn as_plugin(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// Called as a plugin of kubectl, the commands that ask the operator (those of `all`
+/// with a [`SocketArg`]) reach it through kubectl.
+pub(super) fn as_plugin(mut arguments: Vec<OsString>, all: &clap::Command) -> Vec<OsString> {
     let called = arguments.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == PLUGIN);
-    let asks = ["decisions", "explain", "preview", "shadow"];
-    if called && arguments.get(1).and_then(|command| command.to_str()).is_some_and(|command| asks.contains(&command)) {
+    let mut command = all;
+    for word in arguments.iter().skip(1) {
+        let Some(below) = command.find_subcommand(word) else { break };
+        command = below;
+    }
+    if called && command.get_arguments().any(|flag| flag.get_long() == Some("kubectl")) {
         arguments.push("--kubectl".into());
     }
     arguments
@@ -222,7 +226,10 @@ pub(super) fn as_plugin(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn a_holder_is_a_pod_and_a_process() {
@@ -232,9 +239,19 @@ mod tests {
 
     #[test]
     fn as_a_plugin_it_goes_through_kubectl() {
-        let of = |line: &str| as_plugin(line.split(' ').map(OsString::from).collect());
+        let all = Cli::command();
+        let of = |line: &str| as_plugin(line.split(' ').map(OsString::from).collect(), &all);
         assert_eq!(of("/usr/bin/kubectl-vmgroup explain a/b c").last().unwrap(), "--kubectl");
         assert_eq!(of("kubectl-vmgroup policy check x").last().unwrap(), "x");
         assert_eq!(of("vmgroup explain a/b c").last().unwrap(), "c");
+        assert_eq!(of("kubectl-vmgroup preview a/b").last().unwrap(), "--kubectl");
+        for below in ["decisions list", "decisions show 7", "decisions export", "shadow report"] {
+            assert_eq!(of(&format!("kubectl-vmgroup {below}")).last().unwrap(), "--kubectl", "{below}");
+        }
+        // What is lacking is named then, and not what was added.
+        for lone in ["decisions", "shadow", "decisions help"] {
+            let line = format!("kubectl-vmgroup {lone}");
+            assert_eq!(of(&line), line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        }
     }
 }

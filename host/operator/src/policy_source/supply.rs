@@ -120,10 +120,13 @@ impl Registries {
             again: Again::Never,
         })?;
         let now = SystemTime::UNIX_EPOCH + self.clock.since_epoch();
-        let pulled = self.registry.pull(&reference, now).await.map_err(|error| Absent {
-            message: chain(&error),
-            remedy: error.remedy().to_owned(),
-            again: error.again(),
+        let pulled = self.registry.pull(&reference, now).await.map_err(|error| {
+            let (again, remedy) = (error.again(), error.remedy());
+            let remedy = match again {
+                Again::Soon | Again::Later => format!("{remedy} It is tried again by itself."),
+                Again::Never => remedy.to_owned(),
+            };
+            Absent { message: chain(&error), remedy, again }
         })?;
         // One that is no base64 is nobody's signature, as the check will say.
         let decode = |text: &String| Bytes::from(BASE64_STANDARD.decode(text.trim()).unwrap_or_default());

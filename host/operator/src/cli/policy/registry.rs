@@ -15,6 +15,7 @@ use vmgroup_registry::{Contents, Reference, Registry};
 
 use super::text::{Paint, size};
 use super::{Output, PolicyError, input};
+use crate::cli::chain;
 use crate::cli::run_args::RegistryArgs;
 use crate::clock::Clock;
 use crate::config::PolicySupply;
@@ -36,13 +37,10 @@ pub enum RegistryError {
     /// It would be refused wherever it is named.
     #[error("`{}` is no policy, so it is not pushed: it fails at stage {}: {}. {}", .0.plugin, .0.stage, .0.problem, .0.remedy)]
     NoPolicy(Box<CheckError>),
-    /// What is pulled has to be named by its digest where it counts.
-    #[error("{source}. {}", source.remedy())]
-    Registry {
-        /// What the registry, or the way to it, is not content with.
-        #[from]
-        source: vmgroup_registry::Error,
-    },
+    /// What the registry, or the way to it, is not content with. The remedy comes last,
+    /// after all that has led to it.
+    #[error("{}. {}", chain(.0), .0.remedy())]
+    Registry(vmgroup_registry::Error),
     /// The private key.
     #[error("`{}` cannot sign: it is to be a private key in PEM, Ed25519 or ECDSA P-256, as `openssl genpkey` writes them", path.display())]
     Key {
@@ -59,6 +57,12 @@ pub enum RegistryError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl From<vmgroup_registry::Error> for RegistryError {
+    fn from(error: vmgroup_registry::Error) -> Self {
+        Self::Registry(error)
+    }
 }
 
 /// Arguments of `vmgroup policy push`.
