@@ -227,6 +227,9 @@ fn print_role(out: &mut impl Write, output: Output) -> std::io::Result<()> {
         "# The role, and the user who gets it on the datacenter and all that is below. Narrower: on the root folder,\n# the templates, the pools, the datastores and the networks, each by a command of its own."
     )?;
     writeln!(out, "{}\n{give} {ROLE} -propagate=true /DATACENTER\n", create(ROLE, &privileges))?;
-    writeln!(out, "# Optional, as what is held on vCenter itself: another role, for nothing that is below.")?;
+    writeln!(
+        out,
+        "# Optional, as what is held on vCenter itself: another role, for nothing that is below. Tags lie in no inventory:\n# for AttachTag only a global permission counts (Administration > Global Permissions), or one on the tag."
+    )?;
     writeln!(out, "{}\n{give} {ROLE_ON_VCENTER} -propagate=false /", create(ROLE_ON_VCENTER, &on_vcenter))
 }
