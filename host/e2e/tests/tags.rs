@@ -289,3 +289,17 @@ async fn l12_what_was_attached_before_is_taken_off() {
     all_have(&world, &[("env", "test")]).await;
     user.ready("shop", "web", 2, SOON).await;
 }
+
+/// Who was moved to where no watch looks has them, too. Found by random runs (seeds 25041
+/// and 25719).
+#[tokio::test(start_paused = true)]
+async fn l1_who_was_moved_out_of_the_root_folder_has_them_too() {
+    let (world, user) = with(&[], &[("env", "test"), ("env", "prod")]).await;
+    user.ready("shop", "web", 2, SOON).await;
+    world.vcenter.move_to(&members(&world)[0].path, "/DC0/vm").unwrap();
+    edit(&world, &[("env", "test")]);
+    all_have(&world, &[("env", "test")]).await;
+    edit(&world, &[("env", "prod")]);
+    all_have(&world, &[("env", "prod")]).await;
+    user.ready("shop", "web", 2, SOON).await;
+}

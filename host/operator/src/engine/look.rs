@@ -257,6 +257,7 @@ impl Pass<'_> {
                 }
             }
         }
+        self.find_tags(connected, vms.iter().map(|vm| vm.id.clone()).collect()).await;
         let record: Vec<MemberStatus> =
             record.into_iter().filter(|member| !dropped.contains(&member.uuid.to_lowercase())).collect();
         let held = self

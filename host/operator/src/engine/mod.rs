@@ -387,7 +387,6 @@ impl Pass<'_> {
             self.look_again(SOON);
             return Ok(false);
         }
-        laps.time(Step::Look, self.find_tags(&connected)).await;
         self.adopt_tasks(&connected);
         self.hear_of_ended_tasks(&connected);
         let ground = Ground::of(self.destination.as_ref(), &connected, self.connection.name());

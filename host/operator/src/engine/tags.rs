@@ -26,8 +26,8 @@ const REFUSED: &str = "TagRefused";
 
 impl Pass<'_> {
     /// Finds the tags that the spec names, and those that it does not name any more, and
-    /// which of them members have.
-    pub(super) async fn find_tags(&mut self, connected: &Connected) {
+    /// which of them members have; those, too, who were moved to where no watch looks.
+    pub(super) async fn find_tags(&mut self, connected: &Connected, members: HashSet<VmRef>) {
         let recorded = self.written().0.tags.clone().unwrap_or_default();
         if self.desired.deleting || (self.desired.tags.is_empty() && recorded.is_empty()) {
             self.memory.clear(&Topic::Tags);
@@ -37,7 +37,7 @@ impl Pass<'_> {
         if self.memory.held(&Topic::Tags, self.now) {
             return;
         }
-        if let Err(error) = self.look_for_tags(connected, &recorded).await {
+        if let Err(error) = self.look_for_tags(connected, &recorded, members).await {
             self.fail_vc(Topic::Tags, &error);
             return;
         }
@@ -54,7 +54,12 @@ impl Pass<'_> {
         self.fail(Topic::Tags, Why { reason: NOT_FOUND.to_owned(), message, stalled: true, patience: PATIENCE });
     }
 
-    async fn look_for_tags(&mut self, connected: &Connected, recorded: &[TagSpec]) -> Result<(), VcError> {
+    async fn look_for_tags(
+        &mut self,
+        connected: &Connected,
+        recorded: &[TagSpec],
+        members: HashSet<VmRef>,
+    ) -> Result<(), VcError> {
         let vcenter = self.connection.link.vcenter();
         let wished = &self.desired.tags;
         let all: BTreeSet<TagName> = wished.iter().cloned().chain(recorded.iter().map(name_of)).collect();
@@ -66,8 +71,6 @@ impl Pass<'_> {
             .collect();
         let ids = tagging.keys().cloned().collect();
         let tagged = &mut self.memory.tagged;
-        let members: HashSet<VmRef> =
-            connected.inventory().indexed(&self.desired.uid).iter().map(|vm| vm.id.clone()).collect();
         tagged.keep(ids, &members);
         let unknown: Vec<VmRef> = members.into_iter().filter(|vm| !tagged.members.contains_key(vm)).collect();
         if !unknown.is_empty() && !tagging.is_empty() {
