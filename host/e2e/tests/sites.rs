@@ -442,6 +442,26 @@ async fn a_quota_is_kept_over_all_groups_of_a_namespace() {
     assert_eq!(machines(&world.vcenters[1]).len(), 2);
 }
 
+/// Machines count with all that they have until they are gone, those of a group that is
+/// being deleted too, however long their guests take.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_leaves_counts_with_its_size_until_it_is_gone() {
+    let (world, user) = started(&format!("{}{}", two(), QUOTA.replace("cpus: 100", "cpus: 6"))).await;
+    user.group("shop", "a", 3).await;
+    world.kube.patch_spec("vmgroups", Some("shop"), "a", json!({"gracePeriodSeconds": 3600})).unwrap();
+    user.ready("shop", "a", 3, SOON).await;
+    user.group("shop", "b", 2).await;
+    user.told("shop", "b", "Reconciling", "6 of 6 CPUs", SOON).await;
+    for vm in world.vcenters[0].vms().into_iter().filter(|vm| !vm.template) {
+        world.vcenters[0].set_guest(&vm.path, true, false).unwrap();
+    }
+    user.delete("shop", "a").await;
+    tokio::time::sleep(SOON * 50).await;
+    assert_eq!(machines(&world.vcenters[0]), ["shop-a"; 3], "they have 6 CPUs, and an hour");
+    user.gone("shop", "a", SOON * 15).await;
+    user.ready("shop", "b", 2, SOON).await;
+}
+
 /// Many groups ask at the same time: at no moment are there more than may be.
 #[tokio::test(start_paused = true)]
 async fn groups_that_ask_at_the_same_time_do_not_exceed_a_quota_together() {
