@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Options, User, World, eventually};
+use vmgroup_sim::faults::{Fault, Rule};
 
 const SOON: Duration = Duration::from_secs(120);
 const STORE: &str = "LocalDS_0";
@@ -82,6 +83,30 @@ async fn who_waits_is_woken_when_a_machine_has_gone() {
     user.gone("shop", "old", SOON).await;
     user.ready("shop", "web", 4, Duration::from_secs(20)).await;
     assert_eq!(clones(&world).await, 7, "none was begun in vain");
+}
+
+/// A group goes while a pass of it is under way, and its finalizer with it: the pass does
+/// not bring it back.
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_ends_too_late_brings_no_group_back() {
+    let (world, user) = with_room(1).await;
+    user.group("shop", "web", 2).await;
+    short_of(&world, "web", 1).await;
+    let slow = Fault::Delay(Duration::from_secs(30));
+    world.vcenter.faults().add(Rule { on: "RetrievePropertiesEx".into(), skip: 0, times: u32::MAX, fault: slow });
+    let before = world.calls().await.unwrap()["RetrievePropertiesEx"];
+    eventually("it is looked for room again", SOON * 5, async || {
+        let now = world.calls().await.unwrap()["RetrievePropertiesEx"];
+        if now > before { Ok(()) } else { Err(format!("{now} reads")) }
+    })
+    .await;
+    user.delete("shop", "web").await;
+    world.kube.patch("vmgroups", Some("shop"), "web", json!({"metadata": {"finalizers": null}})).unwrap();
+    user.gone("shop", "web", Duration::from_secs(1)).await;
+    tokio::time::sleep(SOON).await;
+    let page = world.metrics(0).encode();
+    let mut groups = page.lines().filter(|line| line.starts_with("vmgroup_groups{"));
+    assert!(groups.all(|line| line.ends_with(" 0")), "{page}");
 }
 
 /// Nobody is taken down whose successor would find no room; who makes room himself is.

@@ -254,13 +254,24 @@ impl Engine {
     }
 
     /// Forgets a group that is gone.
-    fn forget(&self, uid: &str) {
+    pub fn forget(&self, uid: &str) {
         self.connections.forget(uid);
         self.ledger.forget(uid);
         self.guest_data.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
+    }
+
+    /// Forgets what another leader may have changed since. Called before the first pass
+    /// of each term as leader.
+    pub fn begin_term(&self) {
+        self.memories.clear();
+        self.ledger.clear();
+        self.reserved_names.clear();
+        for connection in self.connections.all() {
+            connection.claims.clear();
+        }
     }
 
     /// Claims the folder names that groups already have, so that a group that
