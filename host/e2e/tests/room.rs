@@ -126,6 +126,33 @@ async fn a_full_datastore_is_enough_for_a_replacement() {
     .await;
 }
 
+/// Who goes gives back what he has, which is not enough for a successor with a further
+/// disk: nobody goes, and all do when there is room.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_taken_down_for_a_successor_who_is_too_large() {
+    let (world, user) = with_room(4).await;
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    let before = world.vms().await.unwrap();
+    let edit = json!({"disks": [{"sizeGiB": 100}], "updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", edit).unwrap();
+    let told = short_of(&world, "web", 3).await;
+    assert!(told.contains("104448 MiB") && told.contains("0 of 1"), "{told}");
+    tokio::time::sleep(SOON * 10).await;
+    assert_eq!(world.vms().await.unwrap(), before);
+    // For one at a time, beside those that stand.
+    world.vcenter.set_datastore_size(STORE, 5 * DISK + (102 << 30)).unwrap();
+    tokio::time::sleep(SOON * 10).await;
+    let updated = |world: &SimWorld| status(world, "web")["updatedReplicas"].clone();
+    assert_eq!((world.vms().await.unwrap().len(), updated(&world)), (3, json!(1)), "{}", status(&world, "web"));
+    world.vcenter.set_datastore_size(STORE, 5 * DISK + (400 << 30)).unwrap();
+    eventually("all have it", SOON * 10, async || {
+        if updated(&world) == json!(3) { Ok(()) } else { Err(status(&world, "web").to_string()) }
+    })
+    .await;
+    user.ready("shop", "web", 3, SOON).await;
+}
+
 /// Where no host is in service nobody is begun, and nobody is taken down.
 #[tokio::test(start_paused = true)]
 async fn without_a_host_nothing_is_begun() {

@@ -220,6 +220,11 @@ impl Desired {
         format!("{}{restart}", self.made())
     }
 
+    /// Disk space that a member takes at once, in MiB, by what its template takes.
+    pub fn disk_mib(&self, template: Option<u64>) -> Option<u64> {
+        self.make.disk_mib(if self.linked { Some(0) } else { template })
+    }
+
     /// What a member that is made now is made as.
     pub fn made(&self) -> Made {
         Made { revision: self.revision.clone(), cpus: self.cpus, memory_mib: self.memory_mib }

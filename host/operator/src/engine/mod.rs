@@ -399,7 +399,7 @@ impl Pass<'_> {
             return Ok(false);
         }
         laps.time(Step::Look, self.find_tags(&connected)).await;
-        self.adopt_tasks(&connected);
+        laps.time(Step::Look, self.adopt_tasks(&connected)).await;
         self.hear_of_ended_tasks(&connected);
         let ground = Ground::of(self.destination.as_ref(), &connected, self.connection.name());
         let seen = laps.time(Step::Look, self.observe(&connected, &ground)).await?;
@@ -417,7 +417,7 @@ impl Pass<'_> {
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.announce_released(&seen, &plan);
-        self.remember_places(site.as_deref(), &plan, blueprint.as_ref());
+        let calls = self.remember_places(site.as_deref(), &plan, blueprint.as_ref());
         let applier = Applier {
             vcenter: self.connection.link.vcenter(),
             connected: &connected,
@@ -432,6 +432,7 @@ impl Pass<'_> {
             now: self.seconds(),
         };
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
+        drop(calls);
         let finished = self.digest(&connected, &seen, effects);
         if finished {
             // Before the answer, which may be lost. Where machines were kept, nothing that

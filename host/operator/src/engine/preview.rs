@@ -391,8 +391,7 @@ impl Rehearsal<'_> {
             let found = self.connected.template(self.connection.link.vcenter(), &self.desired.template).await;
             self.template = Some(found.map_err(|error| trouble(&error))?);
         }
-        let full = self.template.as_ref().and_then(|template| template.disk_mib);
-        Ok(self.desired.make.disk_mib(if self.desired.linked { Some(0) } else { full }))
+        Ok(self.desired.disk_mib(self.template.as_ref().and_then(|template| template.disk_mib)))
     }
 
     fn question<'q>(
