@@ -270,8 +270,7 @@ async fn l1_whoever_hears_of_a_changed_secret_first_keeps_it_from_nobody() {
     let (world, user) = told_old().await;
     make_as(&world, "db", FROM_SECRET);
     user.ready("shop", "db", 2, SOON).await;
-    let away = Rule { on: "WATCH secrets".into(), skip: 0, times: u32::MAX, fault: Fault::Error("503".into()) };
-    world.kube.faults().add(away);
+    world.kube.faults().add(Rule::every("WATCH secrets", Fault::Error("503".into())));
     world.kube.drop_watches();
     secret(&world, "new: true");
     user.scale("shop", "web", 3).await;

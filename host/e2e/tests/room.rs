@@ -93,7 +93,7 @@ async fn a_pass_that_ends_too_late_brings_no_group_back() {
     user.group("shop", "web", 2).await;
     short_of(&world, "web", 1).await;
     let slow = Fault::Delay(Duration::from_secs(30));
-    world.vcenter.faults().add(Rule { on: "RetrievePropertiesEx".into(), skip: 0, times: u32::MAX, fault: slow });
+    world.vcenter.faults().add(Rule::every("RetrievePropertiesEx", slow));
     let before = world.calls().await.unwrap()["RetrievePropertiesEx"];
     eventually("it is looked for room again", SOON * 5, async || {
         let now = world.calls().await.unwrap()["RetrievePropertiesEx"];

@@ -457,9 +457,7 @@ async fn a_group_whose_finalizer_was_taken_away_is_forgotten() {
         user.delete("shop", "a").await;
         user.told("shop", "a", "Reconciling", "deletion waits", SOON).await;
         if missed {
-            let away =
-                Rule { on: "WATCH vmgroups".into(), skip: 0, times: u32::MAX, fault: Fault::Error("503".into()) };
-            world.kube.faults().add(away);
+            world.kube.faults().add(Rule::every("WATCH vmgroups", Fault::Error("503".into())));
             world.kube.drop_watches();
         }
         world.kube.patch("vmgroups", Some("shop"), "a", json!({"metadata": {"finalizers": null}})).unwrap();
