@@ -182,9 +182,9 @@ async fn l1_what_the_watch_has_not_told_of_is_taken_away_too() {
     let path = members(&world)[0].path.clone();
     world.vcenter.set_attribute(&path, "rack", "7").unwrap();
     all_have(&world, &[("rack", "6")]).await;
-    edit(&world, &json!({"rack": "6", "owner": "shop"}));
+    edit(&world, &json!({"owner": "shop"}));
     all_have(&world, &[("rack", "6"), ("owner", "shop")]).await;
-    edit(&world, &json!({"rack": "6"}));
+    edit(&world, &json!({"owner": null}));
     all_have(&world, &[("rack", "6")]).await;
     user.ready("shop", "web", 1, SOON).await;
 }

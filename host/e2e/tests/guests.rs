@@ -28,8 +28,13 @@ async fn running(options: Options) -> (SimWorld, User) {
 
 /// Makes the group `shop/web` of two with these further fields in its spec.
 fn make(world: &SimWorld, further: &str) {
+    make_as(world, "web", further);
+}
+
+/// The same under another name.
+fn make_as(world: &SimWorld, name: &str, further: &str) {
     let manifest = format!(
-        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {{name: web, namespace: shop}}\nspec: {{cpu: 1, memory: 1, replicas: 2, template: {TEMPLATE}, {further}}}\n"
+        "apiVersion: vm.codeconnect.vmworld.com/v1alpha1\nkind: VmGroup\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{cpu: 1, memory: 1, replicas: 2, template: {TEMPLATE}, {further}}}\n"
     );
     world.kube.apply(yaml(&manifest)).unwrap();
 }
@@ -86,15 +91,19 @@ fn status(world: &SimWorld) -> Value {
     world.kube.get("vmgroups", Some("shop"), "web").unwrap()["status"].clone()
 }
 
-/// Waits until all members, so many, were told this and nothing else, and the group
-/// says that it is done.
-async fn all_told(world: &SimWorld, user: &User, replicas: usize, text: &str) {
+/// Waits until all members, so many, were told this and nothing else.
+async fn so_many_told(world: &SimWorld, members_wished: usize, text: &str) {
     eventually("all are told the same", SOON * 10, async || {
         let told: Vec<String> = members(world).iter().map(user_data).collect();
-        let done = told.len() == replicas && told.iter().all(|told| told == text);
+        let done = told.len() == members_wished && told.iter().all(|told| told == text);
         if done { Ok(()) } else { Err(format!("{told:?} {}", status(world)["lastMessage"])) }
     })
     .await;
+}
+
+/// The same of those of the one group, which says that it is done.
+async fn all_told(world: &SimWorld, user: &User, replicas: usize, text: &str) {
+    so_many_told(world, replicas, text).await;
     user.ready("shop", "web", i32::try_from(replicas).unwrap(), SOON).await;
 }
 
@@ -252,6 +261,24 @@ async fn l5_a_watch_that_lags_behind_replaces_nobody_twice() {
     let made = user.events("shop", "web").await;
     let replaced = made.iter().filter(|event| event.starts_with("Replacing")).count();
     assert_eq!(replaced, 2, "who was made with the new data stays: {made:#?}");
+}
+
+/// One group hears of a changed Secret before the watch does, as it is scaled at the same
+/// time; the others that name it hear of it all the same.
+#[tokio::test(start_paused = true)]
+async fn l1_whoever_hears_of_a_changed_secret_first_keeps_it_from_nobody() {
+    let (world, user) = told_old().await;
+    make_as(&world, "db", FROM_SECRET);
+    user.ready("shop", "db", 2, SOON).await;
+    world.kube.faults().add(Rule::every("WATCH secrets", Fault::Error("503".into())));
+    world.kube.drop_watches();
+    secret(&world, "new: true");
+    user.scale("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    world.kube.faults().clear();
+    so_many_told(&world, 5, "new: true").await;
+    user.ready("shop", "web", 3, SOON).await;
+    user.ready("shop", "db", 2, SOON).await;
 }
 
 /// What a member is made with is changed by replacing it.

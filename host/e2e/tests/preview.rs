@@ -282,6 +282,18 @@ async fn a_change_of_size_is_told_as_it_happens() {
     assert_eq!(said, changed);
 }
 
+/// More take the new size while they run than there are tasks at a time, and others come.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_many_and_of_the_count_comes_to_an_end() {
+    let (world, user) = to_be_changed(true).await;
+    user.scale("shop", "web", 10).await;
+    user.ready("shop", "web", 10, SOON).await;
+    let wish = Wanted { cpu: Some(4), ..wanted(12) };
+    let told = ask(&world, &wish, "").await.unwrap();
+    assert_eq!((told.coming.len(), told.changed.len()), (2, 10), "{told:?}");
+    assert!(told.stopped.is_none() && told.changed.iter().all(|one| one.how == How::InPlace), "{told:?}");
+}
+
 /// Who stays as he is, is named, and why; a template that is not there stops it, and
 /// what no spec may say is refused.
 #[tokio::test(start_paused = true)]

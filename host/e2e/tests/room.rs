@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Options, User, World, eventually};
+use vmgroup_sim::faults::{Fault, Rule};
 
 const SOON: Duration = Duration::from_secs(120);
 const STORE: &str = "LocalDS_0";
@@ -84,6 +85,30 @@ async fn who_waits_is_woken_when_a_machine_has_gone() {
     assert_eq!(clones(&world).await, 7, "none was begun in vain");
 }
 
+/// A group goes while a pass of it is under way, and its finalizer with it: the pass does
+/// not bring it back.
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_ends_too_late_brings_no_group_back() {
+    let (world, user) = with_room(1).await;
+    user.group("shop", "web", 2).await;
+    short_of(&world, "web", 1).await;
+    let slow = Fault::Delay(Duration::from_secs(30));
+    world.vcenter.faults().add(Rule::every("RetrievePropertiesEx", slow));
+    let before = world.calls().await.unwrap()["RetrievePropertiesEx"];
+    eventually("it is looked for room again", SOON * 5, async || {
+        let now = world.calls().await.unwrap()["RetrievePropertiesEx"];
+        if now > before { Ok(()) } else { Err(format!("{now} reads")) }
+    })
+    .await;
+    user.delete("shop", "web").await;
+    world.kube.patch("vmgroups", Some("shop"), "web", json!({"metadata": {"finalizers": null}})).unwrap();
+    user.gone("shop", "web", Duration::from_secs(1)).await;
+    tokio::time::sleep(SOON).await;
+    let page = world.metrics(0).encode();
+    let mut groups = page.lines().filter(|line| line.starts_with("vmgroup_groups{"));
+    assert!(groups.all(|line| line.ends_with(" 0")), "{page}");
+}
+
 /// Nobody is taken down whose successor would find no room; who makes room himself is.
 #[tokio::test(start_paused = true)]
 async fn a_full_datastore_is_enough_for_a_replacement() {
@@ -99,6 +124,33 @@ async fn a_full_datastore_is_enough_for_a_replacement() {
         if now["updatedReplicas"] == 3 && now["phase"] == "RUNNING" { Ok(()) } else { Err(now.to_string()) }
     })
     .await;
+}
+
+/// Who goes gives back what he has, which is not enough for a successor with a further
+/// disk: nobody goes, and all do when there is room.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_taken_down_for_a_successor_who_is_too_large() {
+    let (world, user) = with_room(4).await;
+    user.group("shop", "web", 3).await;
+    user.ready("shop", "web", 3, SOON).await;
+    let before = world.vms().await.unwrap();
+    let edit = json!({"disks": [{"sizeGiB": 100}], "updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}});
+    world.kube.patch_spec("vmgroups", Some("shop"), "web", edit).unwrap();
+    let told = short_of(&world, "web", 3).await;
+    assert!(told.contains("104448 MiB") && told.contains("0 of 1"), "{told}");
+    tokio::time::sleep(SOON * 10).await;
+    assert_eq!(world.vms().await.unwrap(), before);
+    // For one at a time, beside those that stand.
+    world.vcenter.set_datastore_size(STORE, 5 * DISK + (102 << 30)).unwrap();
+    tokio::time::sleep(SOON * 10).await;
+    let updated = |world: &SimWorld| status(world, "web")["updatedReplicas"].clone();
+    assert_eq!((world.vms().await.unwrap().len(), updated(&world)), (3, json!(1)), "{}", status(&world, "web"));
+    world.vcenter.set_datastore_size(STORE, 5 * DISK + (400 << 30)).unwrap();
+    eventually("all have it", SOON * 10, async || {
+        if updated(&world) == json!(3) { Ok(()) } else { Err(status(&world, "web").to_string()) }
+    })
+    .await;
+    user.ready("shop", "web", 3, SOON).await;
 }
 
 /// Where no host is in service nobody is begun, and nobody is taken down.

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use vmgroup_api::VmGroup;
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of, with_connections};
-use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
+use vmgroup_e2e::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
 use vmgroup_operator::connections::check;
 use vmgroup_sim::faults::{Fault, Rule};
 use vmgroup_sim::vcenter::VcenterSim;
@@ -440,6 +440,60 @@ async fn a_quota_is_kept_over_all_groups_of_a_namespace() {
     user.told("team-a", "web", "Reconciling", "GB of memory", SOON).await;
     tokio::time::sleep(SOON).await;
     assert_eq!(machines(&world.vcenters[1]).len(), 2);
+}
+
+/// A group that could not be seen off, as vCenter was away, and whose finalizer somebody took
+/// away by hand, is forgotten at once: it counts neither for the quota nor in the metrics,
+/// whether the watch tells of it or a new list does not have it any more.
+#[tokio::test(start_paused = true)]
+async fn a_group_whose_finalizer_was_taken_away_is_forgotten() {
+    for missed in [false, true] {
+        let (world, user) = started(&format!("{}{QUOTA}", two())).await;
+        user.group("shop", "a", 3).await;
+        user.ready("shop", "a", 3, SOON).await;
+        user.group("shop", "b", 4).await;
+        user.told("shop", "b", "Reconciling", "5 VMs", SOON).await;
+        world.deed(Deed::Down).await.unwrap();
+        user.delete("shop", "a").await;
+        user.told("shop", "a", "Reconciling", "deletion waits", SOON).await;
+        if missed {
+            world.kube.faults().add(Rule::every("WATCH vmgroups", Fault::Error("503".into())));
+            world.kube.drop_watches();
+        }
+        world.kube.patch("vmgroups", Some("shop"), "a", json!({"metadata": {"finalizers": null}})).unwrap();
+        user.gone("shop", "a", SOON).await;
+        if missed {
+            world.kube.expire_history();
+            world.kube.faults().clear();
+        }
+        tokio::time::sleep(SOON).await;
+        world.deed(Deed::Up).await.unwrap();
+        user.ready("shop", "b", 4, SOON * 5).await;
+        let page = world.metrics(0).encode();
+        let groups: Vec<&str> = page.lines().filter(|line| line.starts_with("vmgroup_groups{")).collect();
+        assert!(groups.len() == 3 && groups.contains(&"vmgroup_groups{phase=\"RUNNING\"} 1"), "{groups:?}");
+        assert_eq!(groups.iter().filter(|line| line.ends_with(" 0")).count(), 2, "{groups:?}");
+    }
+}
+
+/// Machines count with all that they have until they are gone, those of a group that is
+/// being deleted too, however long their guests take.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_leaves_counts_with_its_size_until_it_is_gone() {
+    let (world, user) = started(&format!("{}{}", two(), QUOTA.replace("cpus: 100", "cpus: 6"))).await;
+    user.group("shop", "a", 3).await;
+    world.kube.patch_spec("vmgroups", Some("shop"), "a", json!({"gracePeriodSeconds": 3600})).unwrap();
+    user.ready("shop", "a", 3, SOON).await;
+    user.group("shop", "b", 2).await;
+    user.told("shop", "b", "Reconciling", "6 of 6 CPUs", SOON).await;
+    for vm in world.vcenters[0].vms().into_iter().filter(|vm| !vm.template) {
+        world.vcenters[0].set_guest(&vm.path, true, false).unwrap();
+    }
+    user.delete("shop", "a").await;
+    tokio::time::sleep(SOON * 50).await;
+    assert_eq!(machines(&world.vcenters[0]), ["shop-a"; 3], "they have 6 CPUs, and an hour");
+    user.gone("shop", "a", SOON * 15).await;
+    user.ready("shop", "b", 2, SOON).await;
 }
 
 /// Many groups ask at the same time: at no moment are there more than may be.

@@ -4,7 +4,7 @@
 //! Here a pass is bounded in time, a panic is caught, and a failed pass is
 //! repeated after a backoff. What a pass does is the engine's business.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +32,7 @@ use crate::http::Health;
 use crate::link::chain;
 use crate::memory::{Patience, backoff};
 use crate::metrics::PassResult;
+use crate::roll_call::RollCall;
 use crate::status::bounded;
 use crate::wake::{GroupRef, Wake};
 
@@ -122,11 +123,14 @@ pub async fn run(
     ]);
 
     let (seen, all, gone) = (backlog.clone(), backlog.clone(), backlog.clone());
+    let (watched, mut roll, here) = (engine.clone(), RollCall::default(), reader.clone());
     let objects = watcher(Api::<Guarded>::all(client.clone()), watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(prune)
         .reflect(writer)
         .inspect_ok(move |event| {
+            let known = || uids(&here).chain(watched.ledger.groups()).collect::<HashSet<_>>();
+            roll.hear(event, known).iter().for_each(|uid| watched.forget(uid));
             if matches!(event, watcher::Event::InitDone) {
                 listed.send_modify(|count| *count += 1);
             }
@@ -214,6 +218,11 @@ fn those(
 ) -> stream::Iter<std::vec::IntoIter<ObjectRef<Guarded>>> {
     let found = known.state().into_iter().filter(|object| wanted(object));
     stream::iter(found.map(|object| ObjectRef::from_obj(&*object)).collect::<Vec<_>>())
+}
+
+/// The uids of the groups that there are.
+fn uids(known: &reflector::Store<Guarded>) -> impl Iterator<Item = String> {
+    known.state().into_iter().filter_map(|object| object.meta().uid.clone())
 }
 
 /// Drops what is the largest part of an object at rest and no pass looks at: of the
@@ -304,8 +313,7 @@ async fn open_and_close(
             known = groups.wait_until_ready() => if known.is_err() { return },
             () = stop.cancelled() => return,
         }
-        context.engine.memories.clear();
-        context.engine.ledger.clear();
+        context.engine.begin_term();
         context.engine.claim_known(groups.state().iter().filter_map(|group| group.0.as_ref().ok()));
         context.open.store(true, Ordering::SeqCst);
         opened.send_modify(|count| *count += 1);
@@ -378,6 +386,12 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
         otel.status_code = tracing::field::Empty,
     );
     let result = bounded_pass(&object, &context.engine).instrument(span.clone()).await;
+    let uid = &object.meta().uid;
+    // If it has gone meanwhile it was forgotten, and the pass may have brought it back.
+    if let Some(uid) = uid.as_ref().filter(|_| context.groups.get(&reference).is_none_or(|now| now.meta().uid != *uid))
+    {
+        context.engine.forget(uid);
+    }
     let label = match &result {
         Ok(Outcome::AtRest) => PassResult::Success,
         Ok(Outcome::Again(_)) => PassResult::RequeueAfter,

@@ -57,6 +57,11 @@ impl Claims {
     pub fn release(&self, uid: &str) {
         self.claims().retain(|_, (owner, _)| owner != uid);
     }
+
+    /// Lets go of everything.
+    pub fn clear(&self) {
+        self.claims().clear();
+    }
 }
 
 /// Names that were given to members that do not exist yet, by group uid. Cheap
@@ -98,6 +103,11 @@ impl ReservedNames {
             self.names().insert(uid.to_owned(), names);
         }
     }
+
+    /// Keeps nobody's.
+    pub fn clear(&self) {
+        self.names().clear();
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +132,8 @@ mod tests {
         assert!(!claims.claim(&preferred(&two), "uid-2", &two));
         assert!(claims.claim(&fallback(&two, "uid-2"), "uid-2", &two));
         assert_ne!(preferred(&one), fallback(&two, "uid-2"));
+        claims.clear();
+        assert!(claims.claim(&preferred(&two), "uid-2", &two));
     }
 
     #[test]
@@ -134,6 +146,8 @@ mod tests {
         reserved.keep("a", BTreeSet::new());
         reserved.keep("b", BTreeSet::new());
         assert_eq!(reserved.reserve("c", &names, true), Ok(()));
+        reserved.clear();
+        assert_eq!(reserved.of_others("a"), [""; 0]);
     }
 
     #[test]

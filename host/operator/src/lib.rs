@@ -44,6 +44,7 @@ pub mod readiness;
 pub mod report;
 pub mod rest;
 pub mod revision;
+pub mod roll_call;
 pub mod room;
 pub mod run;
 pub mod shadow;

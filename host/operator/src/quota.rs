@@ -4,13 +4,16 @@
 //! Asking is granting: what one pass has been granted counts when the next one asks.
 //! Must not know what a machine is, nor where it goes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmgroup_api::connections_file::QuotaEntry;
 use vmgroup_api::{MemberState, VmGroup};
 
 use crate::wake::{GroupRef, Wake};
+
+/// How many groups that are gone are remembered.
+const REMEMBERED: usize = 4096;
 
 /// So much of everything that is bounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +75,16 @@ pub struct Short {
 /// The ledger. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Ledger {
-    state: Arc<Mutex<HashMap<String, Namespace>>>,
+    state: Arc<Mutex<State>>,
     wake: Wake,
+}
+
+#[derive(Default)]
+struct State {
+    namespaces: HashMap<String, Namespace>,
+    /// The last groups that were forgotten, so that a list that was read a moment before
+    /// does not bring one of them back.
+    gone: VecDeque<String>,
 }
 
 #[derive(Default)]
@@ -109,20 +120,20 @@ impl Ledger {
         Self { state: Arc::default(), wake }
     }
 
-    fn state(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether all groups of a namespace are in it. Before that nothing may be granted.
     pub fn has_read(&self, namespace: &str) -> bool {
-        self.state().get(namespace).is_some_and(|namespace| namespace.read)
+        self.state().namespaces.get(namespace).is_some_and(|namespace| namespace.read)
     }
 
     /// All groups of a namespace, freshly read. What is known already of a group is newer.
     pub fn read(&self, namespace: &str, groups: impl IntoIterator<Item = (String, Amount)>) {
-        let mut state = self.state();
-        let entry = state.entry(namespace.to_owned()).or_default();
-        for (uid, amount) in groups {
+        let State { namespaces, gone } = &mut *self.state();
+        let entry = namespaces.entry(namespace.to_owned()).or_default();
+        for (uid, amount) in groups.into_iter().filter(|(uid, _)| !gone.contains(uid)) {
             entry.groups.entry(uid).or_insert(Holding { has: amount, granted: Amount::default() });
         }
         entry.read = true;
@@ -132,7 +143,7 @@ impl Ledger {
     pub fn ask(&self, group: &GroupRef, uid: &str, quota: &QuotaEntry, wish: Wish) -> Result<(), Short> {
         let Wish { has, each, more } = wish;
         let mut state = self.state();
-        let entry = state.entry(group.namespace.clone()).or_default();
+        let entry = state.namespaces.entry(group.namespace.clone()).or_default();
         let others = entry.groups.iter().filter(|(other, _)| *other != uid);
         let others = others.fold(Amount::default(), |sum, (_, holding)| sum.plus(holding.all()));
         let used = others.plus(has);
@@ -164,7 +175,7 @@ impl Ledger {
     /// groups that cannot use what they get would wake each other without end.
     pub fn note(&self, group: &GroupRef, uid: &str, has: Amount) {
         let mut state = self.state();
-        let entry = state.entry(group.namespace.clone()).or_default();
+        let entry = state.namespaces.entry(group.namespace.clone()).or_default();
         let before = entry.groups.insert(uid.to_owned(), Holding { has, granted: Amount::default() });
         let before = before.unwrap_or_default();
         if is_less(has, before.has) {
@@ -174,9 +185,19 @@ impl Ledger {
         }
     }
 
+    /// The uids of all groups in it.
+    pub fn groups(&self) -> Vec<String> {
+        self.state().namespaces.values().flat_map(|namespace| namespace.groups.keys().cloned()).collect()
+    }
+
     /// Forgets a group that is gone.
     pub fn forget(&self, uid: &str) {
-        for entry in self.state().values_mut() {
+        let State { namespaces, gone } = &mut *self.state();
+        if !gone.iter().any(|other| other == uid) {
+            gone.truncate(REMEMBERED - 1);
+            gone.push_front(uid.to_owned());
+        }
+        for entry in namespaces.values_mut() {
             if entry.groups.remove(uid).is_some() {
                 self.wake(entry, |_, _| true);
             }
@@ -185,7 +206,7 @@ impl Ledger {
 
     /// Forgets everything: what has been done since by somebody else is not known.
     pub fn clear(&self) {
-        self.state().clear();
+        *self.state() = State::default();
     }
 
     fn wake(&self, entry: &mut Namespace, whom: impl Fn(&GroupRef, &BTreeSet<String>) -> bool) {
@@ -277,6 +298,22 @@ mod tests {
         ledger.ask(&group("c"), "c", &two, wish(0, 1)).unwrap_err();
         ledger.forget("a");
         assert_eq!(woken.next().await, Some(group("c")));
+    }
+
+    #[tokio::test]
+    async fn a_list_from_a_moment_ago_brings_nobody_back() {
+        let (ledger, three) = (Ledger::new(Wake::default()), quota(Some(3), None, None));
+        let read = || [("a".to_owned(), Amount::of(2, 2, 4)), ("c".to_owned(), Amount::of(1, 2, 4))];
+        ledger.forget("a");
+        ledger.read("shop", read());
+        assert_eq!(ledger.ask(&group("b"), "b", &three, wish(0, 2)), Ok(()), "c has 1");
+        // Another leader's list is another matter.
+        ledger.clear();
+        ledger.read("shop", read());
+        assert_eq!(ledger.ask(&group("b"), "b", &three, wish(0, 2)).unwrap_err().granted, 0);
+        let mut all = ledger.groups();
+        all.sort();
+        assert_eq!(all, ["a", "b", "c"]);
     }
 
     /// Seed 5421: each was granted some and could make nobody of it, gave it back, and

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
-use vmgroup_vsphere::{Capacity, DatastoreCapacity, DatastoreRef};
+use vmgroup_vsphere::{Capacity, DatastoreCapacity, DatastoreRef, Occupied};
 
 use crate::tasks::{TaskBook, TaskKind};
 use crate::wake::{GroupRef, Wake};
@@ -40,12 +40,63 @@ pub struct Fit {
     pub hosts: bool,
     /// What there is, in figures.
     pub figures: String,
+    /// What one takes of a datastore, in MiB; 0: nothing that would be known.
+    each_mib: u64,
+    /// What is left over on each datastore that can be used, if as many are put there as
+    /// fit, in MiB.
+    over: BTreeMap<DatastoreRef, u64>,
+}
+
+/// What room a member makes by leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Makes {
+    /// None that would be sure to be enough for a successor.
+    Nothing,
+    /// Enough with what is left over there.
+    Part,
+    /// Enough for a successor, whatever others do.
+    All,
+}
+
+impl Fit {
+    fn unbounded() -> Self {
+        Self { count: usize::MAX, hosts: true, figures: String::new(), each_mib: 0, over: BTreeMap::new() }
+    }
+
+    /// What room a member makes that gives this back.
+    pub fn made_by(&self, gives: &[Occupied]) -> Makes {
+        let made = |Occupied { datastore, mib }: &Occupied| match self.over.get(datastore) {
+            // Where nobody can be, or nobody of this group.
+            None => Makes::Nothing,
+            Some(_) if *mib >= self.each_mib => Makes::All,
+            Some(over) if over + mib >= self.each_mib => Makes::Part,
+            Some(_) => Makes::Nothing,
+        };
+        gives.iter().map(made).max().unwrap_or(Makes::Nothing)
+    }
+}
+
+/// How many members may be chosen to leave, and what room each of them is to make at
+/// least, so that all successors fit, whoever is chosen. `all` are those who can be,
+/// `wanted` how many are to be. There is room for `spare` without them, and `owed` are
+/// successors of others who leave and do not make all of their room.
+pub fn may_leave(wanted: usize, all: &[Makes], spare: usize, owed: usize) -> (usize, Makes) {
+    let spare = spare.saturating_sub(owed);
+    let with = |least: Makes| all.iter().filter(|makes| **makes >= least).count().min(wanted);
+    let choices = [
+        (with(Makes::All), Makes::All),
+        // What is left over is there once, and the first successor may take it.
+        (with(Makes::Part).min(if owed == 0 { spare.saturating_add(1) } else { 0 }), Makes::Part),
+        (with(Makes::Nothing).min(spare), Makes::Nothing),
+    ];
+    // Among equals the last, which leaves the most choice.
+    choices.into_iter().max_by_key(|(count, _)| *count).unwrap_or((0, Makes::All))
 }
 
 /// How many members are not sure not to fit.
 pub fn fit(capacity: &Capacity, promised: &[Promise], each: Each) -> Fit {
     let usable = || capacity.hosts.iter().filter(|host| host.usable());
-    let none = |figures| Fit { count: 0, hosts: false, figures };
+    let none = |figures| Fit { count: 0, hosts: false, figures, ..Fit::unbounded() };
     if !capacity.hosts.is_empty() && usable().next().is_none() {
         return none(format!("none of {} hosts is in service", capacity.hosts.len()));
     }
@@ -58,7 +109,7 @@ pub fn fit(capacity: &Capacity, promised: &[Promise], each: Each) -> Fit {
     }
     let disk = match each.disk_mib {
         Some(disk) if disk > 0 && !capacity.datastores.is_empty() => disk,
-        _ => return Fit { count: usize::MAX, hosts: true, figures: String::new() },
+        _ => return Fit::unbounded(),
     };
     let promised_to = |store: Option<&DatastoreRef>| -> u64 {
         promised.iter().filter(|(to, _)| to.as_ref() == store).map(|(_, mib)| *mib).sum()
@@ -75,9 +126,12 @@ pub fn fit(capacity: &Capacity, promised: &[Promise], each: Each) -> Fit {
         more => format!(" and {more} more"),
     };
     let shown = if shown.is_empty() { "no datastore that can be used".to_owned() } else { shown.join(", ") };
+    let over = usable().map(|store| (store.id.clone(), free(store) % disk)).filter(|_| rooms >= anywhere);
     Fit {
         count: usize::try_from(rooms.saturating_sub(anywhere)).unwrap_or(usize::MAX),
         hosts: true,
+        each_mib: disk,
+        over: over.collect(),
         figures: format!(
             "a member takes {disk} MiB of disk space at once, and free, without what clones under way take, are (MiB): {shown}{more}"
         ),
@@ -103,8 +157,28 @@ struct State {
 struct Clone {
     group: String,
     promise: Promise,
+    /// The call that begins it is out, or about to go.
+    called: bool,
     /// When it was found to have ended.
     ended: Option<Instant>,
+}
+
+/// Calls that begin clones and are out, or about to go.
+#[must_use = "when it is dropped the calls have been answered, or given up"]
+pub struct Calls {
+    room: Room,
+    members: Vec<String>,
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        let mut state = self.room.state();
+        for member in &self.members {
+            if let Some(clone) = state.clones.get_mut(member) {
+                clone.called = false;
+            }
+        }
+    }
 }
 
 impl Room {
@@ -112,10 +186,16 @@ impl Room {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A member of a group (by uid) is about to be cloned.
-    pub fn promise(&self, group: &str, member: &str, promise: Promise) {
-        let clone = Clone { group: group.to_owned(), promise, ended: None };
-        self.state().clones.insert(member.to_owned(), clone);
+    /// Members of a group (by uid) are about to be cloned, or are being cloned. Each counts
+    /// as long as its call is out, and then until its task has ended.
+    pub fn promise(&self, group: &str, clones: Vec<(String, Promise)>) -> Calls {
+        let members = clones.iter().map(|(member, _)| member.clone()).collect();
+        self.state().clones.extend(
+            clones.into_iter().map(|(member, promise)| {
+                (member, Clone { group: group.to_owned(), promise, called: true, ended: None })
+            }),
+        );
+        Calls { room: self.clone(), members }
     }
 
     /// What clones take that do not show in what was read of capacity since `read`.
@@ -124,7 +204,9 @@ impl Room {
         let mut flights: HashMap<String, HashMap<String, TaskKind>> = HashMap::new();
         for (member, clone) in &mut state.clones {
             let flights = flights.entry(clone.group.clone()).or_insert_with(|| tasks.kinds_in_flight(&clone.group));
-            if flights.get(member) != Some(&TaskKind::Clone) {
+            if clone.called || flights.get(member) == Some(&TaskKind::Clone) {
+                clone.ended = None;
+            } else {
                 clone.ended.get_or_insert_with(Instant::now);
             }
         }
@@ -246,6 +328,68 @@ mod tests {
         assert!(fit.count == 0 && !fit.hosts && fit.figures.contains("none of 2 hosts"), "{fit:?}");
     }
 
+    /// Who goes makes room where he was, and only there: for a successor who takes no more
+    /// than he gives back, or with what is left over, which is there once.
+    #[test]
+    fn nobody_leaves_whose_successor_does_not_fit() {
+        let full = capacity(vec![store("a", 300, true), store("b", 999, false)]);
+        let fit = fit(&full, &[], EACH);
+        let gives = |name: &str, mib| fit.made_by(&[Occupied { datastore: name.into(), mib }]);
+        assert_eq!(fit.count, 0);
+        assert_eq!([1000, 700, 699].map(|mib| gives("a", mib)), [Makes::All, Makes::Part, Makes::Nothing]);
+        assert_eq!((gives("b", 5000), gives("elsewhere", 5000)), (Makes::Nothing, Makes::Nothing));
+        assert_eq!(fit.made_by(&[]), Makes::Nothing, "it is not known");
+        // Of three who are wished.
+        let (all, part, none) = ([Makes::All; 3], [Makes::Part; 3], [Makes::Nothing; 3]);
+        assert_eq!(may_leave(3, &all, 0, 0), (3, Makes::All));
+        assert_eq!(may_leave(3, &part, 0, 0), (1, Makes::Part));
+        assert_eq!(may_leave(3, &none, 0, 0).0, 0);
+        assert_eq!(may_leave(3, &none, 2, 0), (2, Makes::Nothing));
+        assert_eq!(may_leave(3, &part, 1, 0), (2, Makes::Part));
+        let mixed = [Makes::All, Makes::Part, Makes::Nothing];
+        assert_eq!(may_leave(1, &mixed, 0, 0), (1, Makes::Part), "as many can be chosen from as may be");
+        assert_eq!(may_leave(1, &mixed, 1, 0), (1, Makes::Nothing));
+        // Those who are leaving come first.
+        assert_eq!(may_leave(3, &part, 0, 1).0, 0);
+        assert_eq!(may_leave(3, &none, 2, 1), (1, Makes::Nothing));
+        assert_eq!(may_leave(3, &all, 0, 1), (3, Makes::All));
+        // Clones under way that are anywhere may be where there is something left over.
+        assert_eq!(
+            super::fit(&full, &[(None, 1000)], EACH).made_by(&[Occupied { datastore: "a".into(), mib: 900 }]),
+            Makes::Nothing
+        );
+    }
+
+    /// Another group looks while the call is out and its task is not in the book yet: it
+    /// counts all the same, and until its task has ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_counts_while_its_call_is_out_and_as_long_as_it_takes() {
+        let second = std::time::Duration::from_secs(1);
+        let (room, tasks) = (Room::default(), TaskBook::new(8, Wake::default()));
+        let group = GroupRef { namespace: "shop".into(), name: "web".into() };
+        let look = async || {
+            tokio::time::advance(second).await;
+            let count = room.promised(&tasks, Instant::now()).len();
+            tokio::time::advance(second).await;
+            count
+        };
+        let calls = room.promise("uid", vec![("m-1".to_owned(), (None, 7))]);
+        assert_eq!((look().await, look().await), (1, 1), "it is called for");
+        tasks.started("uid", &group, "m-1", TaskKind::Clone, "task-1".into());
+        drop(calls);
+        assert_eq!((look().await, look().await), (1, 1), "it is made");
+        // One that another process has begun is found as it runs.
+        drop(room.promise("uid", vec![("m-2".to_owned(), (None, 9))]));
+        let before = Instant::now();
+        tokio::time::advance(second).await;
+        assert_eq!(room.promised(&tasks, before).len(), 2);
+        tasks.started("uid", &group, "m-2", TaskKind::Clone, "task-2".into());
+        assert_eq!((look().await, look().await), (2, 2), "it has not ended after all");
+        tasks.gone(&"task-1".into());
+        tasks.gone(&"task-2".into());
+        assert_eq!((look().await, look().await), (2, 0), "it shows only in what is read from now on");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_clone_counts_until_it_shows_and_who_waits_is_woken() {
         use futures::StreamExt as _;
@@ -256,8 +400,7 @@ mod tests {
         assert_eq!(slot, 1);
         tasks.started("uid", &group, "m-1", TaskKind::Clone, "task-1".into());
         let read = Instant::now();
-        room.promise("uid", "m-1", (None, 7));
-        room.promise("uid", "m-2", (None, 9));
+        drop(room.promise("uid", vec![("m-1".to_owned(), (None, 7)), ("m-2".to_owned(), (None, 9))]));
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         assert_eq!(room.promised(&tasks, read).len(), 2, "the second one never began, and may have");
         tokio::time::advance(std::time::Duration::from_secs(1)).await;

@@ -104,6 +104,8 @@ struct Group {
     reserved: usize,
     reserved_at: Option<Instant>,
     ended: Vec<Ended>,
+    /// Nobody asks any more how its tasks have ended.
+    gone: bool,
 }
 
 impl Group {
@@ -245,6 +247,8 @@ impl TaskBook {
         inner.over.push_back(task.clone());
         if let Some(group) = inner.groups.get_mut(&flight.uid) {
             group.running = group.running.saturating_sub(1);
+        }
+        if let Some(group) = inner.groups.get_mut(&flight.uid).filter(|group| !group.gone) {
             if flight.kind.has_sequel() && matches!(ending, Ending::Success) {
                 group.reserved += 1;
                 group.reserved_at = Some(Instant::now());
@@ -254,6 +258,7 @@ impl TaskBook {
             self.wake.wake(&group.name);
         }
         inner.hand_out(&self.wake, Instant::now(), None);
+        inner.prune(&flight.uid);
     }
 
     /// The tasks of a group that ended since it last asked.
@@ -310,13 +315,17 @@ impl TaskBook {
         self.inner().limit
     }
 
-    /// Forgets a group that is gone.
+    /// Forgets a group that is gone. What of it is still at work counts until it has ended.
     pub fn forget(&self, uid: &str) {
         let mut inner = self.inner();
-        inner.flights.retain(|_, flight| flight.uid != uid);
-        inner.groups.remove(uid);
+        if let Some(group) = inner.groups.get_mut(uid) {
+            group.gone = true;
+            group.reserved = 0;
+            group.ended.clear();
+        }
         inner.waiting.retain(|other| other != uid);
         inner.hand_out(&self.wake, Instant::now(), None);
+        inner.prune(uid);
     }
 }
 
@@ -348,19 +357,23 @@ impl Drop for Slot {
         // slot he would only fail again, at once and for ever.
         let awake = (!self.worked).then_some(self.uid.as_str());
         inner.hand_out(&self.book.wake, Instant::now(), awake);
+        inner.prune(&self.uid);
     }
 }
 
 impl Inner {
     fn group(&mut self, uid: &str, name: &GroupRef) -> &mut Group {
-        self.groups.entry(uid.to_owned()).or_insert_with(|| Group {
+        let group = self.groups.entry(uid.to_owned()).or_insert_with(|| Group {
             name: name.clone(),
             running: 0,
             starting: 0,
             reserved: 0,
             reserved_at: None,
             ended: Vec::new(),
-        })
+            gone: false,
+        });
+        group.gone = false;
+        group
     }
 
     fn free(&self) -> usize {
@@ -446,6 +459,21 @@ mod tests {
         assert_eq!(book.request("a", &name("a"), 3), 3);
         assert_eq!(book.request("b", &name("b"), 3), 1);
         assert_eq!(book.request("c", &name("c"), 3), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_at_work_for_a_group_that_is_gone_counts_until_it_has_ended() {
+        let book = TaskBook::new(2, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 2), 2);
+        start(&book, "a", 1);
+        let out = book.begin("a");
+        book.forget("a");
+        assert_eq!(book.request("b", &name("b"), 2), 0, "a task and a call");
+        drop(out);
+        assert_eq!(book.request("b", &name("b"), 2), 1);
+        finish(&book, 1);
+        assert_eq!(book.request("b", &name("b"), 2), 2);
+        assert!(book.take_ended("a").is_empty() && !book.inner().groups.contains_key("a"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,12 @@ use crate::wake::GroupRef;
 /// The most members a group may have.
 pub const MAX_REPLICAS: usize = 1000;
 
+/// The most virtual CPUs of a member.
+const MOST_CPUS: i32 = 768;
+
+/// The most memory of a member, in GB.
+const MOST_MEMORY: i32 = 24_576;
+
 /// The longest that a guest may be given to shut down, in seconds.
 const LONGEST_GRACE: i32 = 86_400;
 
@@ -214,6 +220,11 @@ impl Desired {
         format!("{}{restart}", self.made())
     }
 
+    /// Disk space that a member takes at once, in MiB, by what its template takes.
+    pub fn disk_mib(&self, template: Option<u64>) -> Option<u64> {
+        self.make.disk_mib(if self.linked { Some(0) } else { template })
+    }
+
     /// What a member that is made now is made as.
     pub fn made(&self) -> Made {
         Made { revision: self.revision.clone(), cpus: self.cpus, memory_mib: self.memory_mib }
@@ -314,12 +325,14 @@ pub fn validate(object: &VmGroup) -> Result<Desired, Invalid> {
     let grace = spec.grace_period_seconds.unwrap_or(GRACE);
     // Deletion must go through whatever the rest of the spec says.
     let (cpus, memory, replicas, grace) = if deleting {
-        (1, 1, 0, grace.clamp(0, LONGEST_GRACE).unsigned_abs())
+        let size = |value: i32, most| value.clamp(1, most).unsigned_abs();
+        // Its machines count with their size until they are gone.
+        (size(spec.cpu, MOST_CPUS), size(spec.memory, MOST_MEMORY), 0, grace.clamp(0, LONGEST_GRACE).unsigned_abs())
     } else {
         check_names(spec)?;
         (
-            within("cpu", spec.cpu, 1, 768, "1 to 768")?,
-            within("memory", spec.memory, 1, 24576, "1 to 24576 (GB)")?,
+            within("cpu", spec.cpu, 1, MOST_CPUS, "1 to 768")?,
+            within("memory", spec.memory, 1, MOST_MEMORY, "1 to 24576 (GB)")?,
             within("replicas", spec.replicas, 0, 1000, "0 to 1000")?,
             within("gracePeriodSeconds", grace, 0, LONGEST_GRACE, "0 to 86400")?,
         )
@@ -490,10 +503,15 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_group_can_still_be_deleted() {
-        let mut bad = group(0, 0, -1);
-        bad.metadata.deletion_timestamp =
-            Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
-        assert_eq!(validate(&bad).unwrap().replicas, 0);
+    fn a_group_that_is_deleted_keeps_its_size_and_may_be_invalid() {
+        for (cpu, memory, replicas, kept) in
+            [(0, 0, -1, (1, 1)), (32, 64, 10, (32, 64)), (i32::MAX, i32::MAX, 1001, (768, 24_576))]
+        {
+            let mut group = group(cpu, memory, replicas);
+            group.metadata.deletion_timestamp =
+                Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
+            let desired = validate(&group).unwrap();
+            assert_eq!((desired.cpus, desired.memory_mib / 1024, desired.replicas), (kept.0, kept.1, 0));
+        }
     }
 }

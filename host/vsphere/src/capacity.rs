@@ -18,6 +18,8 @@ const HOST: &str = "HostSystem";
 const DATASTORE: &str = "Datastore";
 const FIELDS: &str = "CustomFieldsManager";
 const TASK: &str = "Task";
+/// What space a machine takes on each of its datastores.
+const USED: &str = "storage.perDatastoreUsage";
 /// What the task is called (`TaskInfo.descriptionId`) that puts a host into maintenance.
 /// The host itself only says when it is there.
 pub(crate) const ENTERING: &str = "HostSystem.enterMaintenanceMode";
@@ -131,6 +133,26 @@ pub struct Usage {
     pub memory_mib: Option<u64>,
 }
 
+/// What of a machine lies on one datastore and is its alone (`storage.perDatastoreUsage`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occupied {
+    /// The datastore.
+    pub datastore: DatastoreRef,
+    /// Space that is free when the machine is destroyed, in MiB (`unshared`).
+    pub mib: u64,
+}
+
+impl Occupied {
+    fn read(object: &Object) -> Vec<Self> {
+        let on_datastore = |usage: &Element| {
+            let datastore = usage.child("datastore").and_then(reference_of)?;
+            let bytes: u64 = usage.text_of("unshared").parse().ok()?;
+            Some(Self { datastore: DatastoreRef::new(&datastore.id), mib: bytes.div_ceil(MIB) })
+        };
+        object.get(USED).map_or_else(Vec::new, |all| all.children.iter().filter_map(on_datastore).collect())
+    }
+}
+
 impl Vcenter {
     /// The room of a site, in one bulk read (and one more per page).
     pub async fn capacity(&self, site: &Site) -> Result<Capacity, Error> {
@@ -144,17 +166,31 @@ impl Vcenter {
     pub async fn usage(&self, vms: &[VmRef]) -> Result<HashMap<VmRef, Usage>, Error> {
         const CPU: &str = "summary.quickStats.overallCpuUsage";
         const MEMORY: &str = "summary.quickStats.guestMemoryUsage";
-        let paths = Paths::new("VirtualMachine", &[CPU, MEMORY]);
-        let mut usage = HashMap::with_capacity(vms.len());
+        let used = |object: &Object| Usage { cpu_mhz: object.number(CPU), memory_mib: object.number(MEMORY) };
+        self.of_each(vms, &[CPU, MEMORY], used).await
+    }
+
+    /// What space these machines take, as vCenter has counted it last. Those that are gone
+    /// are left out.
+    pub async fn occupied(&self, vms: &[VmRef]) -> Result<HashMap<VmRef, Vec<Occupied>>, Error> {
+        self.of_each(vms, &[USED], Occupied::read).await
+    }
+
+    async fn of_each<T>(
+        &self,
+        vms: &[VmRef],
+        properties: &[&'static str],
+        read: impl Fn(&Object) -> T,
+    ) -> Result<HashMap<VmRef, T>, Error> {
+        let paths = Paths::new("VirtualMachine", properties);
+        let mut found = HashMap::with_capacity(vms.len());
         let chunk = usize::try_from(self.inner.options.page_size.max(1)).unwrap_or(usize::MAX);
         for vms in vms.chunks(chunk) {
             let refs = vms.iter().map(VmRef::managed_object).collect();
-            for object in self.retrieve_each(refs, &paths).await? {
-                let used = Usage { cpu_mhz: object.number(CPU), memory_mib: object.number(MEMORY) };
-                usage.insert(VmRef::new(&object.id.id), used);
-            }
+            let objects = self.retrieve_each(refs, &paths).await?;
+            found.extend(objects.iter().map(|object| (VmRef::new(&object.id.id), read(object))));
         }
-        Ok(usage)
+        Ok(found)
     }
 }
 

@@ -36,7 +36,7 @@ mod watch;
 mod write;
 mod xml;
 
-pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, HostState, Usage};
+pub use capacity::{Capacity, ClusterCapacity, DatastoreCapacity, HostCapacity, HostState, Occupied, Usage};
 pub use client::{CallHook, Options, Outcome, Vcenter, WriteGate};
 pub use endpoint::endpoint;
 pub use error::{Category, Error, Fault, FaultKind};

@@ -458,6 +458,9 @@ async fn many_machines_come_in_pages() {
     let refs: Vec<_> = watch.inventory().vms().iter().map(|vm| vm.id.clone()).collect();
     sim.destroy(&format!("{ROOT}/vm-7")).unwrap();
     assert_eq!(vcenter.usage(&refs).await.unwrap().len(), 332);
+    let occupied = vcenter.occupied(&refs).await.unwrap();
+    let sizes = occupied.values().map(|all| all.iter().map(|it| it.mib).collect::<Vec<_>>());
+    assert_eq!(sizes.filter(|sizes| *sizes == [2048]).count(), 332);
     assert!(watch.inventory().vms().iter().all(|vm| vm.power == PowerState::On));
 }
 

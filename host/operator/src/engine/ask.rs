@@ -21,10 +21,10 @@ use crate::decide::{self, NoAnswer, Question, Taken, over_budget};
 use crate::link::{Connected, Problem, chain};
 use crate::memory::{GroupMemory, Patience, Topic, Why};
 use crate::observe::{Observed, Seen};
-use crate::plan::rollout::{self, Turn};
+use crate::plan::rollout::{self, Need, Turn};
 use crate::plan::{Decisions, Demand, Victim};
 use crate::quota::{self, Amount, Wish};
-use crate::room::{self, Each, Fit};
+use crate::room::{self, Each, Fit, Makes};
 use crate::status::bounded;
 use crate::target::Ground;
 use crate::validate::Desired;
@@ -187,7 +187,7 @@ impl Pass<'_> {
             capacity = now;
         }
         let turn = turn.filter(|_| !successors || (blueprint.is_some() && as_told));
-        let (turn, births, resumed) = self.within_room(seen, (&part, fit.as_ref()), turn, (births, resumed));
+        let (turn, births, resumed) = self.within_room(seen, fit.as_ref(), turn, (births, resumed)).await;
         let clones = births + resumed.len() > 0;
         if let Some(turn) = turn {
             let (candidates, purpose) = question_of_turn(&turn, seen);
@@ -275,10 +275,10 @@ impl Pass<'_> {
 
     /// Of those whose turn it is, of the newcomers and of the resumed: who finds room now.
     /// Who does not waits for it.
-    fn within_room(
+    async fn within_room(
         &mut self,
         seen: &Observed,
-        (capacity, fit): (&Capacity, Option<&Fit>),
+        fit: Option<&Fit>,
         turn: Option<&Turn>,
         (births, mut resumed): (usize, Vec<String>),
     ) -> (Option<Turn>, usize, Vec<String>) {
@@ -287,19 +287,10 @@ impl Pass<'_> {
         resumed.truncate(fit.count);
         let births = births.min(fit.count - resumed.len());
         let granted = births + resumed.len();
-        // Who goes makes room for his successor, unless where he was nobody can be.
-        let makes_room = |member: &&Seen| {
-            let store = member.vm.as_ref().and_then(|vm| vm.datastore.as_ref());
-            let known = store.and_then(|store| capacity.datastores.iter().find(|known| known.id == *store));
-            known.is_none_or(|store| store.usable)
+        let turns = match turn {
+            Some(turn) if turn.successors => self.who_may_leave(seen, fit, turn, granted).await,
+            turn => turn.cloned(),
         };
-        let limit = |turn: &Turn| {
-            let candidates = seen.members.iter().filter(|member| turn.from.contains(&member.uuid));
-            let freed = candidates.filter(makes_room).count();
-            if fit.hosts { fit.count.saturating_sub(granted).saturating_add(freed) } else { 0 }
-        };
-        let most = turn.map_or(usize::MAX, |turn| if turn.successors { limit(turn) } else { usize::MAX });
-        let turns = turn.map(|turn| Turn { count: turn.count.min(most), ..turn.clone() });
         let group = &self.desired.group;
         if granted == wanted && turns.as_ref().is_none_or(|turn| turn.count > 0) {
             self.connection.room.leave(group);
@@ -318,6 +309,51 @@ impl Pass<'_> {
             self.fail(Topic::Room, why(Category::Capacity, message));
         }
         (turns.filter(|turn| turn.count > 0), births, resumed)
+    }
+
+    /// Of those whose turn it is: how many may go, and from whom they are chosen, so that
+    /// there is room for all successors. With a count of 0 there is none; nothing: others
+    /// who leave come first, or nobody knows.
+    async fn who_may_leave(&mut self, seen: &Observed, fit: &Fit, turn: &Turn, granted: usize) -> Option<Turn> {
+        let (leaving, staying): (Vec<&Seen>, Vec<&Seen>) = seen.members.iter().partition(|member| member.leaving());
+        if !fit.hosts {
+            return Some(Turn { count: 0, ..turn.clone() });
+        }
+        let replicas = self.desired.replicas;
+        // Who is there besides those that are wished needs no successor.
+        let spare = fit.count.saturating_sub(granted).saturating_add(staying.len().saturating_sub(replicas));
+        let to_follow = leaving.len().min(replicas.saturating_sub(staying.len()));
+        if spare.saturating_sub(to_follow) >= turn.count {
+            return Some(turn.clone());
+        }
+        let candidates: Vec<&Seen> = staying.into_iter().filter(|member| turn.from.contains(&member.uuid)).collect();
+        let vms: Vec<VmRef> =
+            leaving.iter().chain(&candidates).filter_map(|member| Some(member.vm.as_ref()?.id.clone())).collect();
+        let occupied = match self.connection.link.vcenter().occupied(&vms).await {
+            Ok(occupied) => occupied,
+            Err(error) => {
+                self.fail_vc(Topic::Reading, &error);
+                return None;
+            }
+        };
+        let made_by = |member: &Seen| {
+            let gives = member.vm.as_ref().and_then(|vm| occupied.get(&vm.id));
+            gives.map_or(Makes::Nothing, |gives| fit.made_by(gives))
+        };
+        let makes = |member: &Seen| match rollout::due(&self.desired, member) {
+            Need::Successor(_) => made_by(member),
+            Need::Nothing | Need::Resize | Need::Cycle(_) => Makes::All,
+        };
+        let paid = leaving.iter().filter(|member| made_by(member) == Makes::All).count();
+        let owed = to_follow.saturating_sub(paid);
+        let all: Vec<Makes> = candidates.iter().map(|member| makes(member)).collect();
+        let (count, least) = room::may_leave(turn.count, &all, spare, owed);
+        if count == 0 && owed > 0 {
+            return None;
+        }
+        let from = candidates.into_iter().zip(all).filter(|(_, makes)| *makes >= least);
+        let from = from.map(|(member, _)| member.uuid.clone()).collect();
+        Some(Turn { count, from, ..turn.clone() })
     }
 
     /// So many members of this group.

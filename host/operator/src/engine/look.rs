@@ -24,7 +24,7 @@ use crate::tasks::{Ending, TaskKind};
 
 impl Pass<'_> {
     /// Takes over tasks that another process wrote down.
-    pub(super) fn adopt_tasks(&mut self, connected: &Connected) {
+    pub(super) async fn adopt_tasks(&mut self, connected: &Connected) {
         if std::mem::replace(&mut self.memory.adopted, true) {
             return;
         }
@@ -38,11 +38,26 @@ impl Pass<'_> {
             };
             adopted.push((member.uuid.clone(), kind, vmgroup_vsphere::TaskRef::new(task)));
         }
+        let mut clones = Vec::new();
         for (uuid, kind, task) in adopted {
             self.memory.births.insert(uuid.clone(), Birth::Unresolved);
             if self.connection.tasks.started(&self.desired.uid, &self.desired.group, &uuid, kind, task.clone()) {
                 connected.track(task, None);
+                if kind == TaskKind::Clone {
+                    clones.push(uuid);
+                }
             }
+        }
+        if clones.is_empty() {
+            return;
+        }
+        // Where they were sent is not known any more, and what they take as far as the
+        // template is still that one.
+        let template = connected.template(self.connection.link.vcenter(), &self.desired.template).await.ok();
+        let disk_mib = self.desired.disk_mib(template.and_then(|template| template.disk_mib));
+        if let Some(disk_mib) = disk_mib.filter(|disk| *disk > 0) {
+            let promises = clones.into_iter().map(|uuid| (uuid, (None, disk_mib))).collect();
+            drop(self.connection.room.promise(&self.desired.uid, promises));
         }
     }
 

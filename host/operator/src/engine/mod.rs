@@ -254,13 +254,24 @@ impl Engine {
     }
 
     /// Forgets a group that is gone.
-    fn forget(&self, uid: &str) {
+    pub fn forget(&self, uid: &str) {
         self.connections.forget(uid);
         self.ledger.forget(uid);
         self.guest_data.forget(uid);
         self.population.forget(uid);
         self.reserved_names.keep(uid, std::collections::BTreeSet::new());
         self.memories.forget(uid);
+    }
+
+    /// Forgets what another leader may have changed since. Called before the first pass
+    /// of each term as leader.
+    pub fn begin_term(&self) {
+        self.memories.clear();
+        self.ledger.clear();
+        self.reserved_names.clear();
+        for connection in self.connections.all() {
+            connection.claims.clear();
+        }
     }
 
     /// Claims the folder names that groups already have, so that a group that
@@ -387,7 +398,7 @@ impl Pass<'_> {
             self.look_again(SOON);
             return Ok(false);
         }
-        self.adopt_tasks(&connected);
+        laps.time(Step::Look, self.adopt_tasks(&connected)).await;
         self.hear_of_ended_tasks(&connected);
         let ground = Ground::of(self.destination.as_ref(), &connected, self.connection.name());
         let seen = laps.time(Step::Look, self.observe(&connected, &ground)).await?;
@@ -405,7 +416,7 @@ impl Pass<'_> {
         laps.time(Step::Tell, self.persist(&seen, &plan)).await?;
         self.announce(&seen, &decisions);
         self.announce_released(&seen, &plan);
-        self.remember_places(site.as_deref(), &plan, blueprint.as_ref());
+        let calls = self.remember_places(site.as_deref(), &plan, blueprint.as_ref());
         let applier = Applier {
             vcenter: self.connection.link.vcenter(),
             connected: &connected,
@@ -420,6 +431,7 @@ impl Pass<'_> {
             now: self.seconds(),
         };
         let effects = laps.time(Step::Apply, applier.apply(&plan)).await;
+        drop(calls);
         let finished = self.digest(&connected, &seen, effects);
         if finished {
             // Before the answer, which may be lost. Where machines were kept, nothing that

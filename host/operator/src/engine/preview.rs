@@ -327,14 +327,16 @@ impl Rehearsal<'_> {
         let purpose = purpose_of_births(demand);
         let disk_mib = self.template().await?;
         let usage = HashMap::new();
+        // What is done to those who stand takes none of the slots: it is over in thought.
+        let resumed = &demand.resume[..demand.resume.len().min(slots)];
+        let births = demand.missing.min(slots - resumed.len());
         let mut batch: Vec<(String, String)> = self
             .seen
             .members
             .iter()
-            .filter(|member| demand.resumed(slots).contains(&member.uuid))
+            .filter(|member| resumed.contains(&member.uuid))
             .map(|member| (member.uuid.clone(), member.name.clone()))
             .collect();
-        let births = demand.births(slots);
         if births > 0 {
             let taken = self.engine.taken(&self.connected, &self.seen, &self.desired.uid, &self.memory);
             let asked = self.question(&usage, None, purpose).for_names(births, taken);
@@ -389,8 +391,7 @@ impl Rehearsal<'_> {
             let found = self.connected.template(self.connection.link.vcenter(), &self.desired.template).await;
             self.template = Some(found.map_err(|error| trouble(&error))?);
         }
-        let full = self.template.as_ref().and_then(|template| template.disk_mib);
-        Ok(self.desired.make.disk_mib(if self.desired.linked { Some(0) } else { full }))
+        Ok(self.desired.disk_mib(self.template.as_ref().and_then(|template| template.disk_mib)))
     }
 
     fn question<'q>(

@@ -26,6 +26,7 @@ use crate::plan::rollout::{self, Progress};
 use crate::plan::{Decisions, Plan};
 use crate::policy_source::{Chosen, Serving};
 use crate::report::{Facts, HOST_LEAVING, Members, Obstacle, ROLLOUT_STALLED};
+use crate::room::Calls;
 use crate::status::StatusError;
 use crate::tasks::TaskKind;
 use crate::{folder, plan, report, status, stop};
@@ -71,18 +72,20 @@ impl Pass<'_> {
 
     /// The policies count a member where it is going, before vCenter shows it.
     /// And what a clone takes of a datastore, before that shows.
-    pub(super) fn remember_places(&mut self, site: Option<&Site>, plan: &Plan, blueprint: Option<&Blueprint>) {
+    pub(super) fn remember_places(&mut self, site: Option<&Site>, plan: &Plan, blueprint: Option<&Blueprint>) -> Calls {
         let disk_mib = blueprint.and_then(|blueprint| self.desired.make.disk_mib(blueprint.source.disk_mib()));
+        let mut clones = Vec::new();
         for step in &plan.steps {
             if let plan::Step::Clone { uuid, place, .. } = step {
                 if let Some(disk_mib) = disk_mib.filter(|disk| *disk > 0) {
                     let datastore = place.datastore.clone().or_else(|| site?.datastore.clone());
-                    self.connection.room.promise(&self.desired.uid, uuid, (datastore, disk_mib));
+                    clones.push((uuid.clone(), (datastore, disk_mib)));
                 }
                 let bound_for = BoundFor { host: place.host.clone(), datastore: place.datastore.clone() };
                 self.memory.bound_for.insert(uuid.clone(), bound_for);
             }
         }
+        self.connection.room.promise(&self.desired.uid, clones)
     }
 
     pub(super) fn announce(&mut self, seen: &Observed, decisions: &Decisions) {

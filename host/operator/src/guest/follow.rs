@@ -159,14 +159,19 @@ impl DataBook {
         state.known(uid, &reader.object(), &reader.from)
     }
 
-    /// A fresh read of a group's user data, which may be ahead of the watch.
+    /// A fresh read of a group's user data, which may be ahead of the watch: then that has
+    /// no news any more when it comes, so the others whom it concerns are looked at now.
     pub fn note(&self, uid: &str, data: &UserData) {
         let mut state = self.state();
-        let Some(Reader { group, from }) = state.readers.get(uid) else { return };
-        let (object, key) = (Object::of(&group.namespace, from), from.key.clone());
-        if let Some(Watched { content: Content::Keys(keys), .. }) = state.objects.get_mut(&object) {
-            keys.insert(key, Value::of(&data.0));
+        let Some(reader) = state.readers.get(uid) else { return };
+        let (object, key) = (reader.object(), reader.from.key.clone());
+        let Some(Watched { content: Content::Keys(keys), .. }) = state.objects.get_mut(&object) else { return };
+        let now = Value::of(&data.0);
+        if keys.insert(key, now.clone()).as_ref() == Some(&now) {
+            return;
         }
+        let others = state.readers.iter().filter(|(other, reader)| *other != uid && reader.object() == object);
+        others.for_each(|(_, reader)| self.0.wake.wake(&reader.group));
     }
 
     /// Forgets a group, and what only it read.
@@ -345,7 +350,13 @@ mod tests {
         assert_eq!(woken(&wake), [], "it is another watch's");
         let Known::Is(mark) = book.follow("u-a", &a, Some(&from("one"))) else { panic!("it is known") };
         assert_eq!(mark, UserData::new(b"x".to_vec()).mark("u-a"));
-        book.note("u-a", &UserData::new(b"y".to_vec()));
+        // A fresh read that is ahead of the watch, which has no news then.
+        for heard in [vec![b.clone()], Vec::new()] {
+            book.note("u-a", &UserData::new(b"y".to_vec()));
+            assert_eq!(woken(&wake), heard);
+        }
+        book.take(&one, 1, holds("y"));
+        assert_eq!(woken(&wake), []);
         assert!(matches!(book.known("u-b"), Known::Is(mark) if mark == UserData::new(b"y".to_vec()).mark("u-b")));
         book.take(&one, 1, Content::Keys(BTreeMap::new()));
         assert!(matches!(book.known("u-b"), Known::Lacking(GuestError::NotFound { .. })));

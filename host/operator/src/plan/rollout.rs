@@ -161,7 +161,12 @@ pub fn in_change(desired: &Desired, member: &Seen) -> bool {
     let Some(vm) = member.vm.as_ref().filter(|_| member.changing()) else { return false };
     match need(desired, vm) {
         Need::Successor(_) => false,
-        Need::Cycle(_) => true,
+        // Where it could not come up again it is not taken down any more; who is on his way
+        // down is changed.
+        Need::Cycle(_) => {
+            let untouched = vm.on() && member.stopping_since.is_none() && member.flight.is_none();
+            !(untouched && no_start(vm))
+        }
         Need::Nothing | Need::Resize => !vm.on(),
     }
 }

@@ -258,6 +258,27 @@ fn nobody_is_taken_down_or_started_where_he_could_not_come_up() {
     assert_eq!(demand(&group, &observed, NOW).start, ["uuid-002"]);
 }
 
+/// It was chosen, and waits for a task slot, when its host begins to leave: it stays as it
+/// is. Whose guest was asked already goes on.
+#[test]
+fn who_was_chosen_is_not_taken_down_where_he_could_not_come_up() {
+    let group = Desired { restarted_at: Some("now".into()), ..desired(3) };
+    let chosen = |mut seen: Seen| {
+        seen.recorded = Some(MemberState::Changing);
+        seen
+    };
+    let observed = leaving_hosts(vec![chosen(stranded(on(1), true)), on(2), on(3)]);
+    golden("who_was_chosen_is_not_taken_down_where_he_could_not_come_up", &planned(&group, &observed, 8));
+    let demanded = demand(&group, &observed, NOW);
+    assert_eq!((demanded.shut_down, demanded.stop), (Vec::new(), Vec::new()));
+    assert_eq!(from(demanded.turn.as_ref()), (1, vec!["uuid-002", "uuid-003"]), "it serves, and others may go");
+    let mut asked = chosen(stranded(on(1), true));
+    asked.stopping_since = Some(NOW);
+    assert_eq!(demand(&group, &leaving_hosts(vec![asked, on(2), on(3)]), NOW).shut_down, ["uuid-001"]);
+    let placed = leaving_hosts(vec![chosen(stranded(on(1), false)), on(2), on(3)]);
+    assert_eq!(demand(&group, &placed, NOW).shut_down, ["uuid-001"], "DRS finds a place for it");
+}
+
 #[test]
 fn the_last_successor_is_made_for_the_host_as_well() {
     let evacuate = Desired { evacuate: true, ..desired(3) };
