@@ -14,6 +14,7 @@ use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of, with_connections};
 use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
 use vmgroup_operator::connections::check;
 use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::kube::WatchFault;
 use vmgroup_sim::vcenter::VcenterSim;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -119,6 +120,28 @@ async fn namespaces_are_served_by_their_labels_and_a_new_label_counts() {
     user.told("later", "one", "ConnectionDiffers", "muc", SOON).await;
     user.group("later", "two", 1).await;
     assert_eq!(connection_of(&user.ready("later", "two", 1, SOON).await).as_deref(), Some("muc"));
+}
+
+/// S3: a group is heard of before its namespace is, as when both come from one manifest.
+/// Nobody guesses which vCenter is its own, nor what it may have.
+#[tokio::test(start_paused = true)]
+async fn s3_a_namespace_that_nobody_has_told_of_is_waited_for() {
+    let served = two().replace("namespaces: [shop]", "matchLabels: { site: muc }");
+    let (world, user) = started(&format!("{served}quotas:\n- {{ matchLabels: {{ site: muc }}, vms: 2 }}\n")).await;
+    user.group("other", "first", 1).await;
+    user.ready("other", "first", 1, SOON).await;
+    world.kube.disturb_watches(|kind| (kind == "namespaces").then_some(WatchFault::Late(SOON / 2)));
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"site": "muc"}},
+    });
+    world.kube.apply(namespace).unwrap();
+    user.group("shop", "web", 3).await;
+    user.told("shop", "web", "Reconciling", "those of shop are not known yet", SOON / 3).await;
+    user.told("shop", "web", "Reconciling", "2 VMs", SOON).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(connection_of(&get(&user, "shop", "web").await).as_deref(), Some("muc"));
+    assert_eq!(machines(&world.vcenters[0]), ["shop-web"; 2]);
+    assert_eq!(machines(&world.vcenters[1]), ["other-first"]);
 }
 
 /// One vCenter is cut off while machines are made in both. Who is in the other one never

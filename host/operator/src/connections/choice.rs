@@ -92,10 +92,13 @@ impl Connections {
 
     /// The labels of a namespace, as far as anybody is chosen by them.
     fn labels_of(&self, set: &Set, namespace: &str) -> Result<BTreeMap<String, String>, Problem> {
+        if !set.needs_labels {
+            return Ok(BTreeMap::new());
+        }
+        // It is there, with a group in it: if it is not among them, nobody has told yet.
         match &**self.0.labels.load() {
-            Labels::Read(labels) => Ok(labels.get(namespace).cloned().unwrap_or_default()),
-            Labels::Unread if set.needs_labels => Err(labels_unread()),
-            Labels::Unread => Ok(BTreeMap::new()),
+            Labels::Read(labels) => labels.get(namespace).cloned().ok_or_else(|| labels_unread(namespace)),
+            Labels::Unread => Err(labels_unread(namespace)),
         }
     }
 
@@ -222,10 +225,12 @@ fn not_for(namespace: &str, name: &str, usable: &[&Served]) -> Problem {
     }
 }
 
-fn labels_unread() -> Problem {
+fn labels_unread(namespace: &str) -> Problem {
     Problem {
         reason: "Connecting",
-        message: "connections.yaml chooses by the labels of namespaces, and they have not been read yet; it needs list and watch on namespaces (deploy/components/connections)".to_owned(),
+        message: format!(
+            "connections.yaml chooses by the labels of namespaces, and those of {namespace} are not known yet; the operator needs list and watch on namespaces (deploy/components/connections)"
+        ),
         stalled: false,
     }
 }
