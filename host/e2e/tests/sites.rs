@@ -398,10 +398,9 @@ async fn l10_a_login_is_rotated_by_its_secret() {
     assert_eq!(get(&user, "team-a", "web").await.metadata.resource_version, before);
 }
 
-/// L13: groups that were made when the operator knew one vCenter only, without a name,
-/// are found where their machines are, whatever the file says of their namespace.
-#[tokio::test(start_paused = true)]
-async fn l13_groups_of_before_are_found_where_they_are() {
+/// Groups of `team-a` that were made in the first vCenter when the operator knew no other,
+/// and had no name for it. The file that it will have says both.
+async fn of_before() -> (SimWorld, User) {
     let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
     let user = User::of(&world);
     let only = world.operators_vcenters(false);
@@ -416,6 +415,29 @@ async fn l13_groups_of_before_are_found_where_they_are() {
         user.login(secret, USER, PASSWORD).await;
     }
     user.connections(&two()).await;
+    (world, user)
+}
+
+/// L1: which vCenter is theirs is found out when all are there; then they go on, whichever
+/// was the last.
+#[tokio::test(start_paused = true)]
+async fn l1_groups_of_before_go_on_when_the_last_vcenter_is_there() {
+    for last in [0, 1] {
+        let (mut world, user) = of_before().await;
+        world.vcenters[last].faults().set_down(true);
+        world.launch(None);
+        user.told("team-a", "web", "Reconciling", "is found out when all are there", SOON).await;
+        tokio::time::sleep(SOON).await;
+        world.vcenters[last].faults().set_down(false);
+        let group = user.ready("team-a", "web", 2, SOON * 2).await;
+        assert_eq!(connection_of(&group).as_deref(), Some("muc"));
+    }
+}
+
+/// L13: they are found where their machines are, whatever the file says of their namespace.
+#[tokio::test(start_paused = true)]
+async fn l13_groups_of_before_are_found_where_they_are() {
+    let (mut world, user) = of_before().await;
     world.launch(None);
     user.scale("team-a", "web", 3).await;
     let group = user.ready("team-a", "web", 3, SOON).await;

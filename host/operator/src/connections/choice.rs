@@ -53,6 +53,14 @@ impl Connections {
         self.choose(asked).connection
     }
 
+    /// Whether a group has to hear of news of the connection of this name: it is the
+    /// group's, or it was one of those that were waited for to find out which is.
+    pub fn is_news_for(&self, group: &VmGroup, name: &str) -> bool {
+        let standing = group.status.as_ref().filter(|status| status.folder.is_some());
+        let of_old = standing.is_some_and(|status| status.connection.as_ref().is_none_or(|known| known.name.is_none()));
+        of_old || **self.of(group).name() == *name
+    }
+
     /// The connection of a group.
     pub fn choose(&self, asked: Asked<'_>) -> Chosen {
         let set = self.0.set.load();
