@@ -9,7 +9,7 @@ use std::time::Duration;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
-use vmgroup_api::VmGroup;
+use vmgroup_api::{ORPHAN_ANNOTATION, VmGroup};
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of, with_connections};
 use vmgroup_e2e::world::{CONNECTIONS, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
 use vmgroup_operator::connections::check;
@@ -246,6 +246,14 @@ async fn a_standing_group_stays_where_it_is() {
     assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (0, 1));
 }
 
+/// The name `muc` leads to the second vCenter.
+fn astray() -> String {
+    let host = host_of(1);
+    format!(
+        "connections:\n- name: muc\n  address: http://{host}\n  credentials: {{ secret: vc-muc }}\n  default: true\n"
+    )
+}
+
 /// S3: the name of the connection now leads to another vCenter, where none of the group's
 /// machines are. They are not made again there.
 #[tokio::test(start_paused = true)]
@@ -253,11 +261,7 @@ async fn s3_another_vcenter_under_the_same_name_gets_none_of_the_machines() {
     let (mut world, user) = started(&two()).await;
     user.group("shop", "web", 2).await;
     user.ready("shop", "web", 2, SOON).await;
-    let one = format!(
-        "connections:\n- name: muc\n  address: http://{}\n  credentials: {{ secret: vc-muc }}\n  default: true\n",
-        host_of(1)
-    );
-    user.connections(&one).await;
+    user.connections(&astray()).await;
     user.told("shop", "web", "Stalled", "leads to", SOON).await;
     // Whoever has just come knows it too.
     world.kill_operator().await.unwrap();
@@ -268,6 +272,70 @@ async fn s3_another_vcenter_under_the_same_name_gets_none_of_the_machines() {
     user.connections(&two()).await;
     user.ready("shop", "web", 3, SOON).await;
     assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 0));
+}
+
+/// L9: it leads to another one for good, as when vCenter was installed anew. Whoever knows
+/// that has a way out, and is told which, and what is left where.
+#[tokio::test(start_paused = true)]
+async fn l9_there_is_a_way_out_of_another_vcenter() {
+    let (world, user) = started(&two()).await;
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    user.connections(&astray()).await;
+    user.told("shop", "web", "Stalled", "leads to", SOON).await;
+    user.delete("shop", "web").await;
+    user.told("shop", "web", "Stalled", "orphan=unreachable", SOON).await;
+    tokio::time::sleep(SOON).await;
+    let patch = json!({"metadata": {"annotations": {ORPHAN_ANNOTATION: "unreachable"}}});
+    world.kube.patch("vmgroups", Some("shop"), "web", patch).unwrap();
+    user.gone("shop", "web", SOON).await;
+    let events = user.events("shop", "web").await;
+    let told = events.iter().find(|event| event.starts_with("Abandoned")).expect("an event");
+    assert!(told.contains("OtherVCenter") && told.contains("2 virtual machines"), "{told}");
+    assert_eq!((machines(&world.vcenters[0]), machines(&world.vcenters[1])), (vec!["shop-web".to_owned(); 2], vec![]));
+}
+
+/// L9: what nothing was ever made of does not wait for a vCenter: nobody's, one without a
+/// login, one that is away.
+#[tokio::test(start_paused = true)]
+async fn l9_a_group_of_which_nothing_was_made_goes_without_a_vcenter() {
+    let file = two().replace("  default: true\n", "").replace("vc-muc", "vc-new");
+    let (world, user) = started(&file).await;
+    world.vcenters[1].faults().set_down(true);
+    world.vcenters[1].cut_connections();
+    let lacking = [
+        ("other", "Stalled", "no connection serves"),
+        ("shop", "Stalled", "there is no Secret vc-new"),
+        ("team-a", "Reconciling", "vCenter is not available"),
+    ];
+    for (namespace, type_, text) in lacking {
+        user.group(namespace, "web", 1).await;
+        user.told(namespace, "web", type_, text, SOON).await;
+    }
+    for (namespace, _, _) in lacking {
+        user.delete(namespace, "web").await;
+        user.gone(namespace, "web", SOON).await;
+    }
+}
+
+/// S1: what was asked for may be there, even if no answer came: a group whose folder was
+/// being made waits for its vCenter.
+#[tokio::test(start_paused = true)]
+async fn s1_a_group_that_asked_for_its_folder_does_not_go_without_its_vcenter() {
+    let (world, user) = started(&two()).await;
+    let ber = &world.vcenters[1];
+    let folder = || ber.folders().iter().any(|path| path.ends_with("/team-a-web"));
+    ber.faults().add(Rule::every("CreateFolder", Fault::LoseReply));
+    user.group("team-a", "web", 0).await;
+    eventually("its folder is there", SOON, async || if folder() { Ok(()) } else { Err(String::new()) }).await;
+    ber.faults().set_down(true);
+    ber.cut_connections();
+    user.delete("team-a", "web").await;
+    user.told("team-a", "web", "Reconciling", "orphan=unreachable", SOON).await;
+    tokio::time::sleep(SOON).await;
+    ber.faults().clear();
+    user.gone("team-a", "web", SOON * 2).await;
+    assert!(!folder());
 }
 
 /// A mistake is named with its line, and what counted before goes on counting.
