@@ -26,7 +26,7 @@ impl Pass<'_> {
         self.elsewhere(&connected).map_or(Ok(connected), Err)
     }
 
-    /// The connection leads to another vCenter than the one that the group's
+    /// The connection leads to another vCenter or datacenter than the one that the group's
     /// machines are in: none of them would be found there, and all be made again.
     fn elsewhere(&self, connected: &Connected) -> Option<Obstacle> {
         let recorded = self.written().0.connection.as_ref()?;
@@ -38,7 +38,17 @@ impl Pass<'_> {
             );
             return Some(stands_still("OtherVCenter", message));
         }
-        None
+        let (theirs, here) = (recorded.datacenter.as_ref()?, &connected.site.datacenter);
+        if theirs.id == here.id.as_str() {
+            return None;
+        }
+        let setting =
+            if recorded.name.is_some() { "`datacenter` in connections.yaml" } else { "--datacenter (VC_DATACENTER)" };
+        let message = format!(
+            "the group's machines are in the datacenter {} ({}), and the connection {name} leads to {} ({}): nothing is done until the former is chosen again with {setting}",
+            theirs.name, theirs.id, here.name, here.id,
+        );
+        Some(stands_still("OtherDatacenter", message))
     }
 
     /// Says what is waited for; or lets the group go, if it is being deleted and nothing
