@@ -338,6 +338,28 @@ async fn s1_a_group_that_asked_for_its_folder_does_not_go_without_its_vcenter() 
     assert!(!folder());
 }
 
+/// A connection is given a Secret that is not there: its groups say so, those too that are
+/// to go, and all goes on when it is.
+#[tokio::test(start_paused = true)]
+async fn an_edit_to_a_secret_that_is_not_there_is_told() {
+    let (world, user) = started(&two()).await;
+    for name in ["web", "old"] {
+        user.group("shop", name, 1).await;
+        user.ready("shop", name, 1, SOON).await;
+    }
+    user.connections(&two().replace("vc-muc", "vc-new")).await;
+    user.delete("shop", "old").await;
+    for name in ["web", "old"] {
+        user.told("shop", name, "Stalled", "there is no Secret vc-new", SOON).await;
+    }
+    assert_eq!(machines(&world.vcenters[0]).len(), 2);
+    user.login("vc-new", USER, PASSWORD).await;
+    user.gone("shop", "old", SOON).await;
+    user.scale("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    assert_eq!(machines(&world.vcenters[0]), ["shop-web"; 2]);
+}
+
 /// A mistake is named with its line, and what counted before goes on counting.
 #[tokio::test(start_paused = true)]
 async fn a_file_with_a_mistake_changes_nothing() {
