@@ -15,9 +15,9 @@ pub use change::{RollingUpdate, UpdateStrategy, UpdateType};
 pub use policy_file::{OnFailure, PolicyEntry, PolicyFile, PolicyFileError, ShadowEntry};
 pub use readiness::{Readiness, ReadinessType};
 pub use vmgroup::{
-    CloneMode, ConnectionStatus, DataSource, DeletionPolicy, DiskSpec, Evacuation, FolderStatus, GuestSpec, KeyRef,
-    MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, TagSpec, TargetSpec, VmGroup,
-    VmGroupSpec, VmGroupStatus,
+    CloneMode, ConnectionStatus, DataSource, DatacenterStatus, DeletionPolicy, DiskSpec, Evacuation, FolderStatus,
+    GuestSpec, KeyRef, MemberState, MemberStatus, Phase, PolicyInForce, PolicyStatus, RolloutStatus, TagSpec,
+    TargetSpec, VmGroup, VmGroupSpec, VmGroupStatus,
 };
 
 /// The finalizer that keeps a `VmGroup` until its virtual machines are gone.

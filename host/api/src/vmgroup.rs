@@ -480,6 +480,20 @@ pub struct ConnectionStatus {
     /// done in another one.
     #[serde(default)]
     pub instance_uuid: Option<String>,
+    /// The datacenter that its folder and machines are in, as far as it is known:
+    /// nothing is done in another one.
+    #[serde(default)]
+    pub datacenter: Option<DatacenterStatus>,
+}
+
+/// The datacenter of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatacenterStatus {
+    /// What it was called when the group came there.
+    pub name: String,
+    /// Its managed object reference.
+    pub id: String,
 }
 
 /// One member of the group.

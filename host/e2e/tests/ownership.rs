@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use vmgroup_api::DatacenterStatus;
 use vmgroup_e2e::blind::{self, blind};
 use vmgroup_e2e::sim::SimWorld;
 use vmgroup_e2e::world::{Deed, Options, ROOT, User, VmView, World, eventually};
+use vmgroup_operator::config::Vcenters;
 use vmgroup_sim::faults::{Fault, Rule};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -203,7 +206,7 @@ async fn machines_that_were_given_up_by_hand_stay() {
     user.ready("shop", "web", 2, SOON).await;
     world.deed(Deed::Down).await.unwrap();
     user.delete("shop", "web").await;
-    let patch = serde_json::json!({"metadata": {"finalizers": []}});
+    let patch = json!({"metadata": {"finalizers": []}});
     user.groups("shop").patch("web", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     user.gone("shop", "web", SOON).await;
     world.deed(Deed::Up).await.unwrap();
@@ -267,6 +270,67 @@ async fn s1_a_moved_member_of_a_large_group_is_not_forgotten_when_he_cannot_be_r
     let after = world.vms().await.unwrap();
     assert_eq!(after.len(), 61, "{:?}", names(&after));
     assert!(names(&after).is_superset(&names(&before)), "nobody was replaced");
+}
+
+/// An operator that is told to use this datacenter; the one before is killed.
+async fn restart_in(world: &mut SimWorld, datacenter: &str) {
+    world.kill_operator().await.unwrap();
+    let mut vcenters = world.operators_vcenters(false);
+    if let Vcenters::One(one) = &mut vcenters {
+        one.site.datacenter = Some(datacenter.to_owned());
+    }
+    world.launch_on(vcenters, None);
+}
+
+/// S3, S1: the operator is told to use another datacenter, where none of the machines are.
+/// They are neither made again there, nor taken for gone.
+#[tokio::test(start_paused = true)]
+async fn s3_another_datacenter_gets_none_of_a_large_groups_machines() {
+    let options = Options { max_tasks: 20, datacenters: 2, ..Options::default() };
+    let mut world = SimWorld::make(options).await.unwrap();
+    let user = User::of(&world);
+    restart_in(&mut world, "DC0").await;
+    user.group("shop", "herd", 60).await;
+    user.ready("shop", "herd", 60, SOON * 5).await;
+    let before = world.vms().await.unwrap();
+    restart_in(&mut world, "DC1").await;
+    let told = user.told("shop", "herd", "Stalled", "--datacenter (VC_DATACENTER)", SOON).await;
+    assert!(told.contains("in the datacenter DC0 (") && told.contains("leads to DC1 ("), "{told}");
+    user.scale("shop", "herd", 61).await;
+    tokio::time::sleep(SOON).await;
+    user.delete("shop", "herd").await;
+    user.told("shop", "herd", "Stalled", "orphan=unreachable", SOON).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(names(&world.vms().await.unwrap()), names(&before));
+    restart_in(&mut world, "DC0").await;
+    user.gone("shop", "herd", SOON * 5).await;
+    assert_eq!(world.vms().await.unwrap(), []);
+}
+
+/// L13: a record from before datacenters were written down has its own from when something
+/// of the group is seen, and no other.
+#[tokio::test(start_paused = true)]
+async fn l13_a_record_without_a_datacenter_gets_the_one_where_the_group_is() {
+    let mut world = SimWorld::make(Options { datacenters: 2, ..Options::default() }).await.unwrap();
+    let user = User::of(&world);
+    restart_in(&mut world, "DC0").await;
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    world.kill_operator().await.unwrap();
+    let none = json!({"status": {"connection": {"datacenter": null}}});
+    user.groups("shop").patch_status("web", &PatchParams::default(), &Patch::Merge(none)).await.unwrap();
+    let recorded = async || -> Option<DatacenterStatus> {
+        user.groups("shop").get("web").await.unwrap().status.unwrap().connection.unwrap().datacenter
+    };
+    restart_in(&mut world, "DC1").await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(recorded().await, None);
+    restart_in(&mut world, "DC0").await;
+    let learned = eventually("it is known", SOON, async || recorded().await.ok_or_else(String::new)).await;
+    assert_eq!(learned.name, "DC0");
+    restart_in(&mut world, "DC1").await;
+    user.told("shop", "web", "Stalled", "in the datacenter DC0", SOON).await;
+    assert_eq!(world.vms().await.unwrap().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

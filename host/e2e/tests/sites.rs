@@ -9,11 +9,12 @@ use std::time::Duration;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
-use vmgroup_api::VmGroup;
+use vmgroup_api::{ORPHAN_ANNOTATION, VmGroup};
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of, with_connections};
 use vmgroup_e2e::world::{CONNECTIONS, Deed, OPERATOR_NAMESPACE, Options, User, World, eventually, yaml};
 use vmgroup_operator::connections::check;
 use vmgroup_sim::faults::{Fault, Rule};
+use vmgroup_sim::kube::WatchFault;
 use vmgroup_sim::vcenter::VcenterSim;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -121,6 +122,28 @@ async fn namespaces_are_served_by_their_labels_and_a_new_label_counts() {
     assert_eq!(connection_of(&user.ready("later", "two", 1, SOON).await).as_deref(), Some("muc"));
 }
 
+/// S3: a group is heard of before its namespace is, as when both come from one manifest.
+/// Nobody guesses which vCenter is its own, nor what it may have.
+#[tokio::test(start_paused = true)]
+async fn s3_a_namespace_that_nobody_has_told_of_is_waited_for() {
+    let served = two().replace("namespaces: [shop]", "matchLabels: { site: muc }");
+    let (world, user) = started(&format!("{served}quotas:\n- {{ matchLabels: {{ site: muc }}, vms: 2 }}\n")).await;
+    user.group("other", "first", 1).await;
+    user.ready("other", "first", 1, SOON).await;
+    world.kube.disturb_watches(|kind| (kind == "namespaces").then_some(WatchFault::Late(SOON / 2)));
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"site": "muc"}},
+    });
+    world.kube.apply(namespace).unwrap();
+    user.group("shop", "web", 3).await;
+    user.told("shop", "web", "Reconciling", "those of shop are not known yet", SOON / 3).await;
+    user.told("shop", "web", "Reconciling", "2 VMs", SOON).await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(connection_of(&get(&user, "shop", "web").await).as_deref(), Some("muc"));
+    assert_eq!(machines(&world.vcenters[0]), ["shop-web"; 2]);
+    assert_eq!(machines(&world.vcenters[1]), ["other-first"]);
+}
+
 /// One vCenter is cut off while machines are made in both. Who is in the other one never
 /// notices: no group there is other than on its way or ready, at any time.
 #[tokio::test(start_paused = true)]
@@ -223,6 +246,14 @@ async fn a_standing_group_stays_where_it_is() {
     assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (0, 1));
 }
 
+/// The name `muc` leads to the second vCenter.
+fn astray() -> String {
+    let host = host_of(1);
+    format!(
+        "connections:\n- name: muc\n  address: http://{host}\n  credentials: {{ secret: vc-muc }}\n  default: true\n"
+    )
+}
+
 /// S3: the name of the connection now leads to another vCenter, where none of the group's
 /// machines are. They are not made again there.
 #[tokio::test(start_paused = true)]
@@ -230,11 +261,7 @@ async fn s3_another_vcenter_under_the_same_name_gets_none_of_the_machines() {
     let (mut world, user) = started(&two()).await;
     user.group("shop", "web", 2).await;
     user.ready("shop", "web", 2, SOON).await;
-    let one = format!(
-        "connections:\n- name: muc\n  address: http://{}\n  credentials: {{ secret: vc-muc }}\n  default: true\n",
-        host_of(1)
-    );
-    user.connections(&one).await;
+    user.connections(&astray()).await;
     user.told("shop", "web", "Stalled", "leads to", SOON).await;
     // Whoever has just come knows it too.
     world.kill_operator().await.unwrap();
@@ -245,6 +272,92 @@ async fn s3_another_vcenter_under_the_same_name_gets_none_of_the_machines() {
     user.connections(&two()).await;
     user.ready("shop", "web", 3, SOON).await;
     assert_eq!((machines(&world.vcenters[0]).len(), machines(&world.vcenters[1]).len()), (3, 0));
+}
+
+/// L9: it leads to another one for good, as when vCenter was installed anew. Whoever knows
+/// that has a way out, and is told which, and what is left where.
+#[tokio::test(start_paused = true)]
+async fn l9_there_is_a_way_out_of_another_vcenter() {
+    let (world, user) = started(&two()).await;
+    user.group("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    user.connections(&astray()).await;
+    user.told("shop", "web", "Stalled", "leads to", SOON).await;
+    user.delete("shop", "web").await;
+    user.told("shop", "web", "Stalled", "orphan=unreachable", SOON).await;
+    tokio::time::sleep(SOON).await;
+    let patch = json!({"metadata": {"annotations": {ORPHAN_ANNOTATION: "unreachable"}}});
+    world.kube.patch("vmgroups", Some("shop"), "web", patch).unwrap();
+    user.gone("shop", "web", SOON).await;
+    let events = user.events("shop", "web").await;
+    let told = events.iter().find(|event| event.starts_with("Abandoned")).expect("an event");
+    assert!(told.contains("OtherVCenter") && told.contains("2 virtual machines"), "{told}");
+    assert_eq!((machines(&world.vcenters[0]), machines(&world.vcenters[1])), (vec!["shop-web".to_owned(); 2], vec![]));
+}
+
+/// L9: what nothing was ever made of does not wait for a vCenter: nobody's, one without a
+/// login, one that is away.
+#[tokio::test(start_paused = true)]
+async fn l9_a_group_of_which_nothing_was_made_goes_without_a_vcenter() {
+    let file = two().replace("  default: true\n", "").replace("vc-muc", "vc-new");
+    let (world, user) = started(&file).await;
+    world.vcenters[1].faults().set_down(true);
+    world.vcenters[1].cut_connections();
+    let lacking = [
+        ("other", "Stalled", "no connection serves"),
+        ("shop", "Stalled", "there is no Secret vc-new"),
+        ("team-a", "Reconciling", "vCenter is not available"),
+    ];
+    for (namespace, type_, text) in lacking {
+        user.group(namespace, "web", 1).await;
+        user.told(namespace, "web", type_, text, SOON).await;
+    }
+    for (namespace, _, _) in lacking {
+        user.delete(namespace, "web").await;
+        user.gone(namespace, "web", SOON).await;
+    }
+}
+
+/// S1: what was asked for may be there, even if no answer came: a group whose folder was
+/// being made waits for its vCenter.
+#[tokio::test(start_paused = true)]
+async fn s1_a_group_that_asked_for_its_folder_does_not_go_without_its_vcenter() {
+    let (world, user) = started(&two()).await;
+    let ber = &world.vcenters[1];
+    let folder = || ber.folders().iter().any(|path| path.ends_with("/team-a-web"));
+    ber.faults().add(Rule::every("CreateFolder", Fault::LoseReply));
+    user.group("team-a", "web", 0).await;
+    eventually("its folder is there", SOON, async || if folder() { Ok(()) } else { Err(String::new()) }).await;
+    ber.faults().set_down(true);
+    ber.cut_connections();
+    user.delete("team-a", "web").await;
+    user.told("team-a", "web", "Reconciling", "orphan=unreachable", SOON).await;
+    tokio::time::sleep(SOON).await;
+    ber.faults().clear();
+    user.gone("team-a", "web", SOON * 2).await;
+    assert!(!folder());
+}
+
+/// A connection is given a Secret that is not there: its groups say so, those too that are
+/// to go, and all goes on when it is.
+#[tokio::test(start_paused = true)]
+async fn an_edit_to_a_secret_that_is_not_there_is_told() {
+    let (world, user) = started(&two()).await;
+    for name in ["web", "old"] {
+        user.group("shop", name, 1).await;
+        user.ready("shop", name, 1, SOON).await;
+    }
+    user.connections(&two().replace("vc-muc", "vc-new")).await;
+    user.delete("shop", "old").await;
+    for name in ["web", "old"] {
+        user.told("shop", name, "Stalled", "there is no Secret vc-new", SOON).await;
+    }
+    assert_eq!(machines(&world.vcenters[0]).len(), 2);
+    user.login("vc-new", USER, PASSWORD).await;
+    user.gone("shop", "old", SOON).await;
+    user.scale("shop", "web", 2).await;
+    user.ready("shop", "web", 2, SOON).await;
+    assert_eq!(machines(&world.vcenters[0]), ["shop-web"; 2]);
 }
 
 /// A mistake is named with its line, and what counted before goes on counting.
@@ -375,10 +488,9 @@ async fn l10_a_login_is_rotated_by_its_secret() {
     assert_eq!(get(&user, "team-a", "web").await.metadata.resource_version, before);
 }
 
-/// L13: groups that were made when the operator knew one vCenter only, without a name,
-/// are found where their machines are, whatever the file says of their namespace.
-#[tokio::test(start_paused = true)]
-async fn l13_groups_of_before_are_found_where_they_are() {
+/// Groups of `team-a` that were made in the first vCenter when the operator knew no other,
+/// and had no name for it. The file that it will have says both.
+async fn of_before() -> (SimWorld, User) {
     let mut world = SimWorld::make(Options { connections: 2, ..Options::default() }).await.unwrap();
     let user = User::of(&world);
     let only = world.operators_vcenters(false);
@@ -393,6 +505,29 @@ async fn l13_groups_of_before_are_found_where_they_are() {
         user.login(secret, USER, PASSWORD).await;
     }
     user.connections(&two()).await;
+    (world, user)
+}
+
+/// L1: which vCenter is theirs is found out when all are there; then they go on, whichever
+/// was the last.
+#[tokio::test(start_paused = true)]
+async fn l1_groups_of_before_go_on_when_the_last_vcenter_is_there() {
+    for last in [0, 1] {
+        let (mut world, user) = of_before().await;
+        world.vcenters[last].faults().set_down(true);
+        world.launch(None);
+        user.told("team-a", "web", "Reconciling", "is found out when all are there", SOON).await;
+        tokio::time::sleep(SOON).await;
+        world.vcenters[last].faults().set_down(false);
+        let group = user.ready("team-a", "web", 2, SOON * 2).await;
+        assert_eq!(connection_of(&group).as_deref(), Some("muc"));
+    }
+}
+
+/// L13: they are found where their machines are, whatever the file says of their namespace.
+#[tokio::test(start_paused = true)]
+async fn l13_groups_of_before_are_found_where_they_are() {
+    let (mut world, user) = of_before().await;
     world.launch(None);
     user.scale("team-a", "web", 3).await;
     let group = user.ready("team-a", "web", 3, SOON).await;

@@ -207,7 +207,7 @@ fn asked_for(
         .flat_map(move |namespace| those(&all, |object| object.meta().namespace.as_ref() == Some(&namespace)));
     let (all, connections) = (known.clone(), engine.connections.clone());
     let of_connections = engine.connections.stirred().stream().flat_map(move |name| {
-        those(&all, |object| object.0.as_ref().is_ok_and(|group| *connections.of(group).name() == name))
+        those(&all, |object| object.0.as_ref().is_ok_and(|group| connections.is_news_for(group, &name)))
     });
     stream::select_all([woken.boxed(), of_namespaces.boxed(), of_connections.boxed()])
 }

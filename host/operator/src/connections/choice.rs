@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmgroup_api::connections_file::QuotaEntry;
-use vmgroup_api::{ConnectionStatus, VmGroup, VmGroupStatus};
-use vmgroup_vsphere::FolderRef;
+use vmgroup_api::{ConnectionStatus, DatacenterStatus, VmGroup, VmGroupStatus};
+use vmgroup_vsphere::{FolderRef, Named};
 
 use super::{Connections, Labels, Served, Set};
 use crate::connection::Connection;
-use crate::link::Problem;
+use crate::link::{Connected, Problem};
 use crate::target;
 
 /// What decides which connection is a group's.
@@ -53,6 +53,14 @@ impl Connections {
         self.choose(asked).connection
     }
 
+    /// Whether a group has to hear of news of the connection of this name: it is the
+    /// group's, or it was one of those that were waited for to find out which is.
+    pub fn is_news_for(&self, group: &VmGroup, name: &str) -> bool {
+        let standing = group.status.as_ref().filter(|status| status.folder.is_some());
+        let of_old = standing.is_some_and(|status| status.connection.as_ref().is_none_or(|known| known.name.is_none()));
+        of_old || **self.of(group).name() == *name
+    }
+
     /// The connection of a group.
     pub fn choose(&self, asked: Asked<'_>) -> Chosen {
         let set = self.0.set.load();
@@ -67,7 +75,7 @@ impl Connections {
         match found {
             Ok(served) => Chosen {
                 connection: served.connection.clone(),
-                record: Some(served.record(recorded)),
+                record: Some(served.record(asked.uid, standing)),
                 differs: name.and_then(|_| self.differs(&set, served, asked)),
                 refused: set.refused.clone(),
             },
@@ -92,10 +100,13 @@ impl Connections {
 
     /// The labels of a namespace, as far as anybody is chosen by them.
     fn labels_of(&self, set: &Set, namespace: &str) -> Result<BTreeMap<String, String>, Problem> {
+        if !set.needs_labels {
+            return Ok(BTreeMap::new());
+        }
+        // It is there, with a group in it: if it is not among them, nobody has told yet.
         match &**self.0.labels.load() {
-            Labels::Read(labels) => Ok(labels.get(namespace).cloned().unwrap_or_default()),
-            Labels::Unread if set.needs_labels => Err(labels_unread()),
-            Labels::Unread => Ok(BTreeMap::new()),
+            Labels::Read(labels) => labels.get(namespace).cloned().ok_or_else(|| labels_unread(namespace)),
+            Labels::Unread => Err(labels_unread(namespace)),
         }
     }
 
@@ -150,12 +161,7 @@ impl Set {
                 Ok(connected) => connected,
                 Err(problem) => return Some(Err(not_known_yet(served, &problem))),
             };
-            let inventory = connected.inventory();
-            let folder = status.folder.as_ref().and_then(|folder| Some((folder.id.as_deref()?, &folder.name)));
-            let has_folder = folder
-                .and_then(|(id, name)| Some(inventory.folder(&FolderRef::new(id))?.name == *name))
-                .unwrap_or_default();
-            if !inventory.indexed(uid).is_empty() || has_folder {
+            if holds(&connected, uid, status) {
                 holding = holding.or(Some(served));
             }
         }
@@ -164,15 +170,37 @@ impl Set {
 }
 
 impl Served {
-    /// What a group's record has of it.
-    fn record(&self, before: Option<&ConnectionStatus>) -> ConnectionStatus {
+    /// What a group's record has of it. `standing` is the record as it is, once the group
+    /// has a folder.
+    fn record(&self, uid: &str, standing: Option<&VmGroupStatus>) -> ConnectionStatus {
+        let before = standing.and_then(|status| status.connection.as_ref());
         let instance_uuid = self.connection.link.instance_uuid();
+        let datacenter = before.and_then(|before| before.datacenter.clone());
         ConnectionStatus {
             name: self.named.then(|| self.connection.name().to_string()),
-            // Once it is written down it is what the group is held against.
+            // Once these are written down they are what the group is held against.
             instance_uuid: before.and_then(|before| before.instance_uuid.clone()).or(instance_uuid),
+            datacenter: datacenter.or_else(|| self.datacenter_of(uid, standing)),
         }
     }
+
+    /// The datacenter of a group whose record has none. One that has a folder already is
+    /// from before it was written down: it is in this one if something of it is seen here.
+    fn datacenter_of(&self, uid: &str, standing: Option<&VmGroupStatus>) -> Option<DatacenterStatus> {
+        let connected = self.connection.link.up().ok()?;
+        let here = standing.is_none_or(|status| holds(&connected, uid, status));
+        let Named { id, name } = &connected.site.datacenter;
+        here.then(|| DatacenterStatus { name: name.clone(), id: id.to_string() })
+    }
+}
+
+/// Whether a group's folder is seen there, or one of its machines.
+fn holds(connected: &Connected, uid: &str, status: &VmGroupStatus) -> bool {
+    let inventory = connected.inventory();
+    let folder = status.folder.as_ref().and_then(|folder| Some((folder.id.as_deref()?, &folder.name)));
+    let has_folder =
+        folder.and_then(|(id, name)| Some(inventory.folder(&FolderRef::new(id))?.name == *name)).unwrap_or_default();
+    has_folder || !inventory.indexed(uid).is_empty()
 }
 
 fn not_there(name: &str) -> Problem {
@@ -222,10 +250,12 @@ fn not_for(namespace: &str, name: &str, usable: &[&Served]) -> Problem {
     }
 }
 
-fn labels_unread() -> Problem {
+fn labels_unread(namespace: &str) -> Problem {
     Problem {
         reason: "Connecting",
-        message: "connections.yaml chooses by the labels of namespaces, and they have not been read yet; it needs list and watch on namespaces (deploy/components/connections)".to_owned(),
+        message: format!(
+            "connections.yaml chooses by the labels of namespaces, and those of {namespace} are not known yet; the operator needs list and watch on namespaces (deploy/components/connections)"
+        ),
         stalled: false,
     }
 }

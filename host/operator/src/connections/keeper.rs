@@ -216,14 +216,14 @@ impl Keeper {
     fn apply(&mut self, file: ConnectionsFile, refused: Option<&Arc<str>>) -> String {
         let needs_labels = file.needs_labels();
         let ConnectionsFile { connections, quotas } = file;
-        let (mut said, mut all) = (Vec::new(), Vec::new());
+        let (mut said, mut all, mut begun) = (Vec::new(), Vec::new(), Vec::new());
         let mut before = std::mem::take(&mut self.running);
         for entry in connections {
             let old = before.remove(&entry.name);
             let standing = self.connections.named(&entry.name).filter(|_| old.is_some());
-            let (running, connection) = match (old, standing) {
+            let (running, connection, kept) = match (old, standing) {
                 (Some(old), Some(standing)) if same_link(&old.entry, &entry) => {
-                    (Running { entry: entry.clone(), ..old }, standing)
+                    (Running { entry: entry.clone(), ..old }, standing, true)
                 }
                 (old, standing) => {
                     if let Some(old) = old {
@@ -232,12 +232,15 @@ impl Keeper {
                     } else {
                         said.push(format!("{} is new. ", entry.name));
                     }
-                    self.begin(&entry, standing)
+                    let upkeep = self.begin(&entry, standing);
+                    let (stop, connection) = (upkeep.stop.clone(), upkeep.connection.clone());
+                    begun.push(upkeep);
+                    (Running { entry: entry.clone(), stop }, connection, false)
                 }
             };
             connection.tasks.set_limit(entry.limits.tasks as usize);
             let (serves, default) = (entry.serves.clone(), entry.default);
-            all.push(Served { connection, named: true, serves, default });
+            all.push((Served { connection, named: true, serves, default }, kept));
             self.running.insert(entry.name, running);
         }
         for (name, gone) in before {
@@ -245,18 +248,28 @@ impl Keeper {
             gone.stop.cancel();
         }
         self.connections.change(|set| {
-            let mut all = all.clone();
-            for served in &mut all {
-                // Its link may have been made anew just now.
-                served.connection = set.newest(&served.connection);
+            let (mut now, quotas, refused) = (Vec::new(), quotas.clone(), refused.cloned());
+            for (served, kept) in &all {
+                let mut served = served.clone();
+                // Its link may have been made anew just now. That of one that is begun again
+                // is the one that has ended.
+                if *kept {
+                    served.connection = set.newest(&served.connection);
+                }
+                now.push(served);
             }
-            *set = Set { all, quotas: quotas.clone(), refused: refused.cloned(), needs_labels };
+            *set = Set { all: now, quotas, refused, needs_labels };
         });
+        // Not before: what they make of a link has to find its connection.
+        for upkeep in begun {
+            self.links.spawn(upkeep.run());
+        }
         said.concat()
     }
 
-    /// Begins a connection, with the tasks and claims of the one that it follows.
-    fn begin(&mut self, entry: &ConnectionEntry, old: Option<Connection>) -> (Running, Connection) {
+    /// A connection that waits for its login, with the tasks and claims of the one that it
+    /// follows, and what is to keep its link up.
+    fn begin(&self, entry: &ConnectionEntry, old: Option<Connection>) -> Upkeep {
         let stop = self.after.child_token();
         let name: Arc<str> = entry.name.as_str().into();
         let waiting = Problem {
@@ -269,15 +282,13 @@ impl Keeper {
             Some(old) => Connection { link, ..old },
             None => Connection::new(link, TaskBook::new(entry.limits.tasks as usize, self.supplies.wake.clone())),
         };
-        let upkeep = Upkeep {
+        Upkeep {
             supplies: self.supplies.clone(),
             connections: self.connections.clone(),
             entry: entry.clone(),
-            connection: connection.clone(),
-            stop: stop.clone(),
-        };
-        self.links.spawn(upkeep.run());
-        (Running { entry: entry.clone(), stop }, connection)
+            connection,
+            stop,
+        }
     }
 }
 
@@ -318,6 +329,9 @@ impl Upkeep {
         let mut at_work = JoinSet::new();
         loop {
             let secret = tokio::select! {
+                // A Secret and the file may be edited at the same time: whoever follows us
+                // takes it.
+                biased;
                 () = self.stop.cancelled() => break,
                 // Of a link that was ended.
                 Some(_) = at_work.join_next() => continue,

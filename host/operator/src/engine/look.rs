@@ -143,24 +143,6 @@ impl Pass<'_> {
         }
     }
 
-    /// The connection leads to another vCenter than the one that the group's machines
-    /// are in: none of them would be found there, and all be made again.
-    pub(super) fn another_vcenter(&self, connected: &Connected) -> Option<Obstacle> {
-        let recorded = self.written().0.connection.as_ref()?.instance_uuid.as_ref()?;
-        if connected.instance_uuid.is_empty() || *recorded == connected.instance_uuid {
-            return None;
-        }
-        Some(Obstacle {
-            reason: "OtherVCenter".into(),
-            message: format!(
-                "the group's machines are in the vCenter {recorded}, and the connection {} leads to {}: nothing is done until its address is that of the former again",
-                self.connection.name(),
-                connected.instance_uuid,
-            ),
-            stalled: true,
-        })
-    }
-
     /// Machines that carry this group's uid and the mark of another cluster: both
     /// clusters would make and destroy for it, so this one does nothing.
     pub(super) fn contested(&self, connected: &Connected) -> Option<Obstacle> {

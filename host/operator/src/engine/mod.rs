@@ -8,11 +8,11 @@ mod attributes;
 mod laps;
 mod look;
 mod preview;
+mod reach;
 mod record;
 mod tags;
 mod tell;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use kube::api::Api;
 use kube::{Client, Resource};
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore;
-use vmgroup_api::{ConnectionStatus, FINALIZER, LEGACY_FINALIZER, ORPHAN_ANNOTATION, TargetSpec, VmGroup};
+use vmgroup_api::{ConnectionStatus, FINALIZER, LEGACY_FINALIZER, TargetSpec, VmGroup};
 use vmgroup_vsphere::{Category, Error as VcError};
 
 use crate::apply::Applier;
@@ -45,7 +45,7 @@ use crate::quota::Ledger;
 use crate::report::{self, Facts, GUEST_DATA_MISSING, Members, Obstacle};
 use crate::status::{self, StatusError};
 use crate::target::{self, Ground};
-use crate::validate::{Desired, Farewell, validate};
+use crate::validate::{Desired, validate};
 
 use self::laps::Laps;
 
@@ -364,27 +364,11 @@ impl Pass<'_> {
         if !has_finalizer && !self.desired.deleting {
             laps.time(Step::Tell, self.add_finalizer(object, finalizers)).await?;
         }
-        let connected = match self.connection.link.up() {
+        let connected = match self.reach() {
             Ok(connected) => connected,
-            Err(problem) if self.desired.deleting && self.desired.farewell == Farewell::Abandon => {
-                self.abandon(&problem);
-                laps.time(Step::Tell, self.release(object)).await?;
-                return Ok(true);
-            }
-            Err(problem) => {
-                let mut message = problem.message.clone();
-                if self.desired.deleting {
-                    let _ = write!(
-                        message,
-                        "; if it will never be back, the annotation {ORPHAN_ANNOTATION}=unreachable lets the group go and leaves its virtual machines as they are"
-                    );
-                }
-                let obstacle = Obstacle { reason: problem.reason.to_owned(), message, stalled: problem.stalled };
-                laps.time(Step::Tell, self.report(None, Some(obstacle))).await?;
-                return Ok(false);
-            }
+            Err(obstacle) => return laps.time(Step::Tell, self.without_vcenter(object, obstacle)).await,
         };
-        if let Some(obstacle) = self.another_vcenter(&connected).or_else(|| self.contested(&connected)) {
+        if let Some(obstacle) = self.contested(&connected) {
             self.report(None, Some(obstacle)).await?;
             return Ok(false);
         }

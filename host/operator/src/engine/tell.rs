@@ -14,12 +14,12 @@ use vmgroup_vsphere::{Error as VcError, FaultKind, Site};
 
 use super::{EVENTS_LIMIT, NOT_OURS_PATIENCE, Note, Pass, SETTLING, SOON};
 use super::{attributes, tags};
-use crate::apply::{Effect, counted};
+use crate::apply::Effect;
 use crate::blueprint::Blueprint;
 use crate::clock::k8s_time;
 use crate::evacuation::{self, Told};
 use crate::events::EventType;
-use crate::link::{Connected, Problem};
+use crate::link::Connected;
 use crate::memory::{Topic, Why};
 use crate::observe::{Birth, BoundFor, Observed, VmSeen};
 use crate::plan::rollout::{self, Progress};
@@ -145,25 +145,6 @@ impl Pass<'_> {
             seen.folder.name
         );
         self.notes.push(Note { kind: EventType::Warning, reason: "Released".into(), action: "Delete", text });
-    }
-
-    /// Says what is left behind where, of a group that goes without vCenter.
-    pub(super) fn abandon(&mut self, problem: &Problem) {
-        let status = self.written().0;
-        let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
-        let folder = status.folder.as_ref().map_or("none", |folder| folder.name.as_str());
-        tracing::warn!(
-            group = %self.desired.group, uid = self.desired.uid, folder, members = names.join(", "),
-            "let go without vCenter; its machines are left as they are"
-        );
-        let text = format!(
-            "let go without vCenter ({}): {} left as they are in the folder {folder}, marked as this group's (vmgroup.group-uid {}); `vmgroup orphans` lists them when vCenter is back: {}",
-            problem.reason,
-            counted(usize::try_from(status.current_replicas.unwrap_or(0)).unwrap_or(0), "virtual machine"),
-            self.desired.uid,
-            listing(&names),
-        );
-        self.notes.push(Note { kind: EventType::Warning, reason: "Abandoned".into(), action: "Delete", text });
     }
 
     /// Remembers what came of the steps. True if nothing is left of the group.
@@ -481,7 +462,7 @@ impl Pass<'_> {
 }
 
 /// Names as one may read them in an event, which holds no more than 1 kB.
-fn listing(names: &[&str]) -> String {
+pub(super) fn listing(names: &[&str]) -> String {
     const ROOM: usize = 500;
     let mut text = String::new();
     for (index, name) in names.iter().enumerate() {
