@@ -244,8 +244,11 @@ async fn alerts_are_about_what_there_is() {
 async fn what_is_refused_has_an_alert_and_a_panel() {
     let metrics = Metrics::new(Clock::starting_at(Duration::ZERO));
     let described = metrics.described();
-    let names: Vec<String> =
-        described.iter().map(|metric| metric.name()).filter(|it| it.ends_with("_refused")).collect();
+    let names: Vec<String> = described
+        .iter()
+        .map(vmgroup_operator::metrics::Described::name)
+        .filter(|it| it.ends_with("_refused"))
+        .collect();
     assert!(names.len() >= 2, "{names:?}");
     for name in names {
         for (file, text) in [("rules.yaml", RULES), ("dashboard.json", DASHBOARD)] {

@@ -66,11 +66,10 @@ impl Fit {
     /// What room a member makes that gives this back.
     pub fn made_by(&self, gives: &[Occupied]) -> Makes {
         let made = |Occupied { datastore, mib }: &Occupied| match self.over.get(datastore) {
-            // Where nobody can be, or nobody of this group.
-            None => Makes::Nothing,
             Some(_) if *mib >= self.each_mib => Makes::All,
             Some(over) if over + mib >= self.each_mib => Makes::Part,
-            Some(_) => Makes::Nothing,
+            // Nothing is known where nobody can be, or nobody of this group.
+            Some(_) | None => Makes::Nothing,
         };
         gives.iter().map(made).max().unwrap_or(Makes::Nothing)
     }

@@ -49,7 +49,9 @@ impl Vcenters {
     /// The machines and templates of one of them.
     pub fn vms_of(&self, vcenter: usize) -> Vec<VmView> {
         let mut vms = self.at(vcenter).vms();
-        vms.iter_mut().for_each(|vm| vm.moref = reference(vcenter, &vm.moref));
+        for vm in &mut vms {
+            vm.moref = reference(vcenter, &vm.moref);
+        }
         vms
     }
 

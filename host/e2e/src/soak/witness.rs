@@ -29,6 +29,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// What a run makes possible, and with it what is too much.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is possible without the others")]
 pub struct Terms {
     /// How old may be what an operator knows of wishes, and for how long it may
     /// be at work on a decision.
