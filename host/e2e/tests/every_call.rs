@@ -9,7 +9,7 @@ use serde_json::json;
 use vmgroup_e2e::sabotage::{Blow, Sabotage};
 use vmgroup_e2e::sim::{PASSWORD, SimWorld, USER, host_of};
 use vmgroup_e2e::world::{Options, ROOT, TEMPLATE, User, World, eventually};
-use vmgroup_sim::vcenter::VmView;
+use vmgroup_sim::vcenter::{VcenterSim, VmView};
 
 const SOON: Duration = Duration::from_secs(600);
 
@@ -166,7 +166,7 @@ async fn story_of_sites(world: &SimWorld) {
         let left = of_group(world, &format!("{namespace}/{name}"));
         assert!(left.is_empty(), "S1: {left:?}");
     }
-    let folders = world.vcenters.iter().flat_map(|vcenter| vcenter.folders());
+    let folders = world.vcenters.iter().flat_map(VcenterSim::folders);
     let left: Vec<String> = folders.filter(|path| path.starts_with(&format!("{ROOT}/"))).collect();
     assert_eq!(left, [format!("{ROOT}/team")]);
 }
@@ -202,7 +202,7 @@ fn uuids(world: &SimWorld) -> BTreeSet<String> {
 /// Never more machines than the larger of the old and the new count (S3).
 async fn never_more_than(most: usize, world: &SimWorld) {
     loop {
-        let vms = world.vcenters.iter().flat_map(|vcenter| vcenter.vms());
+        let vms = world.vcenters.iter().flat_map(VcenterSim::vms);
         let count = vms.filter(|vm| !vm.template).count();
         assert!(count <= most, "S3: {count} machines");
         tokio::time::sleep(Duration::from_millis(50)).await;
