@@ -325,7 +325,9 @@ impl Pass<'_> {
             let unsettled = *until > now
                 && vms.iter().filter(|vm| vm.instance_uuid.eq_ignore_ascii_case(uuid)).any(|vm| as_before(&vm));
             if unsettled {
-                held.entry(uuid.clone()).or_insert(*until);
+                // What went wrong with it before may have been held back until a moment ago.
+                let held_until = held.entry(uuid.clone()).or_insert(*until);
+                *held_until = (*held_until).max(*until);
                 again = Some(SETTLING);
             }
             unsettled
