@@ -248,8 +248,10 @@ impl TaskBook {
         if let Some(group) = inner.groups.get_mut(&flight.uid) {
             group.running = group.running.saturating_sub(1);
         }
+        // The limit may have been lowered meanwhile.
+        let room = inner.free() > 0;
         if let Some(group) = inner.groups.get_mut(&flight.uid).filter(|group| !group.gone) {
-            if flight.kind.has_sequel() && matches!(ending, Ending::Success) {
+            if room && flight.kind.has_sequel() && matches!(ending, Ending::Success) {
                 group.reserved += 1;
                 group.reserved_at = Some(Instant::now());
             }
@@ -436,6 +438,19 @@ mod tests {
 
     fn finish(book: &TaskBook, task: u32) {
         book.gone(&TaskRef::new(format!("task-{task}")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_does_not_go_from_clone_to_power_on_past_a_lower_limit() {
+        let book = TaskBook::new(2, Wake::default());
+        assert_eq!(book.request("a", &name("a"), 2), 2);
+        start(&book, "a", 1);
+        start(&book, "a", 2);
+        book.set_limit(1);
+        book.end(&TaskRef::new("task-1"), Ending::Success, None);
+        assert_eq!(book.request("a", &name("a"), 1), 0);
+        book.end(&TaskRef::new("task-2"), Ending::Success, None);
+        assert_eq!(book.request("a", &name("a"), 1), 1);
     }
 
     #[tokio::test(start_paused = true)]
